@@ -1,0 +1,89 @@
+"""What an exchange type is: a `Router`.
+
+A router owns the bindings of one exchange and answers "which destinations does this publication go to?". It knows
+nothing of queues, vhosts, permissions, alternate exchanges or caches: `core.routing` walks exchange-to-exchange
+bindings, removes duplicates and applies alternates; the connection caches results of cacheable routers.
+Routers are pure: time comes with the publication, randomness is handed in at construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+Message = tuple[bytes, bytes]
+"""(origin, content): see `core.message`. Routers pass messages on and never look inside."""
+
+
+class Destination(Protocol):
+    """A queue or an exchange; opaque to routers, compared by identity."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Publication(Protocol):
+    """One message on its way through the exchanges. Content is parsed only when asked for."""
+
+    routing_key: str
+    now_ms: int  # wall clock
+
+    @property
+    def message(self) -> Message:
+        """What a queue will store."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The `headers` property as Python values (str, bytes, int, float, bool, None, Decimal, list, dict); {} if absent."""
+        ...
+
+    def property(self, name: str) -> Any | None:
+        """Another basic property by its AMQP name (`message-id`, `correlation-id`, `timestamp`, ...); None if absent."""
+        ...
+
+
+class Binding:
+    """A rule that leads from one exchange to one destination. Equal when all four parts are equal (spec: idempotent)."""
+
+    __slots__ = ("arguments", "destination", "key", "routing_key", "source")
+
+    def __init__(
+        self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any], arguments_key: Any
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.routing_key = routing_key
+        self.arguments = arguments
+        self.key = (id(destination), routing_key, arguments_key)
+
+
+class Router(Protocol):
+    """The behaviour of one exchange type. One small module a type; `registry.ROUTERS` maps type names to classes."""
+
+    type_name: ClassVar[str]
+    cacheable: ClassVar[bool]
+    """The answer depends on the routing key and the bindings alone, so that it may be cached until bindings change."""
+
+    def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
+        """`arguments` are those of exchange.declare. Raises Refused(406) for a bad one."""
+
+    def check_binding(self, routing_key: str, arguments: Mapping[str, Any]) -> None:
+        """Raises Refused(406) for a binding that this type cannot take. Called before `add`."""
+
+    def add(self, binding: Binding) -> Sequence[Message]:
+        """Add a binding (never one already there); returns messages that the new destination is to receive at once."""
+        ...
+
+    def remove(self, binding: Binding) -> None:
+        """Remove a binding that was added before (equal by `key`)."""
+
+    def route(self, publication: Publication) -> Iterable[Destination]:
+        """The destinations, in binding order; may repeat one."""
+        ...
+
+
+class Choose(Protocol):
+    """Randomness, handed in: `choose(n)` is an int in range(n)."""
+
+    def __call__(self, n: int, /) -> int: ...
