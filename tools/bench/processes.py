@@ -1,0 +1,115 @@
+"""What the harness knows of processes: free ports, descendants, CPU time, memory, and ending what we started.
+
+Owns: reading /proc and signalling process ids that this process started. Linux only.
+Must not know: AMQP, brokers, scenarios.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+CONGESTION_DEFAULT = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+CONGESTION_AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port of `host` that was free a moment ago. Another may take it first; the start that uses it then fails."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the command name (index 0 is `state`), or None when the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def descendants(root_pid: int) -> list[int]:
+    """`root_pid` and everything below it that is alive (zombies left out), parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := _stat_fields(int(entry))) is not None and fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(entry))
+    found: list[int] = []
+    waiting = [root_pid] if (own := _stat_fields(root_pid)) is not None and own[0] != "Z" else []
+    while waiting:
+        pid = waiting.pop(0)
+        found.append(pid)
+        waiting.extend(children.get(pid, ()))
+    return found
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """User plus system seconds of these processes, all threads, in the kernel's ticks (10 ms each)."""
+    ticks = 0
+    for pid in pids:
+        if (fields := _stat_fields(pid)) is not None:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / CLOCK_TICKS_PER_S
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of these processes; pages that they share count once for each."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    return total
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is not a zombie."""
+    fields = _stat_fields(pid)
+    return fields is not None and fields[0] != "Z"
+
+
+def end_all(pids: Iterable[int], grace_s: float = 3.0) -> None:
+    """SIGTERM to each id in turn, SIGKILL to what is left after `grace_s`. Only ids that the caller started."""
+    remaining = [pid for pid in pids if is_alive(pid)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in remaining:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline_s = time.monotonic() + grace_s
+        while remaining and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+            remaining = [pid for pid in remaining if is_alive(pid)]
+        if not remaining:
+            return
+
+
+@contextlib.contextmanager
+def tcp_congestion(wanted: str = "reno") -> Iterator[str]:
+    """Make `wanted` the default congestion control of new TCP sockets, and put the old one back afterwards.
+
+    An accepted socket takes the system's default, so this is how both brokers are given the same one without touching
+    either. Yields the default now in force, which is the old one where `wanted` is missing or the setting is read-only.
+    """
+    try:
+        before = CONGESTION_DEFAULT.read_text().strip()
+        available = CONGESTION_AVAILABLE.read_text().split()
+    except FileNotFoundError:
+        yield "unknown"
+        return
+    if wanted == before or wanted not in available:
+        yield before
+        return
+    try:
+        CONGESTION_DEFAULT.write_text(wanted)
+    except OSError:
+        yield before
+        return
+    try:
+        yield wanted
+    finally:
+        CONGESTION_DEFAULT.write_text(before)
