@@ -1,0 +1,57 @@
+"""One declared exchange: its definition, its router, and its bindings by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from broker.core.exchange.base import Binding, Message, Router
+
+
+class Exchange:
+    """An exchange of a vhost. `plain` says that routing is nothing but its router's answer (no e2e, no alternate)."""
+
+    __slots__ = (
+        "alternate", "arguments", "auto_delete", "bindings", "durable", "exchange_bindings_count", "internal", "name",
+        "published_count", "router", "type",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        router: Router,
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        internal: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.router = router
+        self.type = router.type_name
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.internal = internal
+        self.arguments = dict(arguments or {})
+        alternate = self.arguments.get("alternate-exchange")
+        self.alternate: str | None = alternate if isinstance(alternate, str) else None
+        self.bindings: dict[Any, Binding] = {}
+        self.exchange_bindings_count = 0
+        self.published_count = 0
+
+    @property
+    def plain(self) -> bool:
+        """Destinations are queues only and there is nowhere else to go."""
+        return not self.exchange_bindings_count and self.alternate is None
+
+    def add(self, binding: Binding) -> Sequence[Message]:
+        """Add a binding that is not there yet; returns what its destination is to receive at once."""
+        self.bindings[binding.key] = binding
+        self.exchange_bindings_count += isinstance(binding.destination, Exchange)
+        return self.router.add(binding)
+
+    def remove(self, binding: Binding) -> None:
+        """Remove a binding that is there."""
+        del self.bindings[binding.key]
+        self.exchange_bindings_count -= isinstance(binding.destination, Exchange)
+        self.router.remove(binding)

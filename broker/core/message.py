@@ -1,0 +1,63 @@
+"""A message as the broker keeps it, and the view of it that exchanges get.
+
+A *message* is a tuple `(origin, content)` of two `bytes`, shared by every queue that holds it:
+- origin: what basic.deliver and basic.get-ok say of it, in wire form: one octet `redelivered`, exchange (shortstr),
+  routing key (shortstr), frame end;
+- content: header frame and body frames as they came, see `protocol.amqp.content`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from protocol.amqp import content as wire
+
+Message = tuple[bytes, bytes]
+
+FRESH = b"\x00"
+REDELIVERED = b"\x01"
+
+
+def make_origin(exchange: bytes, routing_key: bytes) -> bytes:
+    """The origin of a fresh message."""
+    return b"\x00%c%b%c%b\xce" % (len(exchange), exchange, len(routing_key), routing_key)
+
+
+def redelivered(message: Message) -> Message:
+    """The same message, marked as delivered before."""
+    origin, content = message
+    return message if origin[0] else (REDELIVERED + origin[1:], content)
+
+
+def origin_names(origin: bytes) -> tuple[str, str]:
+    """(exchange, routing key)."""
+    split = 2 + origin[1]
+    return origin[2:split].decode(), origin[split + 1 : -1].decode()
+
+
+class Incoming:
+    """One publication on its way through the exchanges (`core.exchange.base.Publication`); parses only when asked."""
+
+    __slots__ = ("_headers", "exchange", "message", "now_ms", "routing_key")
+
+    def __init__(self, exchange: str, routing_key: str, message: Message, now_ms: int) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.message = message
+        self.now_ms = now_ms
+        self._headers: Mapping[str, Any] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers table, {} if there is none. Raises PeerError 502 when it is malformed inside."""
+        if self._headers is None:
+            self._headers = self._parse("headers") or {}
+        return self._headers
+
+    def property(self, name: str) -> Any | None:
+        """Another basic property by its AMQP name, None if absent."""
+        return self._parse(name)
+
+    def _parse(self, name: str) -> Any | None:
+        return wire.parse_properties(wire.header_payload(self.message[1]), frozenset({name})).get(name)

@@ -1,0 +1,88 @@
+"""Hot path. What is to be done after a turn: queues to dispatch, garbage to free, long jobs to continue.
+
+Budget: 0.3 µs per queue visited; held by `jackalope bench amqp` (row fanout10). The core never awaits, so anything
+that may be long is cut here into slices; whoever drives the broker (the pump, a test) calls `run_slice` until
+`busy` is false, and lets others run in between. Knows nothing of sockets or clocks: work is counted in units
+(one message enqueued, delivered, settled or freed is about one microsecond).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+SLICE_UNITS = 1000
+"""About a millisecond: what one connection may cost the others before they get their turn."""
+FREE_SLICE = 2000
+"""Messages freed in one slice."""
+
+
+class Dispatchable(Protocol):
+    """A queue, as the scheduler sees it."""
+
+    dirty: bool
+
+    def dispatch(self) -> int:
+        """Hand out a batch; returns the units of work done."""
+        ...
+
+
+class Scheduler:
+    """Everything that waits for a later slice. `wake` is called when work appears outside of anybody's turn."""
+
+    __slots__ = ("_jobs", "_trash", "dirty")
+
+    def __init__(self) -> None:
+        self.dirty: deque[Dispatchable] = deque()
+        self._jobs: deque[Iterator[int]] = deque()
+        self._trash: deque[deque[Any]] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a slice has anything to do."""
+        return bool(self.dirty or self._jobs or self._trash)
+
+    def mark(self, queue: Dispatchable) -> None:
+        """The queue has messages and may have takers."""
+        if not queue.dirty:
+            queue.dirty = True
+            self.dirty.append(queue)
+
+    def add_job(self, job: Iterator[int]) -> None:
+        """A generator that yields the units each of its steps cost; steps are to stay under a millisecond."""
+        self._jobs.append(job)
+
+    def discard(self, messages: Sequence[Any]) -> None:
+        """Free a large collection in slices: dropping a million messages at once would hold the loop for 100 ms."""
+        if len(messages) > FREE_SLICE:
+            self._trash.append(messages if isinstance(messages, deque) else deque(messages))
+
+    def dispatch(self, units: int = SLICE_UNITS) -> int:
+        """Let dirty queues hand out messages until `units` are used up; returns what is left of them."""
+        dirty = self.dirty
+        while dirty and units > 0:
+            queue = dirty.popleft()
+            queue.dirty = False
+            units -= queue.dispatch()
+        return units
+
+    def run_slice(self) -> None:
+        """One slice of everything that waits."""
+        units = self.dispatch()
+        while self._jobs and units > 0:
+            job = self._jobs[0]
+            try:
+                units -= next(job)
+            except StopIteration:
+                self._jobs.popleft()
+            else:
+                self._jobs.rotate(-1)
+        if self._trash and units > 0:
+            heap = self._trash[0]
+            if len(heap) <= FREE_SLICE:
+                self._trash.popleft()
+            else:
+                for _ in islice(iter(heap.popleft, self), FREE_SLICE):
+                    pass

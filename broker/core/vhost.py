@@ -1,0 +1,303 @@
+"""A vhost: its exchanges and queues, and every rule of declaring, binding and deleting them (spec 1.7; RabbitMQ).
+
+Owns the registry and the `epoch` that tells route caches when they are stale. Knows nothing of users: permissions are
+the face's business and are checked before these calls. Each method either does the whole thing or raises Refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.core import arguments as checks
+from broker.core.exchange.base import Binding, Choose, Destination
+from broker.core.exchange.exchange import Exchange
+from broker.core.exchange.registry import ROUTERS
+from broker.core.queue import Queue
+from broker.core.scheduler import Scheduler
+from broker.errors import Refused
+from protocol.amqp.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
+
+DEFAULT_EXCHANGE = ""
+PREDECLARED = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers",
+               "amq.match": "headers"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class VHostLimits:
+    """How many of each a vhost may hold; generous, but a client in a loop must not eat the broker."""
+
+    queues_max: int = 100_000
+    exchanges_max: int = 20_000
+    bindings_max: int = 1_000_000
+
+
+def freeze(value: Any) -> Any:
+    """A hashable stand-in for a field value: equal arguments make equal bindings. Types count (1 is not true)."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return tuple(map(freeze, value))
+    return (type(value).__name__, value)
+
+
+class VHost:
+    """Exchanges, queues and bindings under one name."""
+
+    __slots__ = (
+        "_choose", "_inbound", "_owned", "binding_count", "epoch", "exchanges", "expiring", "limits", "name",
+        "on_change", "queues", "scheduler",
+    )  # fmt: skip
+
+    def __init__(self, name: str, scheduler: Scheduler, choose: Choose, limits: VHostLimits | None = None) -> None:
+        self.name = name
+        self.scheduler = scheduler
+        self.limits = limits or VHostLimits()
+        self.epoch = 0
+        self.exchanges: dict[str, Exchange] = {}
+        self.queues: dict[str, Queue] = {}
+        self.expiring: set[Queue] = set()
+        self.binding_count = 0
+        self._choose = choose
+        self._inbound: dict[Destination, set[Binding]] = {}
+        self._owned: dict[object, set[Queue]] = {}
+        for exchange, kind in PREDECLARED.items():
+            self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
+
+    # Look-up.
+
+    def exchange(self, name: str) -> Exchange:
+        """The exchange, or Refused 404. The default exchange is none of these: ask for it by name before."""
+        found = self.exchanges.get(name)
+        if found is None:
+            raise Refused(NOT_FOUND, f"no exchange '{name}' in vhost '{self.name}'")
+        return found
+
+    def queue(self, name: str, connection: object = None) -> Queue:
+        """The queue, or Refused 404; with a connection also 405 when it is exclusive to another."""
+        found = self.queues.get(name)
+        if found is None:
+            raise Refused(NOT_FOUND, f"no queue '{name}' in vhost '{self.name}'")
+        if connection is not None:
+            found.check_access(connection)
+        return found
+
+    def bindings_to(self, destination: Destination) -> set[Binding]:
+        """The bindings that lead to a queue or exchange (the default exchange's implied ones are not among them)."""
+        return self._inbound.get(destination, set())
+
+    # Exchanges.
+
+    def declare_exchange(
+        self, name: str, kind: str, *, durable: bool, auto_delete: bool, internal: bool, arguments: Mapping[str, Any]
+    ) -> Exchange:
+        """Create the exchange, or check that the one there is equivalent."""
+        _not_default(name)
+        if kind not in ROUTERS:
+            raise Refused(PRECONDITION_FAILED, f"unknown exchange type '{kind}'")
+        found = self.exchanges.get(name)
+        if found is not None:
+            compare = [("type", kind, found.type), ("durable", durable, found.durable),
+                       ("auto_delete", auto_delete, found.auto_delete), ("internal", internal, found.internal)]  # fmt: skip
+            for prop, received, current in compare:
+                checks.check_property("exchange", name, self.name, prop, received, current)
+            checks.check_equivalent("exchange", name, self.name, arguments, found.arguments)
+            return found
+        if name.startswith("amq."):
+            raise Refused(ACCESS_REFUSED, f"exchange name '{name}' contains reserved prefix 'amq.*'")
+        if len(self.exchanges) >= self.limits.exchanges_max:
+            raise self._full("exchange", name, self.limits.exchanges_max)
+        alternate = arguments.get("alternate-exchange")
+        if alternate is not None and not isinstance(alternate, str):
+            text = f"{{unacceptable_type,{checks.type_name(alternate)}}}"
+            raise Refused(
+                PRECONDITION_FAILED,
+                f"invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{self.name}': {text}",
+            )
+        exchange = Exchange(
+            name,
+            ROUTERS[kind](arguments, self._choose),
+            durable=durable,
+            auto_delete=auto_delete,
+            internal=internal,
+            arguments=arguments,
+        )
+        self.exchanges[name] = exchange
+        self.epoch += 1
+        return exchange
+
+    def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
+        """Delete the exchange; one that is not there is no error (RabbitMQ 3.x and later)."""
+        _not_default(name)
+        if name in PREDECLARED:
+            raise Refused(ACCESS_REFUSED, f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            return
+        if if_unused and exchange.bindings:
+            raise Refused(PRECONDITION_FAILED, f"exchange '{name}' in vhost '{self.name}' in use")
+        self._drop_exchange(exchange)
+
+    def _drop_exchange(self, exchange: Exchange) -> None:
+        del self.exchanges[exchange.name]
+        self.epoch += 1
+        for binding in list(exchange.bindings.values()):
+            self._forget(exchange, binding)
+        self._drop_inbound(exchange)
+
+    # Queues.
+
+    def declare_queue(
+        self,
+        name: str,
+        *,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, Any],
+        connection: object,
+        now_ms: int,
+        server_named: bool = False,
+    ) -> Queue:
+        """Create the queue, or check that the one there is equivalent."""
+        found = self.queues.get(name)
+        if found is not None:
+            found.check_access(connection)
+            found.last_used_ms = now_ms
+            if exclusive != (found.owner is not None):
+                raise Refused(RESOURCE_LOCKED, _locked_text(name, self.name))
+            checks.check_property("queue", name, self.name, "durable", durable, found.durable)
+            checks.check_property("queue", name, self.name, "auto_delete", auto_delete, found.auto_delete)
+            checks.check_equivalent("queue", name, self.name, arguments, found.arguments)
+            return found
+        if name.startswith("amq.") and not server_named:
+            raise Refused(ACCESS_REFUSED, f"queue name '{name}' contains reserved prefix 'amq.*'")
+        if len(self.queues) >= self.limits.queues_max:
+            raise self._full("queue", name, self.limits.queues_max)
+        checks.check_queue(name, self.name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
+        queue = Queue(
+            name,
+            self.name,
+            self.scheduler,
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=connection if exclusive else None,
+            arguments=arguments,
+            now_ms=now_ms,
+        )
+        queue.on_unused = self.drop_queue
+        self.queues[name] = queue
+        if exclusive:
+            self._owned.setdefault(connection, set()).add(queue)
+        if queue.expires_ms is not None:
+            self.expiring.add(queue)
+        self.epoch += 1
+        return queue
+
+    def delete_queue(self, name: str, connection: object, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete the queue, 0 when there is none; returns how many ready messages went with it."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return 0
+        queue.check_access(connection)
+        if if_unused and queue.consumers:
+            raise Refused(PRECONDITION_FAILED, f"queue '{name}' in vhost '{self.name}' in use")
+        if if_empty and queue.cursor.ready_count:
+            raise Refused(PRECONDITION_FAILED, f"queue '{name}' in vhost '{self.name}' not empty")
+        count = queue.cursor.ready_count
+        self.drop_queue(queue)
+        return count
+
+    def drop_queue(self, queue: Queue) -> None:
+        """Delete without asking: auto-delete, expiry, the end of an exclusive owner."""
+        if self.queues.pop(queue.name, None) is None:
+            return
+        self.epoch += 1
+        self.expiring.discard(queue)
+        owned = self._owned.get(queue.owner)
+        if owned is not None:
+            owned.discard(queue)
+        self._drop_inbound(queue)
+        queue.close()
+
+    def drop_owned(self, connection: object) -> None:
+        """A connection has ended: its exclusive queues go."""
+        for queue in list(self._owned.get(connection, ())):
+            self.drop_queue(queue)
+        self._owned.pop(connection, None)
+
+    def drop_expired(self, now_ms: int) -> None:
+        """Delete the queues whose `x-expires` has passed."""
+        for queue in [queue for queue in self.expiring if queue.expired(now_ms)]:
+            self.drop_queue(queue)
+
+    # Bindings.
+
+    def bind(self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any]) -> None:
+        """Add a binding; one that is there already is no error."""
+        _not_default(source)
+        exchange = self.exchange(source)
+        binding = Binding(source, destination, routing_key, dict(arguments), freeze(arguments))
+        if binding.key in exchange.bindings:
+            return
+        if self.binding_count >= self.limits.bindings_max:
+            raise Refused(PRECONDITION_FAILED, f"binding limit in vhost '{self.name}' is reached")
+        exchange.router.check_binding(routing_key, binding.arguments)
+        history = exchange.add(binding)
+        self._inbound.setdefault(destination, set()).add(binding)
+        self.binding_count += 1
+        self.epoch += 1
+        if history and isinstance(destination, Queue):
+            destination.enqueue(history)
+
+    def unbind(self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any]) -> None:
+        """Remove a binding; one that is not there is no error."""
+        _not_default(source)
+        exchange = self.exchanges.get(source)
+        if exchange is None:
+            return
+        key = Binding(source, destination, routing_key, {}, freeze(arguments)).key
+        binding = exchange.bindings.get(key)
+        if binding is not None:
+            self._forget(exchange, binding)
+            self._inbound[destination].discard(binding)
+            self._maybe_auto_delete(exchange)
+
+    def _forget(self, exchange: Exchange, binding: Binding) -> None:
+        exchange.remove(binding)
+        inbound = self._inbound.get(binding.destination)
+        if inbound is not None:
+            inbound.discard(binding)
+        self.binding_count -= 1
+        self.epoch += 1
+
+    def _drop_inbound(self, destination: Destination) -> None:
+        for binding in list(self._inbound.pop(destination, ())):
+            exchange = self.exchanges.get(binding.source)
+            if exchange is not None:
+                self._forget(exchange, binding)
+                self._maybe_auto_delete(exchange)
+
+    def _maybe_auto_delete(self, exchange: Exchange) -> None:
+        """An auto-delete exchange goes with the last binding that leads out of it."""
+        if exchange.auto_delete and not exchange.bindings:
+            self._drop_exchange(exchange)
+
+    def _full(self, kind: str, name: str, limit: int) -> Refused:
+        return Refused(
+            PRECONDITION_FAILED,
+            f"cannot declare {kind} '{name}': {kind} limit in vhost '{self.name}' ({limit}) is reached",
+        )
+
+
+def _not_default(exchange: str) -> None:
+    if exchange == DEFAULT_EXCHANGE:
+        raise Refused(ACCESS_REFUSED, "operation not permitted on the default exchange")
+
+
+def _locked_text(name: str, vhost: str) -> str:
+    return (
+        f"cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally declared "
+        "on another connection or the exclusive property value does not match that of the original declaration."
+    )
