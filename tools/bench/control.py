@@ -47,7 +47,10 @@ class TlsFiles:
 
 @dataclass(slots=True)
 class Broker:
-    """A broker that answers AMQP on host:port. `tls_port` and `http_port` are None where not asked for."""
+    """A broker that answers AMQP on host:port. `tls_port` and `http_port` are None where not asked for.
+
+    `start_s` is the time from exec to the ready line (or, for RabbitMQ, to an answer), None for one that was running.
+    """
 
     name: str
     host: str
@@ -59,6 +62,7 @@ class Broker:
     password: str = field(default="guest", repr=False)
     vhost: str = "/"
     directory: Path | None = None
+    start_s: float | None = None
     addresses: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
@@ -226,6 +230,7 @@ def running_rabbitmq(
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     server: subprocess.Popen[bytes] | None = None
+    started_s = time.monotonic()
     try:
         with log.open("wb") as output:
             server = subprocess.Popen(
@@ -235,7 +240,7 @@ def running_rabbitmq(
         _wait_amqp(server, port, log)
         yield Control(
             name="rabbitmq", host=HOST, port=port, root_pid=server.pid, tls_port=tls_port, http_port=http_port,
-            directory=base, node=node, environment=environment,
+            directory=base, node=node, environment=environment, start_s=time.monotonic() - started_s,
         )  # fmt: skip
     finally:
         if server is not None:
@@ -312,6 +317,7 @@ def running_jackalope(
     argv += [word for value in values for word in ("--set", value)] + list(arguments)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    started_s = time.monotonic()
     with log.open("wb") as errors:
         process = subprocess.Popen(
             argv, cwd=base, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
@@ -319,11 +325,13 @@ def running_jackalope(
         )  # fmt: skip
     try:
         addresses = read_ready_line(process, START_TIMEOUT_S, log)
+        start_s = time.monotonic() - started_s
         if "amqp" not in addresses:
             raise BrokerStartError(f"the ready line names no AMQP listener: {addresses}")
         host, port = addresses["amqp"]
         yield Broker(
-            name="jackalope", host=host, port=port, root_pid=process.pid, directory=base, addresses=addresses,
+            name="jackalope", host=host, port=port, root_pid=process.pid, directory=base, start_s=start_s,
+            addresses=addresses,
             tls_port=addresses["amqps"][1] if "amqps" in addresses else None,
             http_port=addresses["http"][1] if "http" in addresses else None,
         )  # fmt: skip

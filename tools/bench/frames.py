@@ -318,8 +318,9 @@ def celery_properties(task_id: str) -> bytes:
             "lang": "py", "task": "shop.tasks.images.resize_to_thumbnail", "id": task_id, "shadow": None, "eta": None,
             "expires": None, "group": None, "group_index": None, "retries": 0, "timelimit": [None, None],
             "root_id": task_id, "parent_id": None,
-            "argsrepr": "('/srv/media/originals/2026/11/photo-000123.jpg', (320, 240))",
-            "kwargsrepr": "{'quality': 85, 'progressive': True, 'destination': '/srv/media/thumbnails/2026/11'}",
+            "argsrepr": "('/srv/media/originals/2026/11/photo-000123.jpg', (320, 240), 'customer-0004711')",
+            "kwargsrepr": "{'quality': 85, 'progressive': True, 'destination': '/srv/media/thumbnails/2026/11', "
+            "'watermark': None, 'notify': ['orders@shop.example'], 'trace': '00-4bf92f3577b34da6a3ce929d0e0e4736-01'}",
             "origin": "gen48213@orders-frontend-7d9c6b5f4-x2x9q", "ignore_result": False, "replaced_task_nesting": 0,
             "stamped_headers": None, "stamps": {},
         },

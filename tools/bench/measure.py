@@ -200,9 +200,7 @@ def _other_queues(target: Target, count: int) -> Iterator[None]:
             link.close_politely()
 
 
-def run_once(
-    broker: Broker, scenario: Scenario, *, seconds: float, ca_file: str = "", congestion: str = ""
-) -> Sample:
+def run_once(broker: Broker, scenario: Scenario, *, seconds: float, ca_file: str = "", congestion: str = "") -> Sample:
     """One window of `seconds`. Raises RunFailed, Unavailable, OSError.
 
     A scenario with idle connections is measured without them first: `extra["cpu_us_without"]`.

@@ -1,14 +1,12 @@
 """Load processes driven by the clients that people use: pika and aio-pika (test requirements, not ours at run time).
 
 The figure of these is the whole system's, and mostly the client's: a broker shows well here when it is not in the way.
+Each client is imported by the load that uses it.
 """
 
 import asyncio
 import itertools
 from typing import Any
-
-import aio_pika
-import pika
 
 from tools.bench import frames
 from tools.bench.board import Board
@@ -19,6 +17,8 @@ USER_LAG_MAX = 5_000
 
 
 def _pika_connection(job: Job) -> Any:
+    import pika
+
     target = job.target
     credentials = pika.PlainCredentials(target.user, target.password)
     return pika.BlockingConnection(
@@ -59,6 +59,8 @@ def pika_consume(job: Job, board: Board) -> None:
 
 
 async def _aiopika_connection(job: Job) -> Any:
+    import aio_pika
+
     target = job.target
     return await aio_pika.connect(
         host=target.host, port=target.port, login=target.user, password=target.password, virtualhost=target.vhost
@@ -67,6 +69,7 @@ async def _aiopika_connection(job: Job) -> Any:
 
 def aiopika_publish(job: Job, board: Board) -> None:
     """A channel without confirms, one awaited publish after another."""
+    import aio_pika
 
     async def publish() -> None:
         async with await _aiopika_connection(job) as connection:

@@ -1,0 +1,91 @@
+"""`jackalope bench`: the command line of the benchmark.
+
+Owns: options, and what goes to stdout (a table on a terminal, JSON lines in a pipe) and to stderr (notes). The load
+itself is imported by the command, so that the main command line can mount this group cheaply.
+"""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from tools.bench.scenarios import SCENARIOS, STARTUP
+
+EXIT_FAILED, EXIT_PARTIAL, EXIT_CANNOT_CONNECT = 1, 3, 6
+QUICK_ROUNDS, QUICK_SECONDS, QUICK_STARTS = 1, 1.0, 3
+
+
+@click.group()
+def bench() -> None:
+    """Measure brokers."""
+
+
+def _listing() -> None:
+    for name, title in [*((row.name, row.title) for row in SCENARIOS.values()),
+                        (STARTUP, "exec to ready line, resident memory")]:  # fmt: skip
+        click.echo(f"{name:14} {title}" if sys.stdout.isatty() else json.dumps({"scenario": name, "title": title}))
+
+
+def _emit_json(record: dict[str, Any]) -> None:
+    click.echo(json.dumps(record))
+
+
+def _emit_nothing(_record: dict[str, Any]) -> None:
+    """On a terminal the table at the end says it all."""
+
+
+@bench.command()
+@click.option("--scenario", "names", multiple=True, metavar="NAME", help="Run this one; may be repeated. Default: all.")
+@click.option("--list", "list_only", is_flag=True, help="List the scenarios.")
+@click.option("--broker", default="jackalope", show_default=True, metavar="jackalope|rabbitmq|URL")
+@click.option("--peer", default="rabbitmq", show_default=True, metavar="rabbitmq|jackalope|URL|none")
+@click.option("--broker-pid", type=int, help="Main process of a --broker URL, to count its CPU.")
+@click.option("--peer-pid", type=int, help="Main process of a --peer URL, to count its CPU.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 50), help="Alternations per scenario.")
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.2, 120), help="Window of a run.")
+@click.option("--quick", is_flag=True, help="One round of one second: shows that it works, not how fast it is.")
+@click.option("--check", is_flag=True, help="Exit 1 when a goal is missed.")
+@click.option("--serve-option", "serve_arguments", multiple=True, metavar="WORD", help="A word for `jackalope serve`.")
+@click.pass_context
+def amqp(context: click.Context, names: tuple[str, ...], list_only: bool, broker: str, peer: str,
+         broker_pid: int | None, peer_pid: int | None, rounds: int, seconds: float, quick: bool, check: bool,
+         serve_arguments: tuple[str, ...]) -> None:  # fmt: skip
+    """Alternate two AMQP brokers through scenarios; print medians with their spread, and ratios."""
+    if list_only:
+        _listing()
+        return
+    known = (*SCENARIOS, STARTUP)
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"no such scenario: {', '.join(unknown)} (see --list)")
+    from tools.bench.amqp import Options, compare, parse_url
+    from tools.bench.control import BrokerStartError
+    from tools.bench.report import print_table
+
+    for url in (broker, peer):
+        if url not in ("jackalope", "rabbitmq", "none"):
+            try:
+                parse_url(url)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
+    options = Options(
+        scenarios=names or known, broker=broker, peer=peer, rounds=QUICK_ROUNDS if quick else rounds,
+        seconds=QUICK_SECONDS if quick else seconds, starts=QUICK_STARTS if quick else 10, broker_pid=broker_pid,
+        peer_pid=peer_pid, serve_arguments=serve_arguments,
+    )  # fmt: skip
+    terminal = sys.stdout.isatty()
+    try:
+        outcome = compare(options, _emit_nothing if terminal else _emit_json, lambda text: click.echo(text, err=True))
+    except BrokerStartError as error:
+        click.echo(f"bench: {error}", err=True)
+        context.exit(EXIT_CANNOT_CONNECT)
+    if terminal and outcome.rows:
+        print_table(outcome.rows)
+    if terminal and outcome.startup is not None:
+        click.echo(json.dumps(outcome.startup, indent=2))
+    for name, reason in outcome.failed.items():
+        click.echo(f"bench: {name}: {reason}", err=True)
+    if outcome.failed:
+        context.exit(EXIT_PARTIAL if outcome.rows or outcome.startup else EXIT_FAILED)
+    if check and not outcome.goals_met:
+        context.exit(EXIT_FAILED)
