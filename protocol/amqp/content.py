@@ -88,18 +88,19 @@ IRREGULAR: Final = -1
 def scan(data: bytes, position: int, end: int, channel: int, size_max: int) -> tuple[int, int, int]:
     """Recognise one regular content at `position`: a header frame and at most one body frame, both well-formed.
 
-    Returns (position after it, property flags, length of header frame plus body frame head). The first is NEED_DATA
-    when octets are missing and IRREGULAR when the general path has to look (another channel, several body frames, a
-    body above `size_max`, anything malformed): this function refuses, it never guesses and never raises.
+    Returns (position after it, property flags, length of header frame plus body frame head). While octets are missing:
+    (NEED_DATA, 0, how many the content takes from `position` as far as is known). When the general path has to look
+    (another channel, several body frames, a body above `size_max`, anything malformed): (IRREGULAR, 0, 0). It refuses,
+    it never guesses and never raises.
     """
     if position + 22 > end:
-        return NEED_DATA, 0, 0
+        return NEED_DATA, 0, 22
     frame_type, on_channel, size, class_id, weight, body_size, flags = HEADER_FRAME.unpack_from(data, position)
     if frame_type != HEADER or on_channel != channel or class_id != BASIC_CLASS or weight or size < HEADER_PAYLOAD_MIN:
         return IRREGULAR, 0, 0
     header_end = position + 7 + size
     if header_end >= end:
-        return NEED_DATA, 0, 0
+        return (NEED_DATA, 0, size + 8) if size <= size_max else (IRREGULAR, 0, 0)
     if data[header_end] != FRAME_END or body_size > size_max:
         return IRREGULAR, 0, 0
     if (flags or size != HEADER_PAYLOAD_MIN) and not properties_fit(data, flags, position + 21, header_end):
@@ -108,13 +109,13 @@ def scan(data: bytes, position: int, end: int, channel: int, size_max: int) -> t
         return header_end + 1, flags, header_end + 1 - position
     body = header_end + 8
     if body > end:
-        return NEED_DATA, 0, 0
+        return NEED_DATA, 0, body + body_size + 1 - position
     frame_type, on_channel, size = FRAME_HEAD.unpack_from(data, header_end + 1)
     if frame_type != BODY or on_channel != channel or size != body_size:
         return IRREGULAR, 0, 0
     body_end = body + size
     if body_end >= end:
-        return NEED_DATA, 0, 0
+        return NEED_DATA, 0, body_end + 1 - position
     if data[body_end] != FRAME_END:
         return IRREGULAR, 0, 0
     return body_end + 1, flags, body - position

@@ -8,7 +8,7 @@ Routers are pure: time comes with the publication, randomness is handed in at co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 Message = tuple[bytes, bytes]
@@ -62,8 +62,14 @@ class Router(Protocol):
     """The behaviour of one exchange type. One small module a type; `registry.ROUTERS` maps type names to classes."""
 
     type_name: ClassVar[str]
-    cacheable: ClassVar[bool]
-    """The answer depends on the routing key and the bindings alone, so that it may be cached until bindings change."""
+
+    @property
+    def cacheable(self) -> bool:
+        """The answer depends on the routing key and the bindings alone, so that it may be cached until bindings change.
+
+        Fixed for the life of the router; may follow from the exchange's arguments.
+        """
+        ...
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         """`arguments` are those of exchange.declare. Raises Refused(406) for a bad one."""
@@ -78,8 +84,12 @@ class Router(Protocol):
     def remove(self, binding: Binding) -> None:
         """Remove a binding that was added before (equal by `key`)."""
 
-    def route(self, publication: Publication) -> Iterable[Destination]:
-        """The destinations, in binding order; may repeat one."""
+    def route(self, publication: Publication) -> tuple[Destination, ...]:
+        """The destinations, in binding order, each once.
+
+        Of direct, fanout and topic equal answers are also the same object while bindings stay as they are (topic: as
+        long as its bounded caches hold them), so that callers may compare by `is` before they compare by value.
+        """
         ...
 
 

@@ -1,0 +1,417 @@
+"""What a configuration value may be: readers that turn an item of text into a typed value or say what is wrong.
+
+A `Kind` reads, shows its default as YAML, and knows its JSON schema. Readers raise `Wrong`; the readers of mappings
+collect it, so that one run reports every mistake. Knows nothing of which keys exist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from broker.config.secret import REDACTED, Secret
+from broker.config.source import Item, plain
+
+T = TypeVar("T")
+
+NAME_BYTES_MAX = 255
+"""AMQP's short string (spec 4.2.5.3)."""
+SECRET_FILE_BYTES_MAX = 64 * 1024
+"""A password file that is longer is a mistake (or /dev/zero)."""
+
+
+class Wrong(Exception):
+    """One mistake: where, at which key, and what."""
+
+    def __init__(self, item: Item, path: str, text: str) -> None:
+        super().__init__(f"{item.where}: {path}: {text}" if path else f"{item.where}: {text}")
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one run of reading carries along."""
+
+    environ: Mapping[str, str]
+    read_file: Callable[[str, int], str]
+    """(path, most bytes) -> its text; raises OSError or ValueError."""
+    errors: list[str] = field(default_factory=list)
+
+
+class Kind(Generic[T]):
+    """A reader `(item, dotted path, reading) -> T`, its JSON schema, and how a default is written."""
+
+    __slots__ = ("children", "nullable", "read", "schema", "show")
+
+    def __init__(
+        self,
+        read: Callable[[Item, str, Reading], T],
+        schema: dict[str, Any],
+        show: Callable[[Any], str] = str,
+        *,
+        children: type | None = None,
+        nullable: bool = False,
+    ) -> None:
+        self.read = read
+        self.schema = schema
+        self.show = show
+        self.children = children
+        """The dataclass behind a section or behind each entry of a mapping."""
+        self.nullable = nullable
+        """Whether null is a value of its own; elsewhere null means "the default"."""
+
+
+def key(default: Any, kind: Kind[Any], why: str) -> Any:
+    """A dataclass field. `default` is a value, a type to call for one, or MISSING where the key must be given."""
+    metadata = {"kind": kind, "why": why}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# Scalars.
+
+
+def _string(item: Item, path: str, expected: str = "a string") -> str:
+    """The text of a scalar, as it was written when it was written without quotes (`version: 4.0`)."""
+    if item.value is not None and not isinstance(item.value, dict | list):
+        if isinstance(item.value, str):
+            return item.value
+        if item.text is not None:
+            return item.text
+    raise Wrong(item, path, f"expected {expected}")
+
+
+def _shown(item: Item) -> str:
+    if isinstance(item.value, dict | list):
+        return "a mapping" if isinstance(item.value, dict) else "a list"
+    return f"'{item.value if item.text is None else item.text}'"
+
+
+def text() -> Kind[str]:
+    """Any non-empty string."""
+
+    def read(item: Item, path: str, _: Reading) -> str:
+        value = _string(item, path)
+        if not value:
+            raise Wrong(item, path, "must not be empty")
+        return value
+
+    return Kind(read, {"type": "string", "minLength": 1})
+
+
+def any_text() -> Kind[str]:
+    """Any string, the empty one too (a routing key)."""
+    return Kind(lambda item, path, _: _string(item, path), {"type": "string"}, lambda value: f"'{value}'")
+
+
+def boolean() -> Kind[bool]:
+    """`true` or `false` and nothing else: `no` is a country."""
+
+    def read(item: Item, path: str, _: Reading) -> bool:
+        if not isinstance(item.value, bool):
+            raise Wrong(item, path, f"expected true or false, got {_shown(item)}")
+        return item.value
+
+    return Kind(read, {"type": "boolean"}, lambda value: str(value).lower())
+
+
+def choice(*allowed: str) -> Kind[str]:
+    """One of the words."""
+
+    def read(item: Item, path: str, _: Reading) -> str:
+        value = _string(item, path, f"one of {', '.join(allowed)}")
+        if value not in allowed:
+            raise Wrong(item, path, f"expected one of {', '.join(allowed)}, got '{value}'{did_you_mean(value, allowed)}")
+        return value
+
+    return Kind(read, {"enum": list(allowed)})
+
+
+def _within(item: Item, path: str, value: float, least: float, most: float | None, show: Callable[[Any], str]) -> None:
+    if value < least or (most is not None and value > most):
+        span = f"at least {show(least)}" if most is None else f"from {show(least)} to {show(most)}"
+        raise Wrong(item, path, f"must be {span}, got {_shown(item)}")
+
+
+def integer(least: int, most: int | None = None) -> Kind[int]:
+    """A whole number within bounds."""
+
+    def read(item: Item, path: str, _: Reading) -> int:
+        value = item.value
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Wrong(item, path, f"expected a whole number, got {_shown(item)}")
+        _within(item, path, value, least, most, str)
+        return value
+
+    bounds = {"minimum": least} | ({} if most is None else {"maximum": most})
+    return Kind(read, {"type": "integer", **bounds})
+
+
+_AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _amount(item: Item, units: Mapping[str, float]) -> float | None:
+    if isinstance(item.value, bool) or not isinstance(item.value, int | float | str):
+        return None
+    match = _AMOUNT.fullmatch(str(item.value))
+    if match is None or match[2] not in units:
+        return None
+    return float(match[1]) * units[match[2]]
+
+
+def show_bytes(value: Any) -> str:
+    """The shortest exact way to write a size: 65536 -> 64KiB."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if value and value % _BYTES[unit] == 0:
+            return f"{value // _BYTES[unit]}{unit}"
+    return str(value)
+
+
+def show_seconds(value: Any) -> str:
+    """0.25 -> 250ms, 60 -> 60s."""
+    return f"{value:g}s" if value == int(value) else f"{value * 1000:g}ms"
+
+
+def size(least: int, most: int | None = None) -> Kind[int]:
+    """Bytes: 64KiB, 16MiB, 1GB, or a bare number of bytes."""
+
+    def read(item: Item, path: str, _: Reading) -> int:
+        value = _amount(item, _BYTES)
+        if value is None or value != int(value):
+            raise Wrong(item, path, f"expected a size such as 64KiB or 16MiB, got {_shown(item)}")
+        _within(item, path, value, least, most, show_bytes)
+        return int(value)
+
+    return Kind(read, {"type": ["integer", "string"], "pattern": _pattern(_BYTES)}, show_bytes)
+
+
+def seconds(least: float = 0, most: float | None = None, *, whole: bool = False) -> Kind[float]:
+    """A duration: 500ms, 30s, 5m, 1h, or a bare number of seconds. `whole`: whole seconds only (an int)."""
+
+    def read(item: Item, path: str, _: Reading) -> float:
+        value = _amount(item, _SECONDS)
+        if value is None:
+            raise Wrong(item, path, f"expected a duration such as 500ms, 30s or 5m, got {_shown(item)}")
+        if whole and value != int(value):
+            raise Wrong(item, path, f"expected whole seconds, got {_shown(item)}")
+        _within(item, path, value, least, most, show_seconds)
+        return int(value) if whole else value
+
+    return Kind(read, {"type": ["number", "string"], "pattern": _pattern(_SECONDS)}, show_seconds)
+
+
+def _pattern(units: Iterable[str]) -> str:
+    return f"^[0-9]+(\\.[0-9]+)? ?({'|'.join(units)})$"
+
+
+def share_or_size() -> Kind[float]:
+    """A share of memory as a float (0.4), or bytes as an int (2GiB)."""
+
+    def read(item: Item, path: str, _: Reading) -> float:
+        value = _amount(item, _BYTES)
+        if value is None or value == 0 or (value != int(value) and value > 1):
+            raise Wrong(item, path, f"expected a share of memory such as 0.4, or a size such as 2GiB, got {_shown(item)}")
+        if 0 < value <= 1:
+            return value
+        if value < 2**20:
+            raise Wrong(item, path, f"expected a share up to 1, or a size of at least 1MiB, got {_shown(item)}")
+        return int(value)
+
+    return Kind(read, {"type": ["number", "string"]}, lambda value: show_bytes(value) if value > 1 else f"{value:g}")
+
+
+class Address(NamedTuple):
+    """Where to listen; port 0 picks a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})")
+
+
+def address() -> Kind[Address | None]:
+    """HOST:PORT, [IPV6]:PORT, or off (None)."""
+
+    def read(item: Item, path: str, _: Reading) -> Address | None:
+        value = _string(item, path, "HOST:PORT or off")
+        if value == "off":
+            return None
+        match = _ADDRESS.fullmatch(value)
+        if match is None or int(match["port"]) > 65535:
+            raise Wrong(item, path, f"expected HOST:PORT, [IPV6]:PORT or off, got '{value}'")
+        return Address(match["six"] or match["host"], int(match["port"]))
+
+    return Kind(read, {"type": "string"}, lambda value: "off" if value is None else str(value))
+
+
+def off_only(what: str) -> Kind[None]:
+    """A key that is reserved: only `off` until it exists."""
+
+    def read(item: Item, path: str, _: Reading) -> None:
+        if _string(item, path, "off") != "off":
+            raise Wrong(item, path, f"{what} is not served yet: only off")
+
+    return Kind(read, {"const": "off"}, lambda _: "off")
+
+
+def optional(kind: Kind[T]) -> Kind[T | None]:
+    """The kind, or null."""
+
+    def read(item: Item, path: str, reading: Reading) -> T | None:
+        return None if item.value is None else kind.read(item, path, reading)
+
+    schema = {"anyOf": [kind.schema, {"type": "null"}]}
+    return Kind(read, schema, lambda value: "null" if value is None else kind.show(value), nullable=True)
+
+
+def secret() -> Kind[Secret]:
+    """Text, `{file: PATH}` (one trailing newline is dropped) or `{env: NAME}`. No error shows the text."""
+
+    def read(item: Item, path: str, reading: Reading) -> Secret:
+        value = item.value
+        if not isinstance(value, dict):
+            value = _string(item, path, "a string, {file: PATH} or {env: NAME}")
+        elif len(value) == 1 and "env" in value:
+            name = _string(value["env"], f"{path}.env")
+            value = reading.environ.get(name, "")
+            if not value:
+                raise Wrong(item, path, f"the environment variable {name} is not set")
+        elif len(value) == 1 and "file" in value:
+            name = _string(value["file"], f"{path}.file")
+            try:
+                value = reading.read_file(name, SECRET_FILE_BYTES_MAX).removesuffix("\n").removesuffix("\r")
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or "not UTF-8, or too long"
+                raise Wrong(item, path, f"cannot read {name}: {reason}") from None
+        else:
+            raise Wrong(item, path, "expected a string, {file: PATH} or {env: NAME}")
+        if not value:
+            raise Wrong(item, path, "must not be empty")
+        return Secret(value)
+
+    source = {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
+              "properties": {"file": {"type": "string"}, "env": {"type": "string"}}}  # fmt: skip
+    return Kind(read, {"anyOf": [{"type": ["string", "number"]}, source]}, lambda _: REDACTED)
+
+
+def words() -> Kind[tuple[str, ...]]:
+    """A list of strings, or one string with commas, as RabbitMQ writes tags."""
+
+    def read(item: Item, path: str, _: Reading) -> tuple[str, ...]:
+        if isinstance(item.value, list):
+            return tuple(_string(entry, path) for entry in item.value)
+        return tuple(word.strip() for word in _string(item, path, "a list of strings").split(",") if word.strip())
+
+    return Kind(read, {"type": ["array", "string"], "items": {"type": "string"}}, lambda value: f"[{', '.join(value)}]")
+
+
+def free() -> Kind[Mapping[str, Any]]:
+    """A mapping of anything: what AMQP calls `arguments`."""
+
+    def read(item: Item, path: str, _: Reading) -> Mapping[str, Any]:
+        if not isinstance(item.value, dict):
+            raise Wrong(item, path, f"expected a mapping, got {_shown(item)}")
+        value: dict[str, Any] = plain(item)
+        return value
+
+    return Kind(read, {"type": "object"}, lambda _: "{}")
+
+
+# Mappings of known keys.
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing when no name is near."""
+    import difflib  # Only for a mistake.
+
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def read_struct(cls: type[T], item: Item, path: str, reading: Reading, **given: Any) -> T:
+    """An instance of the dataclass; mistakes of single keys are collected and the key's default is used on."""
+    if item.value is not None and not isinstance(item.value, dict):
+        raise Wrong(item, path, f"expected a mapping, got {_shown(item)}")
+    values: dict[str, Any] = given
+    entries: dict[str, Item] = item.value or {}
+    known = {f.name: f for f in fields(cls) if "kind" in f.metadata}  # type: ignore[arg-type]
+    prefix = f"{path}." if path else ""
+    for name, entry in entries.items():
+        if name not in known:
+            reading.errors.append(str(Wrong(entry, prefix + name, f"unknown key{did_you_mean(name, known)}")))
+            continue
+        kind: Kind[Any] = known[name].metadata["kind"]
+        if entry.value is None and not kind.nullable:
+            continue
+        try:
+            values[name] = kind.read(entry, prefix + name, reading)
+        except Wrong as wrong:
+            reading.errors.append(str(wrong))
+            values.setdefault(name, None)
+            if known[name].default is not MISSING or known[name].default_factory is not MISSING:
+                del values[name]
+    for name, one in known.items():
+        if name not in values and one.default is MISSING and one.default_factory is MISSING:
+            reading.errors.append(str(Wrong(item, prefix + name, "must be given")))
+            values[name] = None
+    return cls(**values)
+
+
+def struct(cls: type[T]) -> Kind[T]:
+    """A section: a mapping with the dataclass's fields as keys."""
+    return Kind(lambda item, path, reading: read_struct(cls, item, path, reading), {}, children=cls)
+
+
+def listing(cls: type[T]) -> Kind[tuple[T, ...]]:
+    """A list of such mappings."""
+
+    def read(item: Item, path: str, reading: Reading) -> tuple[T, ...]:
+        if not isinstance(item.value, list):
+            raise Wrong(item, path, f"expected a list, got {_shown(item)}")
+        return tuple(read_struct(cls, entry, f"{path}[{n}]", reading) for n, entry in enumerate(item.value))
+
+    return Kind(read, {"type": "array"}, lambda _: "[]", children=cls)
+
+
+def entries(kind: Kind[T]) -> Kind[Mapping[str, T]]:
+    """A mapping from a name (1 to 255 bytes) to the kind."""
+
+    def read(item: Item, path: str, reading: Reading) -> Mapping[str, T]:
+        return dict(_named(item, path, reading, lambda entry, _, at: kind.read(entry, at, reading)))
+
+    return Kind(read, {"type": "object", "additionalProperties": kind.schema}, lambda _: "{}", children=kind.children)
+
+
+def named(cls: type[T]) -> Kind[Mapping[str, T]]:
+    """A mapping from a name to the dataclass, whose field `name` takes it."""
+
+    def read(item: Item, path: str, reading: Reading) -> Mapping[str, T]:
+        return dict(_named(item, path, reading, lambda entry, name, at: read_struct(cls, entry, at, reading, name=name)))
+
+    return Kind(read, {"type": "object"}, lambda _: "{}", children=cls)
+
+
+def _named(
+    item: Item, path: str, reading: Reading, read: Callable[[Item, str, str], T]
+) -> Iterable[tuple[str, T]]:
+    if not isinstance(item.value, dict):
+        raise Wrong(item, path, f"expected a mapping of names, got {_shown(item)}")
+    for name, entry in item.value.items():
+        at = f"{path}.{name}"
+        if not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
+            reading.errors.append(str(Wrong(entry, at, f"a name has 1 to {NAME_BYTES_MAX} bytes")))
+            continue
+        try:
+            yield name, read(entry, name, at)
+        except Wrong as wrong:
+            reading.errors.append(str(wrong))

@@ -1,0 +1,103 @@
+"""`x-message-deduplication`: a fanout that drops what it has seen.
+
+The exchange of the plugin rabbitmq-message-deduplication by M. Cafasso. A message whose header
+`x-deduplication-header` has a value seen before is not routed; one without that header always is. Arguments:
+`x-cache-size` (required) values are remembered, each for `x-cache-ttl` milliseconds (absent: until others need the
+room) or for the message's own header `x-cache-ttl`; `x-cache-persistence` is checked, but the memory is never on disk.
+
+Where the plugin forgets an arbitrary value when it is full, this forgets expired ones at the front, then the oldest.
+A value counts as seen once it was routed, whatever became of the message afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from broker.core.exchange.base import Choose, Destination, Publication
+from broker.core.exchange.fanout import FanoutRouter
+from broker.errors import Refused
+from protocol.amqp.errors import PRECONDITION_FAILED
+
+CACHE_SIZE_MAX = 1_000_000
+"""Values one exchange may remember; about 200 bytes each."""
+VALUE_BYTES_MAX = 64
+"""A longer value is remembered by its digest."""
+
+_ABSENT = object()
+
+
+def _positive(arguments: Mapping[str, Any], name: str, text: str) -> int:
+    value = arguments[name]
+    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise Refused(PRECONDITION_FAILED, f"{text}, '{name}' must be an integer greater than 0")
+    return value
+
+
+def _remembered(value: Any) -> tuple[str, bytes]:
+    """A small stand-in for a header value: equal for equal text or bytes and for equal values of one type."""
+    if isinstance(value, str):
+        kind, raw = "text", value.encode(errors="surrogatepass")
+    elif isinstance(value, bytes):
+        kind, raw = "text", value
+    else:
+        kind = type(value).__name__ if isinstance(value, bool) or not isinstance(value, int) else "int"
+        raw = repr(value).encode()
+    if len(raw) > VALUE_BYTES_MAX:
+        return "digest of " + kind, hashlib.blake2b(raw, digest_size=32).digest()
+    return kind, raw
+
+
+class DeduplicationRouter(FanoutRouter):
+    """A fanout, and the header values that went through it with the wall clock (ms) at which each is forgotten."""
+
+    __slots__ = ("_seen", "_size", "_ttl_ms")
+
+    type_name: ClassVar[str] = "x-message-deduplication"
+    cacheable: ClassVar[bool] = False
+
+    def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
+        super().__init__(arguments, choose)
+        missing = "Missing or invalid argument"
+        if "x-cache-size" not in arguments:
+            raise Refused(PRECONDITION_FAILED, f"{missing}, 'x-cache-size' must be an integer greater than 0")
+        self._size = _positive(arguments, "x-cache-size", missing)
+        if self._size > CACHE_SIZE_MAX:
+            raise Refused(PRECONDITION_FAILED, f"Invalid argument, 'x-cache-size' must be at most {CACHE_SIZE_MAX}")
+        self._ttl_ms: int | None = None
+        if "x-cache-ttl" in arguments:
+            self._ttl_ms = _positive(arguments, "x-cache-ttl", "Invalid argument")
+        if arguments.get("x-cache-persistence", "memory") not in ("disk", "memory"):
+            text = "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'"
+            raise Refused(PRECONDITION_FAILED, text)
+        self._seen: dict[tuple[str, bytes], int | None] = {}
+
+    def route(self, publication: Publication) -> tuple[Destination, ...]:
+        """Every destination, or none for a duplicate. Raises PeerError (502) for malformed headers."""
+        headers = publication.headers
+        value = headers.get("x-deduplication-header", _ABSENT)
+        if value is not _ABSENT and not self._first(_remembered(value), headers.get("x-cache-ttl"), publication.now_ms):
+            return ()
+        return super().route(publication)
+
+    def _first(self, value: tuple[str, bytes], ttl_ms: Any, now_ms: int) -> bool:
+        """Remember the value; False if it is remembered already."""
+        seen = self._seen
+        if value in seen:
+            expires_ms = seen[value]
+            if expires_ms is None or expires_ms > now_ms:
+                return False
+            del seen[value]
+        while seen:
+            oldest = next(iter(seen))
+            expires_ms = seen[oldest]
+            if len(seen) < self._size and (expires_ms is None or expires_ms > now_ms):
+                break
+            del seen[oldest]
+        if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
+            ttl_ms = self._ttl_ms
+        seen[value] = None if ttl_ms is None else now_ms + ttl_ms
+        return True

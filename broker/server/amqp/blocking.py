@@ -1,0 +1,69 @@
+"""Publishers under an alarm (RabbitMQ 3.10/99-101, and better where connections are shared).
+
+The first publish after the alarm sends connection.blocked with the reason and is held. A connection without consumers
+is not read any further. One that also consumes is still read, so that its acks apply: its publishes are refused with
+basic.nack where they are to be confirmed, and held to a bound where not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.errors import Refused
+from protocol.amqp.errors import PeerError
+from protocol.amqp.frames import method_frame
+
+if TYPE_CHECKING:
+    from broker.server.amqp.channel import Channel
+    from broker.server.amqp.connection import Connection
+    from broker.server.amqp.publish import Route
+
+
+class HeldPublishes:
+    """The publishes that one connection has to wait with."""
+
+    __slots__ = ("_bytes", "_connection", "_held")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._held: list[tuple[Channel, Route, int, bytes]] = []
+        self._bytes = 0
+        reason = connection.broker.alarm
+        if reason is not None and connection.peer_can("connection.blocked"):
+            connection.send(method_frame(0, "connection.blocked", reason))
+        connection.hub.blocked.add(connection)
+
+    @property
+    def full(self) -> bool:
+        """Whether reading has to stop."""
+        connection = self._connection
+        if self._bytes > connection.settings.held_bytes_max:
+            return True
+        return bool(self._held) and not any(
+            channel.consumers or channel.unacked for channel in connection.channels.values()
+        )
+
+    def add(self, channel: Channel, asked: Route, flags: int, content: bytes) -> bool:
+        """Hold or refuse one publish; always True, since the alarm decides."""
+        consuming = any(other.consumers or other.unacked for other in self._connection.channels.values())
+        if channel.confirming and consuming:
+            channel.send_nack()
+        else:
+            self._held.append((channel, asked, flags, content))
+            self._bytes += len(content)
+        return True
+
+    def replay(self) -> None:
+        """The alarm is over: tell the peer, then publish what was held, in order."""
+        connection = self._connection
+        if connection.peer_can("connection.blocked"):
+            connection.send(method_frame(0, "connection.unblocked"))
+        for channel, asked, flags, content in self._held:
+            if channel.closing:
+                continue
+            connection.current, connection.culprit = channel, (60, 40)
+            try:
+                channel.publish(asked.exchange_name, asked.routing_key, asked.mandatory, flags, content)
+            except (PeerError, Refused) as error:
+                connection.on_error(error)
+        connection.send_confirms()

@@ -1,0 +1,350 @@
+"""One channel: its life, what it assembles, what it has leased, and the general path of publishing.
+
+Methods come in through `on_method` (one table, `HANDLERS`, filled by the `methods_*` modules), content through
+`on_header` and `on_body`. Everything regular bypasses this through `publish.publish_run` and `settle.ack_run`.
+
+    OPEN --(server error)--> CLOSING --(close-ok)--> gone      OPEN --(peer's close)--> gone
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from broker.core.message import Message
+from broker.core.queue import Lease
+from broker.errors import Refused
+from broker.server.amqp import properties, settle
+from broker.server.amqp.delivery import Consumer, GetHolder, fitted
+from broker.server.amqp.publish import Route, find_route
+from broker.server.amqp.transaction import Transaction
+from protocol.amqp import content as wire
+from protocol.amqp.errors import (
+    COMMAND_INVALID,
+    NO_ROUTE,
+    NOT_IMPLEMENTED,
+    PRECONDITION_FAILED,
+    UNEXPECTED_FRAME,
+    PeerError,
+)
+from protocol.amqp.frames import BODY, FRAME_HEAD, HEADER, METHOD, frame, method_frame
+from protocol.amqp.methods import DECODERS, NAMES, method_number
+
+if TYPE_CHECKING:
+    from broker.server.amqp.connection import Connection
+
+Handler = Callable[..., None]
+HANDLERS: dict[int, Handler] = {}
+"""Method number -> handler(channel, *arguments). Each `methods_*` module adds its classes with `handles`."""
+
+PUBLISH = method_number("basic.publish")
+CLOSE = method_number("channel.close")
+CLOSE_OK = method_number("channel.close-ok")
+RETURN_SLICE = 2048
+"""Leases returned in one slice when a channel dies with many outstanding."""
+
+
+def handles(name: str) -> Callable[[Handler], Handler]:
+    """Register the handler of a method."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS[method_number(name)] = handler
+        return handler
+
+    return register
+
+
+class Assembly:
+    """A publish whose content has not come whole. `parts` are header and body frames; `size_left` what is missing."""
+
+    __slots__ = ("discarding", "flags", "immediate", "parts", "route", "size", "size_left")
+
+    def __init__(self, route: Route, immediate: bool) -> None:
+        self.route = route
+        self.immediate = immediate
+        self.parts: list[bytes] = []
+        self.size = -1  # No header yet.
+        self.size_left = 0
+        self.flags = 0
+        self.discarding = False  # Too large: counted, not kept.
+
+
+class Channel:
+    """State of one open channel of one connection."""
+
+    __slots__ = (
+        "_get_holders", "ack_head", "assembly", "closing", "confirmed_seq", "confirming", "connection", "consumers",
+        "head", "in_flight", "last_queue", "lowest_tag", "next_consumer_prefetch", "next_tag", "number", "prefetch",
+        "publish_seq", "reply_consumer", "transaction", "unacked",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.head = FRAME_HEAD.pack(METHOD, number, 0)[:3]
+        self.ack_head = self.head + settle.ACK_TAIL
+        self.closing = False
+        self.assembly: Assembly | None = None
+        self.last_queue = ""  # What an empty queue name means (spec 1.7.2).
+        self.consumers: dict[str, Consumer] = {}
+        self.reply_consumer: Consumer | None = None
+        self.prefetch = 0  # Of the whole channel (basic.qos global), 0 is none.
+        self.next_consumer_prefetch = 0
+        self.in_flight = 0  # Unacknowledged deliveries to consumers; basic.get does not count.
+        self.next_tag = 1
+        self.lowest_tag = 1
+        self.unacked: dict[int, Lease] = {}
+        self._get_holders: dict[int, GetHolder] = {}
+        self.confirming = False
+        self.publish_seq = 0
+        self.confirmed_seq = 0
+        self.transaction: Transaction | None = None
+
+    @property
+    def regular(self) -> bool:
+        """Whether the hot paths may take what comes next."""
+        return self.assembly is None and self.transaction is None and not self.closing
+
+    def reply(self, name: str, *values: Any) -> None:
+        """Send a method on this channel."""
+        self.connection.send(method_frame(self.number, name, *values))
+
+    # Frames of the general path.
+
+    def on_method(self, payload: bytes) -> None:
+        """One method frame; raises PeerError or Refused."""
+        number = int.from_bytes(payload[:4], "big")
+        if self.closing:
+            if number == CLOSE_OK:
+                self.connection.forget_channel(self)
+            elif number == CLOSE:
+                self.reply("channel.close-ok")
+            return
+        if self.assembly is not None:
+            text = "expected content header for class 60, got non content header frame instead"
+            if self.assembly.size >= 0:
+                text = "expected content body, got non content body frame instead"
+            raise PeerError(UNEXPECTED_FRAME, text, 60, 40)
+        handler = HANDLERS.get(number)
+        if handler is None:
+            raise _unimplemented(number)
+        handler(self, *DECODERS[number](payload))
+
+    def on_header(self, payload: bytes) -> None:
+        """A content header frame."""
+        if self.closing:
+            return
+        assembly = self.assembly
+        if assembly is None:
+            raise PeerError(UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
+        if assembly.size >= 0:
+            raise PeerError(UNEXPECTED_FRAME, "expected content body, got non content body frame instead", 60, 40)
+        assembly.size, assembly.flags = wire.parse_header(payload)
+        assembly.size_left = assembly.size
+        assembly.discarding = assembly.size > self.connection.settings.message_size_max_bytes
+        assembly.parts.append(frame(HEADER, self.number, payload))
+        if assembly.size == 0:
+            self._assembled(assembly)
+
+    def on_body(self, payload: bytes) -> None:
+        """A content body frame; one longer than announced is cut by nobody, as in RabbitMQ, but must be the last."""
+        if self.closing:
+            return
+        assembly = self.assembly
+        if assembly is None:
+            raise PeerError(UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
+        if assembly.size < 0:
+            text = "expected content header for class 60, got non content header frame instead"
+            raise PeerError(UNEXPECTED_FRAME, text, 60, 40)
+        if len(payload) > assembly.size_left:
+            payload = payload[: assembly.size_left]
+        if payload and not assembly.discarding:
+            assembly.parts.append(frame(BODY, self.number, payload))
+        assembly.size_left -= len(payload)
+        if not assembly.size_left:
+            self._assembled(assembly)
+
+    # Publishing, the general path.
+
+    def begin_publish(self, exchange: str, routing_key: str, mandatory: bool, immediate: bool) -> None:
+        """basic.publish has come; checks wait until the content is whole, as in RabbitMQ."""
+        if immediate:
+            raise PeerError(NOT_IMPLEMENTED, "immediate=true")
+        route = Route(None, routing_key, mandatory, None)
+        route.exchange_name = exchange
+        self.assembly = Assembly(route, immediate)
+
+    def _assembled(self, assembly: Assembly) -> None:
+        self.assembly = None
+        connection = self.connection
+        connection.culprit = (60, 40)
+        if assembly.discarding:
+            maximum = connection.settings.message_size_max_bytes
+            text = f"message size {assembly.size} is larger than configured max size {maximum}"
+            raise PeerError(PRECONDITION_FAILED, text)
+        content = b"".join(assembly.parts)
+        asked = assembly.route
+        if connection.broker.alarm is not None and connection.hold_publish(self, asked, assembly.flags, content):
+            return
+        self.publish(asked.exchange_name, asked.routing_key, asked.mandatory, assembly.flags, content)
+
+    def publish(self, exchange: str, routing_key: str, mandatory: bool, flags: int, content: bytes) -> None:
+        """Check, route and enqueue one message whose content is whole. Raises PeerError, Refused."""
+        connection = self.connection
+        route = find_route(connection, exchange, routing_key, int(mandatory))
+        keys: tuple[str, ...] = ()
+        if flags & wire.DELIVERY_MODE | flags & (wire.HEADERS | wire.REPLY_TO | wire.EXPIRATION | wire.USER_ID):
+            content, keys = properties.check(self, flags, content)
+        message = (route.origin, content)
+        if route.queues is None or keys:
+            queues = connection.route_message(route, message, keys)
+        else:
+            queues = route.queues
+        if self.transaction is not None:
+            self.transaction.add_publish(queues, message, route, mandatory, connection.settings)
+            return
+        self.deliver_published(queues, message, mandatory, route)
+
+    def deliver_published(self, queues: tuple[Any, ...], message: Message, mandatory: bool, route: Route) -> None:
+        """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56)."""
+        if not queues and mandatory:
+            self.send_return(route, message)
+        for queue in queues:
+            queue.enqueue((message,))
+        if route.exchange is not None:
+            route.exchange.published_count += 1
+        self.published(1, len(queues) + 5)
+
+    def send_return(self, route: Route, message: Message) -> None:
+        """basic.return with the content as it came."""
+        self.reply("basic.return", NO_ROUTE, "NO_ROUTE", route.exchange_name, route.routing_key)
+        self.connection.send(fitted(message[1], self.number, self.connection.frame_max))
+
+    def published(self, count: int, units: int) -> None:
+        """`count` publishes are done; confirms go out at the end of the read, many in one."""
+        connection = self.connection
+        connection.units -= units
+        connection.published_count += count
+        if self.confirming:
+            if self.publish_seq == self.confirmed_seq:
+                connection.unconfirmed.append(self)
+            self.publish_seq += count
+
+    def send_confirms(self) -> None:
+        """One basic.ack for everything published since the last; in memory all of it is finished."""
+        pending = self.publish_seq - self.confirmed_seq
+        if pending and not self.closing:
+            self.confirmed_seq = self.publish_seq
+            self.connection.send(_CONFIRM.pack(METHOD, self.number, 13, 60, 80, self.publish_seq, pending > 1, 0xCE))
+
+    def send_nack(self) -> None:
+        """Refuse one publish on a confirm channel."""
+        self.send_confirms()
+        self.publish_seq += 1
+        self.confirmed_seq = self.publish_seq
+        self.reply("basic.nack", self.publish_seq, False, False)
+
+    # Leases.
+
+    def get_holder(self, queue: Any) -> GetHolder:
+        """Who holds what basic.get takes from this queue."""
+        holder = self._get_holders.get(id(queue))
+        if holder is None or holder.queue is not queue:
+            holder = self._get_holders[id(queue)] = GetHolder(self, queue)
+        return holder
+
+    def wake_consumers(self) -> None:
+        """There may be capacity again for any of its consumers."""
+        for consumer in self.consumers.values():
+            consumer.queue.wake()
+
+    # The end.
+
+    def fail(self, reply_text: str, reply_code: int, class_id: int, method_id: int) -> None:
+        """A server error: let go of everything and wait for close-ok, ignoring what was on its way (spec 1.5.2.5)."""
+        self.send_confirms()
+        self.release_all()
+        self.closing = True
+        self.assembly = None
+        self.reply("channel.close", reply_code, reply_text, class_id, method_id)
+
+    def release_all(self) -> None:
+        """Consumers detach, leases return to their places; in slices when there are many."""
+        connection = self.connection
+        if self.transaction is not None:
+            self.transaction.abandon(self)
+        leases = list(self.unacked.values())
+        self.unacked.clear()
+        queues = {lease[0].queue for lease in leases}
+        # No queue may hand out later messages before earlier ones are back, so all are held until the end.
+        for queue in queues:
+            queue.hold()
+        for consumer in list(self.consumers.values()):
+            consumer.queue.remove_consumer(consumer, connection.now_ms())
+        self.consumers.clear()
+        connection.forget_reply_consumer(self)
+        if len(leases) <= RETURN_SLICE:
+            settle.return_leases(leases)
+            for queue in queues:
+                queue.unhold()
+        else:
+            connection.broker.scheduler.add_job(_return_in_slices(leases, queues))
+
+
+def _return_in_slices(leases: list[Lease], queues: set[Any]) -> Any:
+    for start in range(0, len(leases), RETURN_SLICE):
+        settle.return_leases(leases[start : start + RETURN_SLICE])
+        yield RETURN_SLICE // 2
+    for queue in queues:
+        queue.unhold()
+
+
+def _unimplemented(number: int) -> PeerError:
+    class_id, method_id = number >> 16, number & 0xFFFF
+    if number in NAMES:
+        return PeerError(COMMAND_INVALID, "unimplemented method", class_id, method_id)
+    if any(known >> 16 == class_id for known in NAMES):
+        return PeerError(NOT_IMPLEMENTED, f"unknown method {method_id} of class {class_id}", class_id, method_id)
+    return PeerError(COMMAND_INVALID, f"unknown class {class_id}", class_id, method_id)
+
+
+_CONFIRM = struct.Struct(">BHIHHQ?B")
+
+
+@handles("channel.open")
+def _on_open(channel: Channel, _out_of_band: str) -> None:
+    raise PeerError(504, "second 'channel.open' seen")
+
+
+@handles("channel.close")
+def _on_close(channel: Channel, _code: int, _text: str, _class_id: int, _method_id: int) -> None:
+    channel.send_confirms()
+    channel.release_all()
+    channel.reply("channel.close-ok")
+    channel.closing = True
+    channel.connection.forget_channel(channel, by_peer=True)
+
+
+@handles("channel.flow")
+def _on_flow(channel: Channel, active: bool) -> None:
+    if not active:
+        raise PeerError(NOT_IMPLEMENTED, "active=false")
+    channel.reply("channel.flow-ok", True)
+
+
+@handles("access.request")
+def _on_access_request(channel: Channel, *_: Any) -> None:
+    channel.reply("access.request-ok", 1)
+
+
+@handles("basic.publish")
+def _on_publish(
+    channel: Channel, _ticket: int, exchange: str, routing_key: str, mandatory: bool, immediate: bool
+) -> None:
+    channel.begin_publish(exchange, routing_key, mandatory, immediate)
+
+
+def refuse_not_found_queue() -> Refused:
+    """404 for an empty queue name where none was declared on the channel before."""
+    return Refused(404, "no previously declared queue")

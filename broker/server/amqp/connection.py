@@ -1,0 +1,443 @@
+"""One AMQP connection, without IO: feed it octets with `receive`, drain its `out` list.
+
+Owns the connection's life (handshake to close), its channels, and the loop that hands frames to the hot paths or to
+the general one. Knows no sockets and never awaits. Who drives it (the pump, a test) keeps these duties:
+- call `receive` with what arrived; while `more` is true, let others run and call `proceed`;
+- while `login` is set, authenticate and call `login_ok` or `login_refused`;
+- write what `out` holds; set `congested` while the peer takes too little, and call `drained` when that ends;
+- close the socket once `finished` is set and `out` is written; call `abort` when the peer is gone.
+
+    HEADER -> START -> (login) -> TUNE -> OPEN -> RUNNING -> CLOSING (we sent close) -> DONE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from broker.core.broker import Broker
+from broker.core.message import Message, Incoming
+from broker.core.routing import route
+from broker.core.scheduler import SLICE_UNITS
+from broker.core.vhost import VHost
+from broker.errors import Refused
+from broker.server.amqp import methods_basic, methods_topology  # noqa: F401 - they fill channel.HANDLERS
+from broker.server.amqp import handshake
+from broker.server.amqp.blocking import HeldPublishes
+from broker.server.amqp.channel import Channel
+from broker.server.amqp.publish import PUBLISH, Route, publish_run
+from broker.server.amqp.reply_to import ReplyAddresses, ReplySink
+from broker.server.amqp.settings import AmqpSettings
+from broker.server.amqp.settle import ack_run
+from broker.server.amqp.state import State
+from protocol.amqp.errors import (
+    ACCESS_REFUSED,
+    CHANNEL_ERROR,
+    NOT_ALLOWED,
+    REPLY_NAMES,
+    UNEXPECTED_FRAME,
+    PeerError,
+    is_hard,
+)
+from protocol.amqp.frames import FRAME_MAX_BEFORE_TUNE, HEADER, HEARTBEAT, METHOD, method_frame, next_frame
+from protocol.amqp.methods import method_number
+
+if TYPE_CHECKING:
+    from broker.server.hub import Hub
+
+ACK = b"\x00\x3c\x00\x50"
+CHANNEL_OPEN = method_number("channel.open")
+PIECES_MAX = 4096
+"""Pieces on `out` before they are written in the middle of a turn."""
+WRITE_SOON_BYTES = 262_144
+"""Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
+CLOSE_TIMEOUT_MS = 10_000
+"""How long a peer may take to answer connection.close."""
+
+
+class User(Protocol):
+    """Who is logged in."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tags(self) -> Iterable[str]: ...
+
+
+class Connection:
+    """The state of one connection; see the module's text for who calls what."""
+
+    __slots__ = (
+        "_chunks", "_buffer", "_closed_by_peer", "_have", "_position", "_seen_epochs", "broker", "channels",
+        "client_properties", "congested", "culprit", "current", "drop_at_ms", "finished", "frame_max", "channel_max",
+        "heartbeat_s", "held", "hub", "last_received_ms", "last_sent_ms", "login", "mechanism", "need", "out", "out_size",
+        "peer", "published_count", "received_octets", "regular_size_max", "released", "routes", "seen_received",
+        "seen_sent", "sent_octets", "settings", "started_ms", "state", "touched", "transport", "unconfirmed", "units",
+        "tls", "user", "vhost", "external_name",
+    )  # fmt: skip
+
+    def __init__(
+        self, hub: Hub, settings: AmqpSettings, peer: tuple[str, int], external_name: str | None = None
+    ) -> None:
+        self.hub = hub
+        self.broker: Broker = hub.broker
+        self.settings = settings
+        self.peer = peer
+        self.external_name = external_name  # From a verified client certificate.
+        self.tls = False
+        self.state = State.HEADER
+        self.vhost: VHost = None  # type: ignore[assignment]  # Set by connection.open, before any channel exists.
+        self.user: Any = None
+        self.client_properties: dict[str, Any] = {}
+        self.mechanism = ""
+        self.login: tuple[str, bytes] | None = None
+        self.channels: dict[int, Channel] = {}
+        self._closed_by_peer: set[int] = set()
+        self.frame_max = FRAME_MAX_BEFORE_TUNE
+        self.regular_size_max = 0
+        self.channel_max = 0
+        self.heartbeat_s = 0
+        self._buffer = b""
+        self._position = 0
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self.need = 0
+        self.units = 0
+        self.routes: dict[bytes, Route] = {}
+        self._seen_epochs: tuple[int, int] = (0, 0)
+        self.current: Channel | None = None
+        self.culprit = (0, 0)
+        self.unconfirmed: list[Channel] = []
+        self.held: HeldPublishes | None = None
+        self.transport: Any = None  # Who writes `out`: the pump; None in tests that drain it themselves.
+        self.out: list[bytes] = []
+        self.out_size = 0  # An upper bound of the content octets on `out`.
+        self.touched = False
+        self.congested = False
+        self.finished = False
+        self.released = False
+        self.drop_at_ms: int | None = None
+        self.published_count = 0
+        self.received_octets = self.sent_octets = 0
+        self.seen_received = self.seen_sent = 0
+        self.started_ms = self.last_received_ms = self.last_sent_ms = hub.now_ms
+
+    # Octets in.
+
+    @property
+    def more(self) -> bool:
+        """Whether `proceed` has something to do without new octets."""
+        return self._position < len(self._buffer) and not self.need and not self.paused and not self.finished
+
+    @property
+    def paused(self) -> bool:
+        """Nothing may be taken now: a login is under way, or the alarm holds this publisher."""
+        return self.login is not None or (self.held is not None and self.held.full)
+
+    def receive(self, data: bytes) -> None:
+        """Octets arrived."""
+        self.received_octets += len(data)
+        if self._chunks:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self.need:
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        elif self._position < len(self._buffer):
+            data = self._buffer[self._position :] + data
+        self._buffer = data
+        self._position = 0
+        self.need = 0
+        self.proceed()
+
+    def proceed(self) -> None:
+        """Work on what is buffered, until it is used up or a slice's worth of work is done."""
+        self.units = SLICE_UNITS
+        if self.vhost is not None:
+            self.check_epoch()
+        while not self.paused and not self.finished:
+            try:
+                self._take()
+                break
+            except (PeerError, Refused) as error:
+                self.on_error(error)
+        if self.unconfirmed:
+            self.send_confirms()
+        if self.need:
+            self._chunks = [self._buffer[self._position :]]
+            self._have = len(self._chunks[0])
+            self._buffer = b""
+            self._position = 0
+
+    def _take(self) -> None:
+        data = self._buffer
+        end = len(data)
+        while (position := self._position) < end and self.units > 0:
+            if self.state is State.RUNNING:
+                number = data[position + 7 : position + 11]
+                if (number == PUBLISH and self.broker.alarm is None) or number == ACK:
+                    channel = self.channels.get(int.from_bytes(data[position + 1 : position + 3], "big"))
+                    if channel is not None and channel.regular and data[position] == METHOD:
+                        if number == ACK:
+                            self.current, self.culprit = channel, (60, 80)
+                            after = ack_run(channel, data, position, end)
+                        else:
+                            after = publish_run(channel, data, position, end)
+                        self._position = after
+                        if self.need or (after == position and self.units <= 0):
+                            return
+                        if after > position:
+                            continue
+            elif self.state is State.HEADER:
+                if end - position < 8:
+                    self.need = 8
+                    return
+                self._position += 8
+                handshake.on_protocol_header(self, data[position : position + 8])
+                continue
+            self.current, self.culprit = None, (0, 0)
+            cut = next_frame(data, position, self.frame_max)
+            if isinstance(cut, int):
+                self.need = cut
+                return
+            self._position = cut[3]
+            self.units -= 5
+            self._on_frame(cut[0], cut[1], cut[2])
+            if self.paused or self.finished:
+                return
+
+    def _on_frame(self, frame_type: int, number: int, payload: bytes) -> None:
+        if frame_type == HEARTBEAT:
+            return
+        if number == 0 or self.state is not State.RUNNING:
+            handshake.on_connection_frame(self, frame_type, number, payload)
+            return
+        channel = self.channels.get(number)
+        if channel is None:
+            self._on_unopened(frame_type, number, payload)
+            return
+        self.current = channel
+        if frame_type == METHOD:
+            if payload[:4] != PUBLISH:
+                # Others must see what the publishes before have done: counts, deliveries, confirms.
+                self.send_confirms()
+                self.broker.scheduler.dispatch()
+            if payload[:2] == b"\x00\x0a":
+                raise PeerError(503, "unimplemented method", 10, int.from_bytes(payload[2:4], "big"))
+            channel.on_method(payload)
+            self.check_epoch()
+        elif frame_type == HEADER:
+            channel.on_header(payload)
+        else:
+            channel.on_body(payload)
+
+    def _on_unopened(self, frame_type: int, number: int, payload: bytes) -> None:
+        method = int.from_bytes(payload[:4], "big") if frame_type == METHOD else 0
+        if method == CHANNEL_OPEN:
+            if len(self.channels) >= self.channel_max:
+                count = len(self.channels)
+                text = (
+                    f"number of channels opened ({count}) has reached the negotiated channel_max ({self.channel_max})"
+                )
+                raise PeerError(NOT_ALLOWED, text)
+            self._closed_by_peer.discard(number)
+            channel = self.channels[number] = Channel(self, number)
+            channel.reply("channel.open-ok", b"")
+        elif number not in self._closed_by_peer:
+            # What a peer had on its way when it closed the channel is ignored, as RabbitMQ does.
+            raise PeerError(CHANNEL_ERROR, "expected 'channel.open'", method >> 16, method & 0xFFFF)
+
+    def check_epoch(self) -> None:
+        """Forget routes when bindings or permissions have changed since they were found."""
+        epochs = (self.vhost.epoch, self.hub.access.epoch)
+        if epochs != self._seen_epochs:
+            self._seen_epochs = epochs
+            self.routes.clear()
+
+    # Errors and the end.
+
+    def on_error(self, error: PeerError | Refused) -> None:
+        """Close the channel or the connection, as the reply code says (spec 1.2)."""
+        code = error.reply_code
+        class_id, method_id = self.culprit
+        if isinstance(error, PeerError):
+            hard, text = error.hard, error.reply_text
+            if error.class_id:
+                class_id, method_id = error.class_id, error.method_id
+        else:
+            hard, text = is_hard(code), f"{REPLY_NAMES[code]} - {error.text}"
+        text = text.encode()[:255].decode(errors="ignore")
+        if hard or self.current is None:
+            self.fail(code, text, class_id, method_id)
+        else:
+            self.current.fail(text, code, class_id, method_id)
+
+    def fail(self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0) -> None:
+        """Close the connection from our side; the peer has CLOSE_TIMEOUT_MS to agree."""
+        if self.state in (State.CLOSING, State.DONE):
+            self.finish()
+            return
+        self.release()
+        self.state = State.CLOSING
+        self.drop_at_ms = self.hub.now_ms + CLOSE_TIMEOUT_MS
+        self.send(method_frame(0, "connection.close", reply_code, reply_text, class_id, method_id))
+
+    def finish(self) -> None:
+        """Nothing more comes from us: the socket is to be closed once `out` is written."""
+        self.state = State.DONE
+        self.finished = True
+        self.touch()
+
+    def abort(self) -> None:
+        """The peer is gone: let go of everything."""
+        self.release()
+        self.state = State.DONE
+        self.finished = True
+        self.out.clear()
+
+    def release(self) -> None:
+        """Leases go back, consumers detach, exclusive queues go; only once."""
+        if self.released:
+            return
+        self.released = True
+        self.send_confirms()
+        self.unconfirmed.clear()
+        for channel in list(self.channels.values()):
+            channel.closing = True
+            channel.release_all()
+        self.channels.clear()
+        if self.vhost is not None:
+            self.vhost.drop_owned(self)
+
+    def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
+        """The channel's number may be used again."""
+        self.channels.pop(channel.number, None)
+        if by_peer:
+            self._closed_by_peer.add(channel.number)
+
+    # Octets out.
+
+    def send(self, data: bytes) -> None:
+        """Queue octets for writing at the end of the turn."""
+        self.out.append(data)
+        self.out_size += len(data)
+        self.touch()
+
+    def touch(self) -> None:
+        """Have `out` written at the end of the turn."""
+        if not self.touched:
+            self.touched = True
+            self.hub.touched.append(self)
+
+    def written(self, size: int) -> None:
+        """Deliveries of at most `size` octets of content were put on `out`."""
+        if not self.touched:
+            self.touched = True
+            self.hub.touched.append(self)
+        self.out_size += size
+        if (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX) and self.transport is not None:
+            self.transport.flush()
+
+    def send_confirms(self) -> None:
+        """Confirm what was published since the last time, one ack a channel."""
+        for channel in self.unconfirmed:
+            channel.send_confirms()
+        self.unconfirmed.clear()
+
+    def drained(self) -> None:
+        """The peer takes octets again."""
+        self.congested = False
+        for channel in self.channels.values():
+            channel.wake_consumers()
+
+    # What channels ask of their connection.
+
+    def now_ms(self) -> int:
+        """The monotonic clock, as of the last tick."""
+        return self.hub.now_ms
+
+    def new_name(self, prefix: str) -> str:
+        """A name nobody can guess: prefix and 22 characters of base64url."""
+        return prefix + self.hub.new_token()
+
+    def peer_can(self, capability: str) -> bool:
+        """Whether the client announced a capability."""
+        capabilities = self.client_properties.get("capabilities")
+        return isinstance(capabilities, dict) and capabilities.get(capability) is True
+
+    def require(self, verb: str, kind: str, name: str) -> None:
+        """Raises Refused 403 unless the user may `configure`, `write` or `read` the queue or exchange."""
+        if not self.hub.access.can(self.user, self.vhost.name, verb, name):
+            raise Refused(
+                ACCESS_REFUSED,
+                f"{verb} access to {kind} '{name}' in vhost '{self.vhost.name}' refused for user '{self.user.name}'",
+            )
+
+    def require_topic(self, verb: str, exchange: str, routing_key: str) -> None:
+        """Raises Refused 403 unless topic permissions, where there are any, allow the routing key."""
+        if not self.hub.access.can_topic(self.user, self.vhost.name, verb, exchange, routing_key):
+            raise Refused(
+                ACCESS_REFUSED,
+                f"{verb} access to topic '{routing_key}' in exchange '{exchange}' in vhost '{self.vhost.name}' "
+                f"refused for user '{self.user.name}'",
+            )
+
+    def incoming(self, exchange: str, routing_key: str, message: Message | None) -> Incoming:
+        """A publication as exchanges see it; without a message only cacheable routers may look at it."""
+        return Incoming(exchange, routing_key, message or (b"", b""), self.hub.wall_ms())
+
+    def route_message(self, found: Route, message: Message, keys: Iterable[str]) -> tuple[Any, ...]:
+        """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
+        vhost = self.vhost
+        queues: dict[Any, None] = {}
+        for key in (found.routing_key, *keys):
+            if found.exchange is None:
+                sink = vhost.queues.get(key)
+                if sink is not None:
+                    queues[sink] = None
+            else:
+                publication = self.incoming(found.exchange_name, key, message)
+                queues.update(dict.fromkeys(route(vhost.exchanges, found.exchange, publication)[0]))
+        return tuple(queues)
+
+    # Direct reply-to.
+
+    @property
+    def _addresses(self) -> ReplyAddresses:
+        return self.hub.reply_addresses
+
+    def reply_sink(self, address: str) -> Any:
+        """The reply consumer behind a routing key, None if it is no reply address (any more)."""
+        return self._addresses.find(address)
+
+    def reply_address(self, channel: Channel) -> str | None:
+        """The address of a channel's reply consumer."""
+        consumer = channel.reply_consumer
+        return consumer.queue.name if consumer is not None else None
+
+    def add_reply_consumer(self, channel: Channel, tag: str, arguments: dict[str, Any]) -> None:
+        """basic.consume on the pseudo queue."""
+        sink: ReplySink = self._addresses.add(channel, tag, self.hub.new_token(), arguments)
+        channel.reply_consumer = sink.consumer
+
+    def forget_reply_consumer(self, channel: Channel) -> None:
+        """The reply consumer goes, and routes that lead to it."""
+        if channel.reply_consumer is not None:
+            self._addresses.remove(channel.reply_consumer.queue.name)
+            channel.reply_consumer = None
+            self.vhost.epoch += 1
+
+    # The alarm.
+
+    def hold_publish(self, channel: Channel, asked: Route, flags: int, content: bytes) -> bool:
+        """The alarm is on: keep or refuse this publish. False when it should go through after all."""
+        if self.held is None:
+            self.held = HeldPublishes(self)
+        return self.held.add(channel, asked, flags, content)
+
+    def resume(self) -> None:
+        """The alarm is over: what was held goes on in order."""
+        if self.held is not None:
+            held, self.held = self.held, None
+            held.replay()

@@ -1,0 +1,181 @@
+"""Hot path. Consumers of one channel: how many messages they would take, and basic.deliver frames.
+
+Budget: 0.3 µs per message delivered in a run from one route, 0.7 µs singly; held by `jackalope bench amqp` (rows
+autoack, multiack, ack1). A delivery is four pieces on the connection's out list: a prefix (frame head, class, method,
+consumer tag) cached by length, the delivery tag, the message's origin as it is stored, and the content as it came.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
+from operator import is_
+from typing import TYPE_CHECKING, Any, Protocol
+
+from broker.core.cursor.lease import BATCH_MAX
+from broker.core.message import Message
+from protocol.amqp import content as wire
+from protocol.amqp.frames import FRAME_HEAD, METHOD, method_frame
+
+if TYPE_CHECKING:
+    from broker.core.queue import Queue
+    from broker.server.amqp.channel import Channel
+
+_TAG = struct.Struct(">Q")
+_DELIVER = b"\x00\x3c\x00\x3c"
+RUN_MIN = 4
+"""From this many messages of one route on, building whole columns costs less than a loop."""
+_TAG_COLUMNS: dict[int, tuple[struct.Struct, struct.Struct]] = {}
+"""Length of a run -> (packer of that many tags, cutter into that many octet strings); at most BATCH_MAX entries."""
+
+
+class ConsumingQueue(Protocol):
+    """What a consumer needs of what it consumes from: a queue, or the pseudo queue of direct reply-to."""
+
+    name: str
+
+    def wake(self) -> None:
+        """The consumer may have capacity again."""
+
+
+def _tag_column(first: int, count: int) -> tuple[bytes, ...]:
+    structs = _TAG_COLUMNS.get(count)
+    if structs is None:
+        structs = _TAG_COLUMNS[count] = (struct.Struct(f">{count}Q"), struct.Struct("8s" * count))
+    packer, cutter = structs
+    return cutter.unpack(packer.pack(*range(first, first + count)))
+
+
+def fitted(content: bytes, channel: int, frame_max: int) -> bytes:
+    """The content in frames of this channel, none above `frame_max`; the same object where it fits as it is."""
+    if int.from_bytes(content[1:3], "big") == channel:
+        if len(content) <= frame_max:
+            return content
+        body_frame = 8 + int.from_bytes(content[3:7], "big")
+        if int.from_bytes(content[body_frame + 3 : body_frame + 7], "big") <= frame_max - 8:
+            return content
+    return wire.on_channel(content, channel, frame_max)
+
+
+class Consumer:
+    """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
+
+    __slots__ = (
+        "_connection", "_head", "_prefixes", "active", "arguments", "channel", "exclusive", "in_flight", "no_ack",
+        "prefetch", "priority", "queue", "tag",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        channel: Channel,
+        queue: Queue,
+        tag: str,
+        *,
+        no_ack: bool,
+        exclusive: bool,
+        priority: int,
+        prefetch: int,
+        arguments: Mapping[str, Any],
+    ) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.tag = tag
+        self.no_ack = no_ack
+        self.exclusive = exclusive
+        self.priority = priority
+        self.prefetch = prefetch
+        self.arguments = dict(arguments)
+        self.in_flight = 0
+        self.active = True
+        self._connection = channel.connection
+        raw = tag.encode()
+        self._head = _DELIVER + bytes([len(raw)]) + raw
+        self._prefixes: dict[int, bytes] = {}
+
+    def capacity(self) -> int:
+        """Messages it would take now: prefetch of the consumer and of the channel, and room in the connection."""
+        if self._connection.congested:
+            return 0
+        if self.no_ack:
+            return BATCH_MAX
+        room = self.prefetch - self.in_flight
+        channel = self.channel
+        if channel.prefetch and channel.prefetch - channel.in_flight < room:
+            return channel.prefetch - channel.in_flight
+        return room
+
+    def deliver(self, messages: Sequence[Message], offsets: Sequence[int]) -> None:
+        """Write basic.deliver and content for each; remember the leases unless nothing will be acknowledged."""
+        channel = self.channel
+        connection = self._connection
+        count = len(messages)
+        first = channel.next_tag
+        channel.next_tag = first + count
+        if not self.no_ack:
+            channel.unacked.update(zip(range(first, first + count), zip(repeat(self), offsets, messages)))  # noqa: B905 - equal by construction, and strict costs
+            self.in_flight += count
+            channel.in_flight += count
+        origin, content = messages[0]
+        number = channel.number
+        out = connection.out
+        if count >= RUN_MIN:
+            origins, contents = zip(*messages)  # noqa: B905 - pairs
+            longest = max(map(len, contents))
+            # One origin object means one publisher's channel and route, so the first content speaks for all.
+            if all(map(is_, origins, repeat(origin))) and fitted(content, number, longest) is content:
+                if longest > connection.frame_max:
+                    contents = tuple(fitted(content, number, connection.frame_max) for content in contents)
+                pieces = zip(repeat(self._prefix(len(origin))), _tag_column(first, count), repeat(origin), contents)  # noqa: B905
+                out.extend(chain.from_iterable(pieces))
+                connection.written(count * longest)
+                return
+        frame_max = connection.frame_max
+        pack = _TAG.pack
+        size = 0
+        for tag, (origin, content) in enumerate(messages, first):
+            out += (self._prefix(len(origin)), pack(tag), origin, fitted(content, number, frame_max))
+            size += len(content)
+        connection.written(size)
+
+    def _prefix(self, origin_length: int) -> bytes:
+        prefix = self._prefixes.get(origin_length)
+        if prefix is None:
+            # The origin brings the frame end with it.
+            size = len(self._head) + 8 + origin_length - 1
+            prefix = FRAME_HEAD.pack(METHOD, self.channel.number, size) + self._head
+            self._prefixes[origin_length] = prefix
+        return prefix
+
+    def settled(self, count: int) -> None:
+        """`count` of its deliveries are over: there is capacity again."""
+        self.in_flight -= count
+        self.channel.in_flight -= count
+        if self.channel.prefetch:
+            self.channel.wake_consumers()
+        else:
+            self.queue.wake()
+
+    def cancelled(self) -> None:
+        """The queue is gone: tell the client if it wants to know (RabbitMQ: consumer_cancel_notify)."""
+        self.active = False
+        self.channel.consumers.pop(self.tag, None)
+        connection = self._connection
+        if connection.peer_can("consumer_cancel_notify"):
+            connection.send(method_frame(self.channel.number, "basic.cancel", self.tag, True))
+
+
+class GetHolder:
+    """Who holds what basic.get took, per channel and queue; basic.get knows no prefetch."""
+
+    __slots__ = ("channel", "in_flight", "queue", "tag")
+
+    def __init__(self, channel: Channel, queue: Queue) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.in_flight = 0
+        self.tag = ""
+
+    def settled(self, count: int) -> None:
+        """`count` of its messages are over; nobody waits for that but the queue's returns."""
+        self.in_flight -= count

@@ -1,0 +1,71 @@
+"""Direct reply-to (RabbitMQ): a consumer on `amq.rabbitmq.reply-to` gets replies without any queue in between.
+
+Each such consumer has an unguessable address; a publish to the default exchange with that address as its routing key
+goes to the consumer at once, or nowhere when it is gone. `ReplySink` stands where a queue would stand in a route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from broker.core.message import Message
+from broker.server.amqp.delivery import Consumer
+from broker.server.amqp.publish import REPLY_TO_NAME
+
+if TYPE_CHECKING:
+    from broker.server.amqp.channel import Channel
+
+
+class ReplySink:
+    """The pseudo queue of one reply consumer. Replies that find the connection congested are dropped, as on RabbitMQ
+    when the requester is gone: nobody promised to keep them."""
+
+    __slots__ = ("consumer", "dropped_count", "name")
+
+    def __init__(self, channel: Channel, tag: str, address: str, arguments: Mapping[str, Any]) -> None:
+        self.name = address
+        self.dropped_count = 0
+        self.consumer = Consumer(
+            channel,
+            self,  # type: ignore[arg-type]  # It never leases, so only `name` and `wake` are asked for.
+            tag,
+            no_ack=True,
+            exclusive=False,
+            priority=0,
+            prefetch=0,
+            arguments=arguments,
+        )
+
+    def enqueue(self, messages: Sequence[Message]) -> None:
+        """Deliver at once."""
+        if self.consumer.capacity() > 0:
+            self.consumer.deliver(messages, ())
+        else:
+            self.dropped_count += len(messages)
+
+    def wake(self) -> None:
+        """Nothing waits here."""
+
+
+class ReplyAddresses:
+    """All reply consumers of a broker by address."""
+
+    __slots__ = ("_sinks",)
+
+    def __init__(self) -> None:
+        self._sinks: dict[str, ReplySink] = {}
+
+    def add(self, channel: Channel, tag: str, token: str, arguments: Mapping[str, Any]) -> ReplySink:
+        """Register a reply consumer under a fresh address made of `token`."""
+        address = f"{REPLY_TO_NAME}.{token}"
+        sink = self._sinks[address] = ReplySink(channel, tag, address, arguments)
+        return sink
+
+    def remove(self, address: str) -> None:
+        """The consumer is gone."""
+        self._sinks.pop(address, None)
+
+    def find(self, address: str) -> ReplySink | None:
+        """The sink behind an address, None if there is none (any more)."""
+        return self._sinks.get(address)

@@ -1,0 +1,140 @@
+"""Hot path. Acknowledgements: runs of basic.ack taken from the buffer, and the ends of leases.
+
+Budget: 0.5 µs per single ack in a run, 0.2 µs per message under a multiple ack; held by `jackalope bench amqp` (rows
+ack1, multiack). `channel.unacked` maps delivery tags to leases; `channel.lowest_tag` is a lower bound of its keys, so
+that a multiple ack never looks at a tag twice.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from broker.core.queue import Holder, Lease
+from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
+from protocol.amqp.frames import FRAME_END
+
+if TYPE_CHECKING:
+    from broker.server.amqp.channel import Channel
+
+ACK_TAIL = b"\x00\x00\x00\x0d\x00\x3c\x00\x50"
+"""Frame size 13, class basic, method ack: with type and channel before it the constant start of an ack frame."""
+ACK_FRAME = struct.Struct(">11sQBB")
+MULTIPLE_SLICE = 4096
+"""Leases that one multiple ack ends before others get their turn."""
+
+
+def unknown_tag(tag: int) -> PeerError:
+    """406, as RabbitMQ says it."""
+    return PeerError(PRECONDITION_FAILED, f"unknown delivery tag {tag}")
+
+
+def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
+    """Apply the basic.ack frames of this channel from `position` on; returns the position of the first thing left.
+
+    A multiple ack over many leases may be applied in part and left in place: applying it again goes on with it.
+    Raises PeerError 406 for an unknown tag, after what stood before it was applied.
+    """
+    head = channel.ack_head
+    count = min((end - position) // ACK_FRAME.size, MULTIPLE_SLICE)
+    tags: list[int] = []
+    frames = ACK_FRAME.iter_unpack(data[position : position + count * ACK_FRAME.size])
+    for start, tag, multiple, frame_end in frames:
+        if start != head or multiple > 1 or frame_end != FRAME_END:
+            break
+        if multiple:
+            if tags:
+                end_each(channel, tags)
+                tags = []
+            if not end_up_to(channel, tag, MULTIPLE_SLICE):
+                return position
+        else:
+            tags.append(tag)
+        position += 21
+    if tags:
+        end_each(channel, tags)
+    return position
+
+
+def end_each(channel: Channel, tags: Iterable[int]) -> None:
+    """These deliveries are acknowledged one by one."""
+    pop = channel.unacked.pop
+    holder: Holder | None = None
+    count = 0
+    for tag in tags:
+        lease = pop(tag, None)
+        if lease is None:
+            if holder is not None:
+                finish(holder, count)
+            raise unknown_tag(tag)
+        if lease[0] is not holder:
+            if holder is not None:
+                finish(holder, count)
+            holder = lease[0]
+            count = 0
+        count += 1
+    if holder is not None:
+        finish(holder, count)
+        channel.connection.units -= count
+
+
+def take_leases(channel: Channel, tag: int, multiple: bool, slice_max: int) -> tuple[list[Lease], bool]:
+    """Remove what a settlement covers from the unacknowledged: (leases in tag order, whether that was all).
+
+    Raises PeerError 406 for a tag that is not outstanding (0 with `multiple` covers everything, even nothing).
+    """
+    unacked = channel.unacked
+    if not multiple:
+        lease = unacked.pop(tag, None)
+        if lease is None:
+            raise unknown_tag(tag)
+        return [lease], True
+    if tag == 0:
+        tag = channel.next_tag - 1
+    elif tag not in unacked:
+        raise unknown_tag(tag)
+    lowest = channel.lowest_tag
+    stop = min(tag + 1, lowest + slice_max)  # The tag itself goes last: it stays outstanding until all is done.
+    leases = [lease for each in range(lowest, stop) if (lease := unacked.pop(each, None)) is not None]
+    channel.lowest_tag = max(lowest, stop)
+    channel.connection.units -= len(leases)
+    return leases, stop > tag
+
+
+def end_up_to(channel: Channel, tag: int, slice_max: int) -> bool:
+    """A multiple ack; False while part of it is left for the next slice."""
+    leases, complete = take_leases(channel, tag, True, slice_max)
+    end_leases(leases)
+    return complete
+
+
+def end_leases(leases: Iterable[Lease]) -> None:
+    """Leases that are over for good, grouped by who held them."""
+    holder: Holder | None = None
+    count = 0
+    for lease in leases:
+        if lease[0] is not holder:
+            if holder is not None:
+                finish(holder, count)
+            holder = lease[0]
+            count = 0
+        count += 1
+    if holder is not None:
+        finish(holder, count)
+
+
+def finish(holder: Holder, count: int) -> None:
+    """`count` leases of one holder are over for good."""
+    holder.queue.settle(count)
+    holder.settled(count)
+
+
+def return_leases(leases: Iterable[Lease]) -> None:
+    """Leases go back to their queues, each to its place."""
+    by_holder: dict[Holder, list[Lease]] = {}
+    for lease in leases:
+        by_holder.setdefault(lease[0], []).append(lease)
+    for holder, group in by_holder.items():
+        holder.queue.release(group)
+        holder.settled(len(group))

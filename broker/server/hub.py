@@ -1,0 +1,105 @@
+"""What all connections of a process share on the server's side: clocks, tokens, access, and the end of a turn.
+
+A *turn* is what one event (octets arrived, a socket drained, a tick) sets off, without an await. It ends with
+`end_turn`: queues hand out what they have, then every connection that was written to sends once.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from broker.core.broker import Broker
+from broker.server.amqp import handshake
+from broker.server.amqp.reply_to import ReplyAddresses
+from broker.server.auth import LoginRefused
+
+if TYPE_CHECKING:
+    from broker.core.access import Access
+    from broker.server.amqp.connection import Connection
+    from broker.server.auth import Authenticator
+
+log = logging.getLogger("jackalope.amqp")
+
+
+class Hub:
+    """Shared by the connections of one broker process."""
+
+    __slots__ = (
+        "access", "authenticator", "blocked", "broker", "connections", "now_ms", "reply_addresses", "touched", "turns",
+    )  # fmt: skip
+
+    def __init__(self, broker: Broker, access: Access, authenticator: Authenticator) -> None:
+        self.broker = broker
+        self.access = access
+        self.authenticator = authenticator
+        self.now_ms = time.monotonic_ns() // 1_000_000  # Monotonic, moved by the ticker.
+        self.connections: set[Connection] = set()
+        self.blocked: set[Connection] = set()
+        self.reply_addresses = ReplyAddresses()
+        self.touched: list[Connection] = []
+        self.turns = 0
+
+    def end_turn(self) -> None:
+        """Dispatch a slice, then write."""
+        self.turns += 1
+        self.broker.scheduler.dispatch()
+        touched = self.touched
+        for connection in touched:
+            connection.touched = False
+            if connection.transport is not None:
+                connection.transport.flush()
+        touched.clear()
+
+    def set_alarm(self, reason: str | None) -> None:
+        """Publishers wait for this reason; None lets them go on."""
+        if reason == self.broker.alarm:
+            return
+        log.warning("alarm: %s", reason or "cleared")
+        self.broker.alarm = reason
+        if reason is None:
+            blocked, self.blocked = self.blocked, set()
+            for connection in blocked:
+                connection.resume()
+                if connection.transport is not None:
+                    connection.transport.resume()
+            self.end_turn()
+
+    async def log_in(self, connection: Connection) -> None:
+        """Finish a login that has to be checked off the loop; returns at once when none is under way."""
+        if connection.login is None:
+            return
+        mechanism, response = connection.login
+        try:
+            user = await self.authenticator.authenticate(
+                mechanism, response, connection.peer[0], connection.external_name
+            )
+        except LoginRefused as refused:
+            handshake.login_refused(connection, refused)
+        else:
+            handshake.login_ok(connection, user)
+
+    def wall_ms(self) -> int:
+        """The wall clock."""
+        return time.time_ns() // 1_000_000
+
+    def new_token(self) -> str:
+        """22 characters of base64url nobody can guess."""
+        return base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+
+    def log_refused(self, connection: Connection, refused: LoginRefused) -> None:
+        """A login failed; what the peer is told says less."""
+        log.warning("login refused: peer=%s:%s mechanism=%r reason=%s", *connection.peer[:2], connection.mechanism[:32],
+                    refused)  # fmt: skip
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts of what is there."""
+        return {
+            "connections": len(self.connections),
+            "channels": sum(len(connection.channels) for connection in self.connections),
+            "blocked": len(self.blocked),
+            "turns": self.turns,
+        }
