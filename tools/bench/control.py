@@ -205,7 +205,8 @@ def running_rabbitmq(
 ) -> Iterator[Control]:  # fmt: skip
     """A private rabbitmq-server with its own node name, ports, EPMD and directory, on 127.0.0.1 only.
 
-    `plugins` are plugin names; `http` adds the management plugin; `definitions` is the document of a definitions file;
+    `plugins` are plugin names; `http` adds the management plugin; `definitions` is the document of a definitions file
+    (RabbitMQ then creates no guest and no vhost by itself: have them in it);
     `settings` are further lines of rabbitmq.conf. Everything else is the package's default. Takes 4-10 s to start.
     Raises BrokerStartError.
     """

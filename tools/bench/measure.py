@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 
 from tools.bench.board import Board, Phase
 from tools.bench.control import Broker
+from tools.bench.frames import StreamError
 from tools.bench.link import Link, Target, open_link, open_links
 from tools.bench.processes import cpu_s
 from tools.bench.scenarios import Scenario
@@ -98,15 +99,24 @@ def _topology(job: Job) -> Iterator[None]:
             if job.exchange:
                 admin.bind_queue(queue, job.exchange, "#" if scenario.unique_keys else "order.*.eu")
         yield
+    except BaseException:
+        with contextlib.suppress(OSError, StreamError):  # What went wrong first is what is reported.
+            _remove(job, queues)
+        raise
+    else:
+        _remove(job, queues)
     finally:
         admin.close()
-        # A fresh connection: the run may have ended because the broker closed things.
-        admin = open_link(job.target)
-        for queue in queues:
-            admin.delete_queue(queue)
-        if job.exchange:
-            admin.delete_exchange(job.exchange)
-        admin.close_politely()
+
+
+def _remove(job: Job, queues: list[str]) -> None:
+    """Delete a run's objects, over a fresh connection: the broker may have closed the one that declared them."""
+    admin = open_link(job.target)
+    for queue in queues:
+        admin.delete_queue(queue)
+    if job.exchange:
+        admin.delete_exchange(job.exchange)
+    admin.close_politely()
 
 
 def _load_function(name: str) -> Callable[[Job, Board], None]:
@@ -201,11 +211,12 @@ def _other_queues(target: Target, count: int) -> Iterator[None]:
 
 
 def run_once(broker: Broker, scenario: Scenario, *, seconds: float, ca_file: str = "", congestion: str = "") -> Sample:
-    """One window of `seconds`. Raises RunFailed, Unavailable, OSError.
+    """One window of `seconds` (times the scenario's factor). Raises RunFailed, Unavailable, OSError.
 
     A scenario with idle connections is measured without them first: `extra["cpu_us_without"]`.
     """
     target = target_of(broker, scenario, ca_file, congestion)
+    seconds *= scenario.window_factor
     sample = _measure(broker, scenario, target, seconds)
     time.sleep(SETTLE_S)
     if not scenario.idle_connections:
