@@ -91,7 +91,7 @@ def make_certificates(directory: Path) -> TlsFiles:
 
 def jackalope_tls_settings(files: TlsFiles) -> list[str]:
     """The `--set` values of a TLS listener."""
-    return [f"listeners.amqps={HOST}:0", f"tls.cert_file={files.cert_file}", f"tls.key_file={files.key_file}"]
+    return [f"listeners.amqps={HOST}:0", f"tls.cert={files.cert_file}", f"tls.key={files.key_file}"]
 
 
 def starter(
