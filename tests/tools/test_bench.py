@@ -190,7 +190,7 @@ class TestConfirmCounter:
         """Singles in or out of order and multiples give the same count however the bytes are cut."""
         data, counter = b"".join(frames.ack(tag, multiple=multiple) for tag, multiple in acks), frames.ConfirmCounter()
         for at in range(0, len(data), step):
-            counter.feed(data[at : at + step])
+            counter.feed(data[at : at + step], 600)
         assert (counter.prefix, counter.count) == (prefix, count)
 
     def test_a_nack_is_an_error(self):
@@ -198,7 +198,15 @@ class TestConfirmCounter:
         nack = frames.ack(2).replace(b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78")
         for data in (nack, frames.ack(1) + nack):
             with pytest.raises(frames.StreamError, match="not a confirm"):
-                frames.ConfirmCounter().feed(data)
+                frames.ConfirmCounter().feed(data, 10)
+
+    @pytest.mark.parametrize("acks", [[(1, False), (2, False), (3, False)], [(3, False)], [(3, True)]])
+    def test_a_confirm_of_what_was_not_published_is_an_error(self, acks):
+        """A tag above those sent would open the window for good and turn the scenario into a flood."""
+        data = b"".join(frames.ack(tag, multiple=multiple) for tag, multiple in acks)
+        frames.ConfirmCounter().feed(data, 3)
+        with pytest.raises(frames.StreamError, match="confirm of 3, published 2"):
+            frames.ConfirmCounter().feed(data, 2)
 
 
 class TestReport:

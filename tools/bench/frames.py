@@ -268,8 +268,8 @@ class ConfirmCounter:
         """Confirmed publishes."""
         return self.prefix + len(self._singles)
 
-    def feed(self, data: bytes) -> None:
-        """Take in the next bytes. Raises StreamError."""
+    def feed(self, data: bytes, published: int) -> None:
+        """Take in the next bytes. Raises StreamError, also for a tag above `published`: that would open the window."""
         data = self._rest + data if self._rest else data
         frames, rest = divmod(len(data), ACK_BYTES)
         self._rest = data[len(data) - rest :] if rest else b""
@@ -282,11 +282,15 @@ class ConfirmCounter:
         if (first[3:6] == (CLASS_BASIC, BASIC_ACK, self.prefix + 1) and not self._singles
                 and not any(data[_ACK_FLAGS_AT::ACK_BYTES]) and tags_low == _LOW_BYTES[start : start + frames]
                 and data[10::ACK_BYTES] == b"\x50" * frames):  # fmt: skip
+            if self.prefix + frames > published:
+                raise StreamError(f"confirm of {self.prefix + frames}, published {published}")
             self.prefix += frames  # One ack each, in order: nothing to unpack.
             return
         for kind, _, size, class_id, method_id, tag, flags, end in _ACK.iter_unpack(data):
             if (kind, size, class_id, method_id, end) != (FRAME_METHOD, 13, CLASS_BASIC, BASIC_ACK, FRAME_END):
                 raise StreamError(f"not a confirm: {data[:80]!r}")
+            if tag > published:
+                raise StreamError(f"confirm of {tag}, published {published}")
             self._settle(tag, bool(flags & 1))
 
     def _settle(self, tag: int, multiple: bool) -> None:

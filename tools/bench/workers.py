@@ -109,7 +109,7 @@ def confirmed(job: Job, board: Board) -> None:
         while published - counter.count <= window - chunk.count:
             connection.sendall(chunk.view)
             published += chunk.count
-        counter.feed(bytes(buffer[: receive_into(connection, buffer)]))
+        counter.feed(bytes(buffer[: receive_into(connection, buffer)]), published)
         board.set_published(job.worker, published)
         while published - board.delivered > job.scenario.lag_messages_max and board.running:
             time.sleep(THROTTLE_S)
