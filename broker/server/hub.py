@@ -10,6 +10,7 @@ import base64
 import logging
 import secrets
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from broker.core.broker import Broker
@@ -30,6 +31,7 @@ class Hub:
 
     __slots__ = (
         "access", "authenticator", "blocked", "broker", "connections", "now_ms", "reply_addresses", "touched", "turns",
+        "waiting", "waiting_count",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, access: Access, authenticator: Authenticator) -> None:
@@ -42,6 +44,8 @@ class Hub:
         self.reply_addresses = ReplyAddresses()
         self.touched: list[Connection] = []
         self.turns = 0
+        self.waiting: Counter[str] = Counter()  # Connections that are not open yet, by host.
+        self.waiting_count = 0
 
     def end_turn(self) -> None:
         """Dispatch a slice, then write."""
@@ -67,6 +71,29 @@ class Hub:
                 if connection.transport is not None:
                     connection.transport.resume()
             self.end_turn()
+
+    def add(self, connection: Connection) -> None:
+        """A connection was accepted; it counts as waiting until it is open."""
+        self.connections.add(connection)
+        self.waiting[connection.peer[0]] += 1
+        self.waiting_count += 1
+
+    def opened(self, connection: Connection) -> None:
+        """The connection has logged in and opened its vhost."""
+        if connection.waiting:
+            connection.waiting = False
+            self.waiting_count -= 1
+            host = connection.peer[0]
+            self.waiting[host] -= 1
+            if not self.waiting[host]:
+                del self.waiting[host]
+
+    def remove(self, connection: Connection) -> None:
+        """The connection is closed."""
+        if connection in self.connections:
+            self.opened(connection)
+            self.connections.discard(connection)
+            self.blocked.discard(connection)
 
     async def log_in(self, connection: Connection) -> None:
         """Finish a login that has to be checked off the loop; returns at once when none is under way."""

@@ -1,7 +1,4 @@
-"""Accepting AMQP connections: limits first, TLS where asked for, then a pump for each.
-
-A bug met by one connection is logged and ends that connection, never the broker.
-"""
+"""Accepting AMQP connections: limits first, then a pump for each, with TLS where asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import errno
 import logging
 import socket
 import ssl
-from collections import Counter
 from dataclasses import dataclass
 
 import trio
@@ -17,9 +13,9 @@ import trio
 from broker.errors import ConfigError
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.settings import AmqpSettings
-from broker.server.amqp.state import State
 from broker.server.hub import Hub
-from broker.server.pump import Pump, Tls
+from broker.server.pump import Poller, Pump
+from broker.server.tls import Tls
 
 log = logging.getLogger("jackalope.server")
 
@@ -58,39 +54,26 @@ def shown_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def external_name(tls: ssl.SSLObject) -> str | None:
-    """The common name of a verified client certificate, for SASL EXTERNAL."""
-    certificate = tls.getpeercert()
-    if not certificate:
-        return None
-    for relative in certificate.get("subject", ()):
-        for entry in relative:
-            if entry[0] == "commonName":
-                return str(entry[1])
-    return None
-
-
 class Listener:
     """Accepts on one socket until cancelled."""
 
-    __slots__ = ("_context", "_hub", "_limits", "_nursery", "_settings", "_sock", "_waiting", "refused_count")
+    __slots__ = ("_context", "_hub", "_limits", "_poller", "_settings", "_sock", "refused_count")
 
     def __init__(
         self,
         hub: Hub,
-        nursery: trio.Nursery,
+        poller: Poller,
         sock: socket.socket,
         settings: AmqpSettings,
         limits: AcceptLimits,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self._hub = hub
-        self._nursery = nursery
+        self._poller = poller
         self._sock = sock
         self._settings = settings
         self._limits = limits
         self._context = context
-        self._waiting: Counter[str] = Counter()
         self.refused_count = 0
 
     async def run(self) -> None:
@@ -112,42 +95,18 @@ class Listener:
 
     def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         limits = self._limits
-        waiting = (
-            sum(connection.state is not State.RUNNING for connection in self._hub.connections)
-            if (len(self._hub.connections) >= limits.unauthenticated_max)
-            else 0
-        )
+        hub = self._hub
         if (
-            len(self._hub.connections) >= limits.connections_max
-            or waiting >= limits.unauthenticated_max
-            or self._waiting[peer[0]] >= limits.unauthenticated_per_host_max
+            len(hub.connections) >= limits.connections_max
+            or hub.waiting_count >= limits.unauthenticated_max
+            or hub.waiting[peer[0]] >= limits.unauthenticated_per_host_max
         ):
             self.refused_count += 1
             sock.close()
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._nursery.start_soon(self._serve, sock, peer)
-
-    async def _serve(self, sock: socket.socket, peer: tuple[str, int]) -> None:
-        hub = self._hub
         tls = Tls(self._context) if self._context is not None else None
         connection = Connection(hub, self._settings, (peer[0], peer[1]))
-        pump = Pump(hub, self._nursery, sock, connection, tls)
-        hub.connections.add(connection)
-        try:
-            if tls is not None:
-                with trio.fail_after(10):
-                    await pump.shake_hands()
-                connection.external_name = external_name(tls.object)
-                connection.tls = True
-            await pump.run()
-        except (OSError, trio.TooSlowError) as error:
-            log.info("connection failed: peer=%s:%s %s", *peer[:2], error)
-        except Exception:  # noqa: BLE001 - a bug that one peer met must not end the others
-            log.exception("connection ended by a bug: peer=%s:%s", *peer[:2])
-        finally:
-            connection.abort()
-            pump.close()
-            hub.connections.discard(connection)
-            hub.blocked.discard(connection)
+        hub.add(connection)
+        self._poller.add(Pump(hub, self._poller, sock, connection, tls))

@@ -1,302 +1,370 @@
-"""Hot path. THE read/write loop: octets between one socket and one sans-IO connection.
+"""Hot path. THE read/write loop: octets between sockets and sans-IO connections.
 
-Budget: 12 µs of ours per read that finds octets waiting; held by `jackalope bench amqp` (rows rtt1, unbatched50).
-Sockets are plain and non-blocking, waited for through `trio.lowlevel`: receive first and wait only when empty; at the
-end of a turn send without waiting, and leave to a writer task only what the socket did not take.
+Budget: 12 µs of ours per read that finds a small request; held by `jackalope bench amqp` (rows rtt1, rtt100,
+unbatched50, rtt_flood16).
 
-Fairness: one read of READ_BYTES a turn, growing only while nobody else had a turn in between. Back-pressure: while the
-socket does not take everything the connection is `congested`, so that its consumers take nothing from queues; when
-replies pile up nevertheless, it is not read either.
+One trio task, the `Poller`, drives every connection: a task per connection costs a wake-up of the scheduler for each
+read, and that was more than all the rest of a small message (figures in tools/bench/README.md). The poller keeps an
+epoll of its own, waits for it through trio, then takes turns without awaiting:
+- who has little to say comes first; who filled its last read is *bulk* and shares BULK_MS a cycle with its like, so
+  that a flood costs a polite peer about a millisecond;
+- after a cycle it lingers up to LINGER_MS in its own epoll, since the answer to what was just sent is often near;
+- after AWAY_MS at the latest trio's other tasks run.
+
+Back-pressure: while the socket does not take everything the connection is `congested`, so that its consumers take
+nothing from queues; when replies pile up nevertheless, it is not read either.
 """
 
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import ssl
-from typing import Any, Protocol
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import trio
 
-from broker.server.hub import Hub
+from broker.server.tls import Tls
+
+if TYPE_CHECKING:
+    from broker.server.amqp.connection import Connection
+    from broker.server.hub import Hub
 
 log = logging.getLogger("jackalope.server")
 
 READ_BYTES = 16_384
 READ_BYTES_MAX = 131_072
+"""One read takes more only while no other connection has anything to say."""
 JOIN_BYTES_MAX = 4 * 1024 * 1024
 """Up to this size what is to be sent is joined in one go."""
 OUT_BYTES_MAX = 1024 * 1024
 """Replies that may wait for a peer that does not read, before we stop reading it."""
-
-
-class Machine(Protocol):
-    """A sans-IO connection, see `broker.server.amqp.connection` for the duties."""
-
-    out: list[bytes]
-    out_size: int
-    congested: bool
-    finished: bool
-    sent_octets: int
-    transport: Any
-
-    @property
-    def more(self) -> bool: ...
-    @property
-    def paused(self) -> bool: ...
-    def receive(self, data: bytes) -> None: ...
-    def proceed(self) -> None: ...
-    def drained(self) -> None: ...
-    def abort(self) -> None: ...
-
-
-class Tls:
-    """The TLS layer of one connection over memory buffers, so that sending stays non-blocking and ordered."""
-
-    __slots__ = ("_incoming", "_outgoing", "object")
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-
-    def feed(self, data: bytes) -> None:
-        """Octets from the socket."""
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
-
-    def shake_hands(self) -> bool:
-        """Go on with the handshake; True once it is complete. Raises ssl.SSLError."""
-        try:
-            self.object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        return True
-
-    def decrypt(self) -> bytes:
-        """Plain octets that are complete. b"" may mean that there are none yet. Raises ssl.SSLError."""
-        parts = []
-        try:
-            while part := self.object.read(READ_BYTES_MAX):
-                parts.append(part)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            return b"".join(parts)
-        return b"".join(parts)
-
-    def encrypt(self, data: bytes) -> bytes:
-        """Cipher octets of plain ones; also whatever the handshake wants to say."""
-        if data:
-            self.object.write(data)
-        return self._outgoing.read()
+BULK_MS = 1.0
+LINGER_MS = 1
+AWAY_MS = 4.0
+EVENTS_MAX = 256
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
 class Pump:
-    """Drives one connection; `run` ends when the connection has."""
+    """The socket of one connection: reads for it in `step`, writes for it in `flush` and `drain`."""
 
-    __slots__ = ("_hub", "_idle", "_machine", "_nursery", "_pending", "_resumed", "_sock", "_tls", "_writing")
+    __slots__ = ("_hub", "_interest", "_pending", "_poller", "_size", "bulk", "closed", "fd", "machine", "sock", "tls")
 
-    def __init__(self, hub: Hub, nursery: trio.Nursery, sock: socket.socket, machine: Machine, tls: Tls | None) -> None:
+    def __init__(self, hub: Hub, poller: Poller, sock: socket.socket, machine: Connection, tls: Tls | None) -> None:
         self._hub = hub
-        self._nursery = nursery
-        self._sock = sock
-        self._machine = machine
-        self._tls = tls
+        self._poller = poller
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.machine = machine
+        self.tls = tls
+        self.bulk = False
+        self.closed = False
+        self._size = READ_BYTES
         self._pending = memoryview(b"")
-        self._writing = False
-        self._idle: trio.Event | None = None
-        self._resumed: trio.Event | None = None
+        self._interest = _IN
         machine.transport = self
 
     # Reading.
 
-    async def run(self) -> None:
-        """Read and write until one side ends."""
-        try:
-            await self._read()
-            if self._writing:
-                with trio.move_on_after(5):
-                    await self._wait_idle()
-        except (OSError, trio.ClosedResourceError) as error:
-            log.debug("connection lost: %s", error)
-        except ssl.SSLError as error:
-            log.info("TLS failed: %s", error)
-        finally:
-            self._machine.abort()
-            self.close()
-            self._hub.end_turn()
-
-    async def _read(self) -> None:
-        sock, machine, hub, tls = self._sock, self._machine, self._hub, self._tls
-        scheduler = hub.broker.scheduler
-        wait_readable, checkpoint = trio.lowlevel.wait_readable, trio.lowlevel.checkpoint
-        size = READ_BYTES
-        while True:
-            try:
-                data = sock.recv(size)
-            except BlockingIOError:
-                await wait_readable(sock)
-                continue
-            if not data:
-                return
-            got = len(data)
-            if tls is not None:
-                tls.feed(data)
-                data = tls.decrypt()
-                self._send_now(b"")
-            if data:
-                machine.receive(data)
-            hub.end_turn()
-            turns = hub.turns
-            while machine.more or scheduler.busy:
-                await checkpoint()
-                if machine.more:
-                    machine.proceed()
-                scheduler.run_slice()
-                hub.end_turn()
-                turns += 1
-            if machine.finished:
-                return
-            if machine.paused:
-                await self._wait_resumed()
-            if self._writing and sum(map(len, machine.out)) > OUT_BYTES_MAX:
-                await self._wait_idle()
-            if got < size:
-                await wait_readable(sock)
-            else:
-                await checkpoint()
-                size = min(size * 2, READ_BYTES_MAX) if hub.turns == turns else READ_BYTES
-
-    async def _wait_resumed(self) -> None:
-        """The machine takes nothing now: a login is checked elsewhere, or an alarm holds it."""
-        machine = self._machine
-        await self._hub.log_in(machine)
-        if machine.paused:
-            self._resumed = trio.Event()
-            await self._resumed.wait()
-        while machine.more:
+    def step(self, alone: bool) -> None:
+        """One turn of this connection: go on with what it has, or read once."""
+        machine = self.machine
+        if machine.more:
             machine.proceed()
-            self._hub.end_turn()
-            await trio.lowlevel.checkpoint()
-        self._hub.end_turn()
+            more = machine.more
+        elif machine.paused or not self._interest & _IN:
+            more = False
+        else:
+            size = self._size
+            try:
+                data = self.sock.recv(size)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.debug("connection lost: %s", error)
+                self.close()
+                return
+            if not data:
+                self.close()
+                return
+            more = len(data) == size
+            self._size = min(size * 2, READ_BYTES_MAX) if more and alone else READ_BYTES
+            self._receive(data)
+            more = more or machine.more
+        if machine.finished:
+            self._finish()
+        elif machine.login is not None:
+            self._poller.log_in(self)
+        elif machine.paused or (self._pending and sum(map(len, machine.out)) > OUT_BYTES_MAX):
+            self._watch()
+        elif more:
+            self._poller.add_bulk(self)
+
+    def _receive(self, data: bytes) -> None:
+        if self.tls is None:
+            self.machine.receive(data)
+            return
+        try:
+            plain = self.tls.receive(data)
+        except ssl.SSLError as error:
+            log.info("TLS failed: peer=%s:%s %s", *self.machine.peer, error)
+            self._send(self.tls.data_to_send())
+            self.close()
+            return
+        self._send(self.tls.data_to_send())
+        if self.tls.established and not self.machine.tls:
+            self.machine.tls = True
+            self.machine.external_name = self.tls.peer_name()
+        if plain:
+            self.machine.receive(plain)
 
     def resume(self) -> None:
-        """The alarm is over."""
-        if self._resumed is not None:
-            self._resumed.set()
-
-    async def shake_hands(self) -> None:
-        """The TLS handshake, before anything else. Raises ssl.SSLError, OSError."""
-        assert self._tls is not None
-        while True:
-            complete = self._tls.shake_hands()
-            self._send_now(self._tls.encrypt(b""), encrypted=True)
-            if complete:
-                return
-            await trio.lowlevel.wait_readable(self._sock)
-            try:
-                data = self._sock.recv(READ_BYTES)
-            except BlockingIOError:
-                continue
-            if not data:
-                raise ConnectionResetError("peer left during the TLS handshake")
-            self._tls.feed(data)
+        """What paused the machine is over: go on with what it has, then read again."""
+        self._watch()
+        if not self.closed and self.machine.more:
+            self._poller.add_bulk(self)
+            self._poller.wake()
 
     # Writing.
 
     def flush(self) -> None:
-        """Send what is on `out` without waiting; called at the end of a turn, and within one when `out` grows large."""
-        machine = self._machine
-        if self._writing or not machine.out:
-            return
-        self._send_now(self._take_out())
-        while machine.out and not self._writing:
-            self._send_now(self._take_out())
+        """Send what is on `out` without waiting; at the end of a turn, and within one when `out` grows large."""
+        machine = self.machine
+        while machine.out and not self._pending and not self.closed:
+            data = self._take_out()
+            self._send(self.tls.send(data) if self.tls is not None else data)
+        if machine.finished:
+            self._finish()
 
     def _take_out(self) -> bytes:
-        machine = self._machine
+        machine = self.machine
         out = machine.out
-        if machine.out_size <= JOIN_BYTES_MAX:
-            data = b"".join(out)
-            out.clear()
-            machine.out_size = 0
-        else:
-            size = count = 0
-            for piece in out:
+        count = len(out)
+        if machine.out_size > JOIN_BYTES_MAX:
+            size = 0
+            for count, piece in enumerate(out, 1):  # noqa: B007 - the count is what is wanted
                 size += len(piece)
-                count += 1
                 if size > JOIN_BYTES_MAX // 4:
                     break
-            data = b"".join(out[:count])
-            del out[:count]
-            if not out:
-                machine.out_size = 0
+        data = b"".join(out[:count]) if count < len(out) else b"".join(out)
+        del out[:count]
+        if not out:
+            machine.out_size = 0
         return data
 
-    def _send_now(self, data: bytes, encrypted: bool = False) -> None:
-        if self._tls is not None and not encrypted:
-            data = self._tls.encrypt(data)
-        if not data:
-            return
-        if self._writing:
+    def _send(self, data: bytes) -> None:
+        if self._pending:
             self._pending = memoryview(bytes(self._pending) + data)
             return
-        self._machine.sent_octets += len(data)
+        if not data or self.closed:
+            return
+        self.machine.sent_octets += len(data)
         try:
-            sent = self._sock.send(data)
+            sent = self.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            # The reader finds the same error and ends the connection.
-            log.debug("send failed: %s", error)
-            self._machine.out.clear()
+            log.debug("connection lost while writing: %s", error)
+            self.machine.out.clear()
+            self._poller.add_bulk(self)  # Its next read finds the same error and ends it, outside of this turn.
             return
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
-            self._writing = True
-            self._machine.congested = True
-            self._nursery.start_soon(self._drain)
+            self.machine.congested = True
+            self._watch()
 
-    async def _drain(self) -> None:
-        """Write the rest; runs only while the socket is full."""
-        machine = self._machine
+    def drain(self) -> None:
+        """The socket takes octets again."""
         try:
-            while True:
-                await trio.lowlevel.wait_writable(self._sock)
-                try:
-                    sent = self._sock.send(self._pending)
-                except BlockingIOError:
-                    continue
-                self._pending = self._pending[sent:]
-                if not self._pending:
-                    if not machine.out:
-                        break
-                    data = self._take_out()
-                    if self._tls is not None:
-                        data = self._tls.encrypt(data)
-                    machine.sent_octets += len(data)
-                    self._pending = memoryview(data)
-        except (OSError, trio.ClosedResourceError) as error:
+            sent = self.sock.send(self._pending)
+        except BlockingIOError:
+            return
+        except OSError as error:
             log.debug("connection lost while writing: %s", error)
-            self._pending = memoryview(b"")
-            machine.out.clear()
             self.close()
-        finally:
-            self._writing = False
-            if self._idle is not None:
-                self._idle.set()
-                self._idle = None
-        machine.drained()
-        self._hub.end_turn()
+            return
+        self._pending = self._pending[sent:]
+        if not self._pending:
+            self.flush()
+            if not self._pending and not self.closed:
+                self._watch()
+                self.machine.drained()
+                if self.machine.more:
+                    self._poller.add_bulk(self)
 
-    async def _wait_idle(self) -> None:
-        if self._idle is None:
-            self._idle = trio.Event()
-        await self._idle.wait()
+    # The end.
+
+    def _finish(self) -> None:
+        """The machine is done: write what is left, then close."""
+        if not self._pending and not self.machine.out:
+            self.close()
 
     def close(self) -> None:
-        """Close the socket; whoever waits on it wakes up."""
-        if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+        """Close the socket and let the machine go of everything; more than once is once."""
+        if self.closed:
+            return
+        self.closed = True
+        self._poller.remove(self)
+        self.sock.close()
+        self.machine.abort()
+        self._hub.remove(self.machine)
+
+    def _watch(self) -> None:
+        """Ask epoll for what is wanted now."""
+        if self.closed:
+            return
+        machine = self.machine
+        stop_reading = machine.paused or (self._pending and sum(map(len, machine.out)) > OUT_BYTES_MAX)
+        interest = (0 if stop_reading else _IN) | (_OUT if self._pending else 0)
+        if interest != self._interest:
+            self._interest = interest
+            self._poller.modify(self, interest)
+
+
+class Poller:
+    """The task that gives every connection its turns."""
+
+    __slots__ = ("_bulk", "_epoll", "_hub", "_nursery", "_pumps", "_wake")
+
+    def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
+        self._hub = hub
+        self._nursery = nursery
+        self._epoll = select.epoll()
+        self._pumps: dict[int, Pump] = {}
+        self._bulk: deque[Pump] = deque()
+        # Lets other tasks of the loop end the wait: epoll then finds it readable.
+        self._wake = socket.socketpair()
+        for end in self._wake:
+            end.setblocking(False)
+        self._epoll.register(self._wake[0].fileno(), _IN)
+
+    def add(self, pump: Pump) -> None:
+        """A new connection."""
+        self._pumps[pump.fd] = pump
+        self._epoll.register(pump.fd, _IN)
+
+    def remove(self, pump: Pump) -> None:
+        """A connection is about to be closed."""
+        if self._pumps.pop(pump.fd, None) is not None:
+            self._epoll.unregister(pump.fd)
+
+    def modify(self, pump: Pump, interest: int) -> None:
+        """What epoll is to report of a connection."""
+        self._epoll.modify(pump.fd, interest)
+
+    def add_bulk(self, pump: Pump) -> None:
+        """The connection has more to do than a small read's worth."""
+        if not pump.bulk:
+            pump.bulk = True
+            self._bulk.append(pump)
+
+    def wake(self) -> None:
+        """There is bulk work and the poller may be waiting."""
+        try:
+            self._wake[1].send(b"\0")
+        except BlockingIOError:
+            return  # It has been woken often enough.
+
+    def log_in(self, pump: Pump) -> None:
+        """Check a password off the loop; the connection is not read in the meantime."""
+        pump._watch()
+        self._nursery.start_soon(self._log_in, pump)
+
+    async def _log_in(self, pump: Pump) -> None:
+        await self._hub.log_in(pump.machine)
+        if not pump.closed:
+            pump.flush()
+            pump.resume()
+
+    async def run(self) -> None:
+        """Turns for ever; on cancellation every connection is closed."""
+        wait_readable, checkpoint = trio.lowlevel.wait_readable, trio.lowlevel.checkpoint
+        fd = self._epoll.fileno()
+        try:
+            while True:
+                if self._bulk or self._hub.broker.scheduler.busy:
+                    await checkpoint()
+                else:
+                    await wait_readable(fd)
+                self._away(perf_counter() + AWAY_MS / 1000)
+        finally:
+            for pump in list(self._pumps.values()):
+                pump.close()
+            self._epoll.close()
+            for end in self._wake:
+                end.close()
+
+    def _away(self, until: float) -> None:
+        """Cycles without trio, until nothing comes or the time is up."""
+        poll = self._epoll.poll
+        hub = self._hub
+        scheduler = hub.broker.scheduler
+        linger = LINGER_MS / 1000
+        timeout = 0.0
+        while True:
+            events = poll(timeout, EVENTS_MAX)
+            if events:
+                self._interactive(events)
+                hub.end_turn()
+            now = perf_counter()
+            end = now + BULK_MS / 1000
+            if scheduler.busy:
+                while scheduler.busy and now < end:
+                    scheduler.run_slice()
+                    hub.end_turn()
+                    now = perf_counter()
+            elif self._bulk:
+                now = self._bulk_turns(end, len(events) + len(self._bulk) <= 2)
+            elif not events and timeout:
+                return
+            if now >= until:
+                return
+            timeout = 0.0 if self._bulk or scheduler.busy else linger
+
+    def _interactive(self, events: list[tuple[int, int]]) -> None:
+        """Everybody who is ready, except for those whose turn comes with the bulk."""
+        pumps = self._pumps
+        for fd, mask in events:
+            pump = pumps.get(fd)
+            if pump is None:
+                self._drop_wakes(fd)
+                continue
+            try:
+                if mask & _OUT:
+                    pump.drain()
+                if mask & ~_OUT and not pump.bulk and not pump.closed:
+                    pump.step(False)
+            except Exception:
+                self._bug(pump)
+
+    def _bulk_turns(self, end: float, alone: bool) -> float:
+        bulk = self._bulk
+        hub = self._hub
+        now = 0.0
+        while bulk:
+            pump = bulk.popleft()
+            pump.bulk = False
+            if not pump.closed:
+                try:
+                    pump.step(alone)
+                except Exception:
+                    self._bug(pump)
+                hub.end_turn()
+            now = perf_counter()
+            if now >= end or hub.broker.scheduler.busy:
+                break
+        return now
+
+    def _drop_wakes(self, fd: int) -> None:
+        if fd == self._wake[0].fileno():
+            self._wake[0].recv(4096)
+
+    @staticmethod
+    def _bug(pump: Pump) -> None:
+        """A bug that one peer met must not end the others."""
+        log.exception("connection ended by a bug: peer=%s:%s", *pump.machine.peer)
+        pump.close()

@@ -73,7 +73,7 @@ class Connection:
         "heartbeat_s", "held", "hub", "last_received_ms", "last_sent_ms", "login", "mechanism", "need", "out", "out_size",
         "peer", "published_count", "received_octets", "regular_size_max", "released", "routes", "seen_received",
         "seen_sent", "sent_octets", "settings", "started_ms", "state", "touched", "transport", "unconfirmed", "units",
-        "tls", "user", "vhost", "external_name",
+        "tls", "user", "vhost", "external_name", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,7 @@ class Connection:
         self.peer = peer
         self.external_name = external_name  # From a verified client certificate.
         self.tls = False
+        self.waiting = True  # Until it is open, see `Hub.waiting`.
         self.state = State.HEADER
         self.vhost: VHost = None  # type: ignore[assignment]  # Set by connection.open, before any channel exists.
         self.user: Any = None
