@@ -1,5 +1,7 @@
 """The benchmark's pure parts: what it renders, how it counts, and its arithmetic. No broker, no socket."""
 
+import os
+import signal
 import struct
 
 import pytest
@@ -10,6 +12,7 @@ from tools.bench.board import Board, Phase
 from tools.bench.control import parse_ready_line
 from tools.bench.link import Target
 from tools.bench.measure import Sample, Unavailable, percentile, target_of
+from tools.bench.processes import Busy, only_one, orderly_end
 from tools.bench.report import ratios, row_of, sample_json, spread, verdicts
 from tools.bench.scenarios import SCENARIOS, Goal, Load
 from tools.bench.workers import CHUNK_BYTES, LOADS, Job, render_chunk, render_message
@@ -315,3 +318,31 @@ class TestTables:
         board.phase = Phase.STOP
         assert not board.running
         assert not Board(life_s=-1).running
+
+
+class TestEnding:
+    def test_one_bench_at_a_time(self, tmp_path):
+        """A second bench is refused while the first runs, and let in afterwards."""
+        lock = tmp_path / "lock"
+        with only_one(lock), pytest.raises(Busy, match="another bench"), only_one(lock):
+            pytest.fail("two at once")
+        with only_one(lock):
+            assert lock.exists()
+
+    def test_sigterm_unwinds(self):
+        """SIGTERM runs the clean-up of what is open, and the old handler is back afterwards."""
+        before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+        def work():
+            with orderly_end():
+                try:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    pytest.fail("it went on")
+                finally:
+                    cleaned.append(True)
+
+        with pytest.raises(SystemExit) as ended:
+            work()
+        assert ended.value.code == 128 + signal.SIGTERM
+        assert cleaned == [True]
+        assert signal.getsignal(signal.SIGTERM) is before

@@ -12,7 +12,7 @@ import click
 
 from tools.bench.scenarios import SCENARIOS, STARTUP
 
-EXIT_FAILED, EXIT_PARTIAL, EXIT_CANNOT_CONNECT = 1, 3, 6
+EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, EXIT_CANNOT_CONNECT = 1, 3, 5, 6
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_STARTS = 1, 1.0, 3
 
 
@@ -33,6 +33,21 @@ def _emit_json(record: dict[str, Any]) -> None:
 
 def _emit_nothing(_record: dict[str, Any]) -> None:
     """On a terminal the table at the end says it all."""
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _check_urls(*brokers: str) -> None:
+    from tools.bench.amqp import parse_url
+
+    for url in brokers:
+        if url not in ("jackalope", "rabbitmq", "none"):
+            try:
+                parse_url(url)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
 
 
 @bench.command()
@@ -58,16 +73,12 @@ def amqp(context: click.Context, names: tuple[str, ...], list_only: bool, broker
     known = (*SCENARIOS, STARTUP)
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"no such scenario: {', '.join(unknown)} (see --list)")
-    from tools.bench.amqp import Options, compare, parse_url
+    from tools.bench.amqp import Options, compare
     from tools.bench.control import BrokerStartError
+    from tools.bench.processes import Busy, only_one, orderly_end
     from tools.bench.report import print_table
 
-    for url in (broker, peer):
-        if url not in ("jackalope", "rabbitmq", "none"):
-            try:
-                parse_url(url)
-            except ValueError as error:
-                raise click.UsageError(str(error)) from None
+    _check_urls(broker, peer)
     options = Options(
         scenarios=names or known, broker=broker, peer=peer, rounds=QUICK_ROUNDS if quick else rounds,
         seconds=QUICK_SECONDS if quick else seconds, starts=QUICK_STARTS if quick else 10, broker_pid=broker_pid,
@@ -75,16 +86,20 @@ def amqp(context: click.Context, names: tuple[str, ...], list_only: bool, broker
     )  # fmt: skip
     terminal = sys.stdout.isatty()
     try:
-        outcome = compare(options, _emit_nothing if terminal else _emit_json, lambda text: click.echo(text, err=True))
+        with only_one(), orderly_end():
+            outcome = compare(options, _emit_nothing if terminal else _emit_json, _note)
     except BrokerStartError as error:
-        click.echo(f"bench: {error}", err=True)
+        _note(f"bench: {error}")
         context.exit(EXIT_CANNOT_CONNECT)
+    except Busy as error:
+        _note(f"bench: {error}")
+        context.exit(EXIT_REFUSED)
     if terminal and outcome.rows:
         print_table(outcome.rows)
     if terminal and outcome.startup is not None:
         click.echo(json.dumps(outcome.startup, indent=2))
     for name, reason in outcome.failed.items():
-        click.echo(f"bench: {name}: {reason}", err=True)
+        _note(f"bench: {name}: {reason}")
     if outcome.failed:
         context.exit(EXIT_PARTIAL if outcome.rows or outcome.startup else EXIT_FAILED)
     if check and not outcome.goals_met:

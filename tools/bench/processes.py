@@ -5,12 +5,15 @@ Must not know: AMQP, brokers, scenarios.
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -86,6 +89,49 @@ def end_all(pids: Iterable[int], grace_s: float = 3.0) -> None:
             remaining = [pid for pid in remaining if is_alive(pid)]
         if not remaining:
             return
+
+
+class Busy(RuntimeError):
+    """Another bench runs on this machine."""
+
+
+@contextlib.contextmanager
+def only_one(path: Path | None = None) -> Iterator[None]:
+    """Hold the machine's bench lock. Raises Busy when somebody has it.
+
+    Two at once would measure each other, and each would put back the congestion control that the other had set.
+    """
+    chosen = path or Path(tempfile.gettempdir()) / "jackalope-bench.lock"
+    descriptor = os.open(chosen, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another bench runs on this machine ({chosen} is locked)") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """Make SIGTERM (of `timeout`, say) unwind this process, so that its brokers are ended and settings put back.
+
+    Forked load processes inherit the handler but own nothing of that: they end at once. Main thread only.
+    """
+    owner = os.getpid()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        signal.signal(number, signal.SIG_IGN)  # A second one must not interrupt the clean-up.
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
