@@ -21,10 +21,8 @@ def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publ
     An exchange that leads nowhere hands over to its alternate; each exchange is visited once, which cuts loops.
     """
     if source.plain:
-        found = source.router.route(publication)
-        if type(found) is tuple and len(found) < 2:
-            return found, source.router.cacheable
-        return tuple(dict.fromkeys(found)), source.router.cacheable  # type: ignore[arg-type]  # plain: queues only
+        # Queues only, and the router names each once; the same object, so that equal answers stay comparable by `is`.
+        return source.router.route(publication), source.router.cacheable  # type: ignore[return-value]
     cacheable = True
     queues: dict[Queue, None] = {}
     seen = {source}

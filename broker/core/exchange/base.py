@@ -3,7 +3,9 @@
 A router owns the bindings of one exchange and answers "which destinations does this publication go to?". It knows
 nothing of queues, vhosts, permissions, alternate exchanges or caches: `core.routing` walks exchange-to-exchange
 bindings, removes duplicates and applies alternates; the connection caches results of cacheable routers.
-Routers are pure: time comes with the publication, randomness is handed in at construction.
+Routers are pure: time comes with the publication, randomness is handed in at construction. Adding, removing and
+routing may not take time in proportion to the number of bindings, but for the size of the answer and for what is
+prepared once at the first publication after a change.
 """
 
 from __future__ import annotations
@@ -35,16 +37,22 @@ class Publication(Protocol):
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The `headers` property as Python values (str, bytes, int, float, bool, None, Decimal, list, dict); {} if absent."""
+        """The `headers` property, {} if absent: str, bytes, int, float, bool, None, Decimal, list and dict values.
+
+        Raises PeerError (502) when it is malformed inside.
+        """
         ...
 
     def property(self, name: str) -> Any | None:
-        """Another basic property by its AMQP name (`message-id`, `correlation-id`, `timestamp`, ...); None if absent."""
+        """Another basic property by its AMQP name (`message-id`, `timestamp`, ...); None if absent."""
         ...
 
 
 class Binding:
-    """A rule that leads from one exchange to one destination. Equal when all four parts are equal (spec: idempotent)."""
+    """A rule that leads from one exchange to one destination.
+
+    Two with equal `key` are the same binding, and binding twice is binding once (spec 1.7.2.3).
+    """
 
     __slots__ = ("arguments", "destination", "key", "routing_key", "source")
 
@@ -89,6 +97,7 @@ class Router(Protocol):
 
         Of direct, fanout and topic equal answers are also the same object while bindings stay as they are (topic: as
         long as its bounded caches hold them), so that callers may compare by `is` before they compare by value.
+        Raises PeerError(502) for malformed headers that it needs, Refused(406) for what would take too long to route.
         """
         ...
 

@@ -9,13 +9,14 @@ Jump consistent hash (Lamping, Veach 2014) over as many buckets as the weights a
 the end, so the buckets of a removed binding stay as holes: a key that falls into one is hashed again until it meets a
 destination, and the next binding fills the holes first. Thus adding or removing moves only keys to or from that
 destination; all move a little only when most buckets are holes and are cleared away.
-Which destination a key gets does not depend on the process, but is not RabbitMQ's choice.
+Which destination a key gets follows from the bindings and their history alone, so that it is the same in every process
+(a restart lays them out without holes); it is not RabbitMQ's choice, which depends on Erlang's generators.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -43,59 +44,58 @@ def jump(key: int, count: int) -> int:
 
 
 class Buckets:
-    """Which destination owns each bucket, as runs: `_starts[i]` is where run i starts, `_owners[i]` whose it is."""
+    """Which destination owns each bucket, as runs: `_starts[i]` is where run i starts, `_owners[i]` whose it is.
 
-    __slots__ = ("_owners", "_starts", "count", "owned_count")
+    Runs are split when a hole is filled in part, and never joined.
+    """
+
+    __slots__ = ("_holes", "_owners", "_runs", "_starts", "count", "owned_count")
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._owners: list[Destination | None] = []
+        self._holes: list[int] = []  # Starts of the runs that nobody owns.
+        self._runs: dict[Destination, list[int]] = {}  # Starts of the runs that somebody owns.
         self.count = 0
         self.owned_count = 0
 
     @property
     def run_count(self) -> int:
-        """How many runs there are: what memory and changes cost."""
+        """How many runs there are, that is, the memory."""
         return len(self._starts)
 
     def give(self, owner: Destination, weight: int) -> None:
-        """Give `weight` buckets to the destination: holes first, then new ones."""
+        """Give `weight` buckets to a destination that has none: holes first, then new ones."""
+        runs = self._runs[owner] = []
         self.owned_count += weight
-        runs: list[tuple[int, Destination | None]] = []
-        for index, (start, current) in enumerate(zip(self._starts, self._owners, strict=True)):
-            if current is not None or not weight:
-                runs.append((start, current))
-                continue
-            end = self._starts[index + 1] if index + 1 < len(self._starts) else self.count
-            filled = min(weight, end - start)
-            weight -= filled
-            runs.append((start, owner))
-            if start + filled < end:
-                runs.append((start + filled, None))
+        while weight and self._holes:
+            start = self._holes.pop()
+            index = bisect_left(self._starts, start)
+            size = self._end(index) - start
+            if size > weight:
+                self._starts.insert(index + 1, start + weight)
+                self._owners.insert(index + 1, None)
+                self._holes.append(start + weight)
+                size = weight
+            self._owners[index] = owner
+            runs.append(start)
+            weight -= size
         if weight:
-            runs.append((self.count, owner))
+            self._starts.append(self.count)
+            self._owners.append(owner)
+            runs.append(self.count)
             self.count += weight
-        self._store(runs)
 
     def take(self, owner: Destination) -> None:
         """Make holes of the destination's buckets."""
-        runs: list[tuple[int, Destination | None]] = []
-        for index, (start, current) in enumerate(zip(self._starts, self._owners, strict=True)):
-            if current is owner:
-                end = self._starts[index + 1] if index + 1 < len(self._starts) else self.count
-                self.owned_count -= end - start
-                current = None
-            runs.append((start, current))
-        self._store(runs)
+        for start in self._runs.pop(owner):
+            index = bisect_left(self._starts, start)
+            self._owners[index] = None
+            self._holes.append(start)
+            self.owned_count -= self._end(index) - start
 
-    def _store(self, runs: list[tuple[int, Destination | None]]) -> None:
-        """Keep the runs, neighbours of one owner joined."""
-        joined: list[tuple[int, Destination | None]] = []
-        for run in runs:
-            if not joined or joined[-1][1] is not run[1]:
-                joined.append(run)
-        self._starts = [start for start, _ in joined]
-        self._owners = [owner for _, owner in joined]
+    def _end(self, index: int) -> int:
+        return self._starts[index + 1] if index + 1 < len(self._starts) else self.count
 
     def find(self, key: int) -> Destination:
         """The destination of a 64-bit key; some bucket must be owned."""

@@ -58,7 +58,9 @@ def _canonical(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return f'<<"{value[:SHOWN_MAX]}">>'
-    return "undefined" if value is None else str(value)[:SHOWN_MAX]
+    if value is None or isinstance(value, bool):
+        return {None: "undefined", True: "true", False: "false"}[value]
+    return str(value)[:SHOWN_MAX]
 
 
 class _Rule:

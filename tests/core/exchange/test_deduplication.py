@@ -1,0 +1,130 @@
+"""`x-message-deduplication` (the plugin rabbitmq-message-deduplication)."""
+
+import pytest
+from exchange_helpers import Publishing, Target, bind, made
+
+from broker.core.exchange import deduplication
+from broker.core.exchange.deduplication import DeduplicationRouter
+from broker.errors import Refused
+
+ABSENT = object()
+
+
+class Exchange:
+    """A router with one destination, and a clock."""
+
+    def __init__(self, **arguments):
+        arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self.router = made(DeduplicationRouter, {"x-cache-size": 100} | arguments)
+        self.target = Target("t")
+        bind(self.router, self.target, "whatever")
+        self.now_ms = 1_000_000
+
+    def routed(self, value=ABSENT, **headers):
+        """Publish; True if it came through."""
+        headers = {name.replace("_", "-"): item for name, item in headers.items()}
+        if value is not ABSENT:
+            headers["x-deduplication-header"] = value
+        answer = self.router.route(Publishing("k", headers, now_ms=self.now_ms))
+        assert answer in ((), (self.target,))
+        return bool(answer)
+
+
+def test_a_value_passes_once_and_no_value_always():
+    """Fanout, but for values that were seen."""
+    exchange = Exchange()
+    assert [exchange.routed("a"), exchange.routed("a"), exchange.routed("b"), exchange.routed("a")] == [1, 0, 1, 0]
+    assert exchange.routed()
+    assert exchange.routed()
+    assert not exchange.router.cacheable
+
+
+def test_values_of_other_types_are_other_values():
+    """1, '1', true and 1.0 differ; text and bytes do not; a void header is a value, too."""
+    exchange = Exchange()
+    values = [1, "1", True, 1.0, None, "None", [1], "[1]", {"a": 1}]
+    assert [exchange.routed(value) for value in values] == [True] * len(values)
+    assert [exchange.routed(value) for value in values] == [False] * len(values)
+    assert exchange.routed("text")
+    assert not exchange.routed(b"text")
+
+
+def test_long_values_are_told_apart_and_kept_small():
+    """Values past the bound are remembered by digest."""
+    exchange = Exchange()
+    values = ["v" * 100_000 + str(number) for number in range(3)]
+    assert [exchange.routed(value) for value in values * 2] == [True] * 3 + [False] * 3
+    assert not exchange.routed(values[0].encode())
+    assert all(len(raw) <= deduplication.VALUE_BYTES_MAX for _, raw in exchange.router._seen)
+
+
+def test_ttl_of_the_exchange_and_of_the_message():
+    """Milliseconds; the message's own counts more; a duplicate does not make the time longer."""
+    exchange = Exchange(x_cache_ttl=1000)
+    assert exchange.routed("a")
+    assert exchange.routed("long", x_cache_ttl=5000)
+    assert exchange.routed("default", x_cache_ttl="not a number")
+    exchange.now_ms += 999
+    assert [exchange.routed(value) for value in ("a", "long", "default")] == [False, False, False]
+    exchange.now_ms += 1
+    assert [exchange.routed(value) for value in ("a", "long", "default")] == [True, False, True]
+    exchange.now_ms += 4000
+    assert exchange.routed("long")
+
+
+def test_without_ttl_a_value_stays_until_others_need_the_room():
+    """The oldest goes first, and memory ends at the size."""
+    exchange = Exchange(x_cache_size=3)
+    for value in ("a", "b", "c"):
+        assert exchange.routed(value)
+    exchange.now_ms += 10**12
+    assert not exchange.routed("a")
+    assert exchange.routed("d")
+    assert exchange.routed("a")
+    assert [exchange.routed(value) for value in ("c", "d", "a")] == [False, False, False]
+    assert len(exchange.router._seen) == 3
+
+
+def test_expired_values_make_room_first():
+    """A value that is alive is not forgotten while expired ones stand before it."""
+    exchange = Exchange(x_cache_size=3, x_cache_ttl=1000)
+    exchange.routed("old")
+    exchange.routed("older")
+    exchange.now_ms += 2000
+    exchange.routed("alive")
+    for number in range(2):
+        exchange.routed(number)
+    assert not exchange.routed("alive")
+
+
+@pytest.mark.parametrize("size", [ABSENT, 0, -1, "", "x", "12x", "-1", True, 1.5, None])
+def test_bad_sizes_are_refused(size):
+    """406: required, and an integer greater than 0 (or its digits)."""
+    arguments = {} if size is ABSENT else {"x-cache-size": size}
+    with pytest.raises(Refused, match="'x-cache-size' must be an integer greater than 0") as refusal:
+        made(DeduplicationRouter, arguments)
+    assert refusal.value.reply_code == 406
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "text"),
+    [
+        ("x-cache-size", deduplication.CACHE_SIZE_MAX + 1, "must be at most 1000000"),
+        ("x-cache-ttl", 0, "'x-cache-ttl' must be an integer greater than 0"),
+        ("x-cache-ttl", "soon", "'x-cache-ttl' must be an integer greater than 0"),
+        ("x-cache-persistence", "tape", "'x-cache-persistence' must be either 'disk' or 'memory'"),
+    ],
+)
+def test_other_bad_arguments_are_refused(argument, value, text):
+    """406 at declaration."""
+    with pytest.raises(Refused, match=text) as refusal:
+        made(DeduplicationRouter, {"x-cache-size": 1} | {argument: value})
+    assert refusal.value.reply_code == 406
+
+
+def test_arguments_may_be_digits():
+    """As the plugin takes them from policies and consoles."""
+    exchange = Exchange(x_cache_size="2", x_cache_ttl="10", x_cache_persistence="disk")
+    assert exchange.routed("a")
+    exchange.now_ms += 10
+    assert exchange.routed("a")
