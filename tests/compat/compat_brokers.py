@@ -16,7 +16,7 @@ import yaml
 
 from tools.bench.control import HOST, Broker, TlsFiles, rabbitmq_missing, running_jackalope, running_rabbitmq
 
-VHOSTS = 160  # One a test and one a probe script; a run that needs more says so.
+VHOSTS = 120  # One a test and one a probe script; a run that needs more says so.
 USER, PASSWORD = "guest", "guest"
 READER, READER_PASSWORD = "bunny_reader", "reader_password"
 PROBE_VHOST_OF_READER = "fresh-reader"
