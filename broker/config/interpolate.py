@@ -18,6 +18,17 @@ _REFERENCE = re.compile(
 )
 
 
+def is_utf8(text: str) -> bool:
+    """False for text with lone surrogates: bytes of the environment or command line that are not UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def interpolate(text: str, environ: Mapping[str, str]) -> str:
     """`text` with `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$` replaced; any other `$` stands for itself.
 
@@ -31,10 +42,12 @@ def interpolate(text: str, environ: Mapping[str, str]) -> str:
         if match["escaped"]:
             return "$"
         if match["malformed"]:
-            raise ValueError("'${' that is not ${VAR}, ${VAR:-default} or ${VAR:?message}; write $${ for the characters")
+            raise ValueError("expected ${VAR}, ${VAR:-default} or ${VAR:?message}; write $${ for the characters")
         name, operator = match["name"], match["operator"]
         value = environ.get(name)
         if value or (value is not None and operator is None):
+            if not is_utf8(value):
+                raise ValueError(f"the environment variable {name} is not UTF-8")
             return value
         if operator == "-":
             return str(match["operand"])

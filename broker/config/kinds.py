@@ -1,23 +1,22 @@
 """What a configuration value may be: readers that turn an item of text into a typed value or say what is wrong.
 
-A `Kind` reads, shows its default as YAML, and knows its JSON schema. Readers raise `Wrong`; the readers of mappings
-collect it, so that one run reports every mistake. Knows nothing of which keys exist.
+A `Kind` reads, shows its default as YAML, and knows its JSON schema. Readers raise `Wrong`. Knows nothing of which keys
+exist; `broker.config.sections` reads mappings of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from broker.config.interpolate import is_utf8
 from broker.config.secret import REDACTED, Secret
 from broker.config.source import Item, plain
 
 T = TypeVar("T")
 
-NAME_BYTES_MAX = 255
-"""AMQP's short string (spec 4.2.5.3)."""
 SECRET_FILE_BYTES_MAX = 64 * 1024
 """A password file that is longer is a mistake (or /dev/zero)."""
 
@@ -62,15 +61,23 @@ class Kind(Generic[T]):
         """Whether null is a value of its own; elsewhere null means "the default"."""
 
 
-def key(default: Any, kind: Kind[Any], why: str) -> Any:
-    """A dataclass field. `default` is a value, a type to call for one, or MISSING where the key must be given."""
+def option(default: Any, kind: Kind[Any], why: str) -> Any:
+    """A dataclass field. `default` is a value, a callable that makes one, or MISSING where the key must be given."""
     metadata = {"kind": kind, "why": why}
-    if isinstance(default, type):
+    if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 # Scalars.
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing when no name is near."""
+    import difflib  # Only for a mistake.
+
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _string(item: Item, path: str, expected: str = "a string") -> str:
@@ -83,7 +90,7 @@ def _string(item: Item, path: str, expected: str = "a string") -> str:
     raise Wrong(item, path, f"expected {expected}")
 
 
-def _shown(item: Item) -> str:
+def shown(item: Item) -> str:
     if isinstance(item.value, dict | list):
         return "a mapping" if isinstance(item.value, dict) else "a list"
     return f"'{item.value if item.text is None else item.text}'"
@@ -111,7 +118,7 @@ def boolean() -> Kind[bool]:
 
     def read(item: Item, path: str, _: Reading) -> bool:
         if not isinstance(item.value, bool):
-            raise Wrong(item, path, f"expected true or false, got {_shown(item)}")
+            raise Wrong(item, path, f"expected true or false, got {shown(item)}")
         return item.value
 
     return Kind(read, {"type": "boolean"}, lambda value: str(value).lower())
@@ -123,7 +130,8 @@ def choice(*allowed: str) -> Kind[str]:
     def read(item: Item, path: str, _: Reading) -> str:
         value = _string(item, path, f"one of {', '.join(allowed)}")
         if value not in allowed:
-            raise Wrong(item, path, f"expected one of {', '.join(allowed)}, got '{value}'{did_you_mean(value, allowed)}")
+            near = did_you_mean(value, allowed)
+            raise Wrong(item, path, f"expected one of {', '.join(allowed)}, got '{value}'{near}")
         return value
 
     return Kind(read, {"enum": list(allowed)})
@@ -132,7 +140,7 @@ def choice(*allowed: str) -> Kind[str]:
 def _within(item: Item, path: str, value: float, least: float, most: float | None, show: Callable[[Any], str]) -> None:
     if value < least or (most is not None and value > most):
         span = f"at least {show(least)}" if most is None else f"from {show(least)} to {show(most)}"
-        raise Wrong(item, path, f"must be {span}, got {_shown(item)}")
+        raise Wrong(item, path, f"must be {span}, got {shown(item)}")
 
 
 def integer(least: int, most: int | None = None) -> Kind[int]:
@@ -143,7 +151,7 @@ def integer(least: int, most: int | None = None) -> Kind[int]:
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Wrong(item, path, f"expected a whole number, got {_shown(item)}")
+            raise Wrong(item, path, f"expected a whole number, got {shown(item)}")
         _within(item, path, value, least, most, str)
         return value
 
@@ -184,7 +192,7 @@ def size(least: int, most: int | None = None) -> Kind[int]:
     def read(item: Item, path: str, _: Reading) -> int:
         value = _amount(item, _BYTES)
         if value is None or value != int(value):
-            raise Wrong(item, path, f"expected a size such as 64KiB or 16MiB, got {_shown(item)}")
+            raise Wrong(item, path, f"expected a size such as 64KiB or 16MiB, got {shown(item)}")
         _within(item, path, value, least, most, show_bytes)
         return int(value)
 
@@ -197,9 +205,9 @@ def seconds(least: float = 0, most: float | None = None, *, whole: bool = False)
     def read(item: Item, path: str, _: Reading) -> float:
         value = _amount(item, _SECONDS)
         if value is None:
-            raise Wrong(item, path, f"expected a duration such as 500ms, 30s or 5m, got {_shown(item)}")
+            raise Wrong(item, path, f"expected a duration such as 500ms, 30s or 5m, got {shown(item)}")
         if whole and value != int(value):
-            raise Wrong(item, path, f"expected whole seconds, got {_shown(item)}")
+            raise Wrong(item, path, f"expected whole seconds, got {shown(item)}")
         _within(item, path, value, least, most, show_seconds)
         return int(value) if whole else value
 
@@ -216,11 +224,11 @@ def share_or_size() -> Kind[float]:
     def read(item: Item, path: str, _: Reading) -> float:
         value = _amount(item, _BYTES)
         if value is None or value == 0 or (value != int(value) and value > 1):
-            raise Wrong(item, path, f"expected a share of memory such as 0.4, or a size such as 2GiB, got {_shown(item)}")
+            raise Wrong(item, path, f"expected a share such as 0.4 or a size such as 2GiB, got {shown(item)}")
         if 0 < value <= 1:
             return value
         if value < 2**20:
-            raise Wrong(item, path, f"expected a share up to 1, or a size of at least 1MiB, got {_shown(item)}")
+            raise Wrong(item, path, f"expected a share up to 1, or a size of at least 1MiB, got {shown(item)}")
         return int(value)
 
     return Kind(read, {"type": ["number", "string"]}, lambda value: show_bytes(value) if value > 1 else f"{value:g}")
@@ -284,8 +292,8 @@ def secret() -> Kind[Secret]:
         elif len(value) == 1 and "env" in value:
             name = _string(value["env"], f"{path}.env")
             value = reading.environ.get(name, "")
-            if not value:
-                raise Wrong(item, path, f"the environment variable {name} is not set")
+            if not value or not is_utf8(value):
+                raise Wrong(item, path, f"the environment variable {name} is not set, or not UTF-8")
         elif len(value) == 1 and "file" in value:
             name = _string(value["file"], f"{path}.file")
             try:
@@ -320,98 +328,8 @@ def free() -> Kind[Mapping[str, Any]]:
 
     def read(item: Item, path: str, _: Reading) -> Mapping[str, Any]:
         if not isinstance(item.value, dict):
-            raise Wrong(item, path, f"expected a mapping, got {_shown(item)}")
+            raise Wrong(item, path, f"expected a mapping, got {shown(item)}")
         value: dict[str, Any] = plain(item)
         return value
 
     return Kind(read, {"type": "object"}, lambda _: "{}")
-
-
-# Mappings of known keys.
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing when no name is near."""
-    import difflib  # Only for a mistake.
-
-    near = difflib.get_close_matches(name, list(known), 1, 0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def read_struct(cls: type[T], item: Item, path: str, reading: Reading, **given: Any) -> T:
-    """An instance of the dataclass; mistakes of single keys are collected and the key's default is used on."""
-    if item.value is not None and not isinstance(item.value, dict):
-        raise Wrong(item, path, f"expected a mapping, got {_shown(item)}")
-    values: dict[str, Any] = given
-    entries: dict[str, Item] = item.value or {}
-    known = {f.name: f for f in fields(cls) if "kind" in f.metadata}  # type: ignore[arg-type]
-    prefix = f"{path}." if path else ""
-    for name, entry in entries.items():
-        if name not in known:
-            reading.errors.append(str(Wrong(entry, prefix + name, f"unknown key{did_you_mean(name, known)}")))
-            continue
-        kind: Kind[Any] = known[name].metadata["kind"]
-        if entry.value is None and not kind.nullable:
-            continue
-        try:
-            values[name] = kind.read(entry, prefix + name, reading)
-        except Wrong as wrong:
-            reading.errors.append(str(wrong))
-            values.setdefault(name, None)
-            if known[name].default is not MISSING or known[name].default_factory is not MISSING:
-                del values[name]
-    for name, one in known.items():
-        if name not in values and one.default is MISSING and one.default_factory is MISSING:
-            reading.errors.append(str(Wrong(item, prefix + name, "must be given")))
-            values[name] = None
-    return cls(**values)
-
-
-def struct(cls: type[T]) -> Kind[T]:
-    """A section: a mapping with the dataclass's fields as keys."""
-    return Kind(lambda item, path, reading: read_struct(cls, item, path, reading), {}, children=cls)
-
-
-def listing(cls: type[T]) -> Kind[tuple[T, ...]]:
-    """A list of such mappings."""
-
-    def read(item: Item, path: str, reading: Reading) -> tuple[T, ...]:
-        if not isinstance(item.value, list):
-            raise Wrong(item, path, f"expected a list, got {_shown(item)}")
-        return tuple(read_struct(cls, entry, f"{path}[{n}]", reading) for n, entry in enumerate(item.value))
-
-    return Kind(read, {"type": "array"}, lambda _: "[]", children=cls)
-
-
-def entries(kind: Kind[T]) -> Kind[Mapping[str, T]]:
-    """A mapping from a name (1 to 255 bytes) to the kind."""
-
-    def read(item: Item, path: str, reading: Reading) -> Mapping[str, T]:
-        return dict(_named(item, path, reading, lambda entry, _, at: kind.read(entry, at, reading)))
-
-    return Kind(read, {"type": "object", "additionalProperties": kind.schema}, lambda _: "{}", children=kind.children)
-
-
-def named(cls: type[T]) -> Kind[Mapping[str, T]]:
-    """A mapping from a name to the dataclass, whose field `name` takes it."""
-
-    def read(item: Item, path: str, reading: Reading) -> Mapping[str, T]:
-        return dict(_named(item, path, reading, lambda entry, name, at: read_struct(cls, entry, at, reading, name=name)))
-
-    return Kind(read, {"type": "object"}, lambda _: "{}", children=cls)
-
-
-def _named(
-    item: Item, path: str, reading: Reading, read: Callable[[Item, str, str], T]
-) -> Iterable[tuple[str, T]]:
-    if not isinstance(item.value, dict):
-        raise Wrong(item, path, f"expected a mapping of names, got {_shown(item)}")
-    for name, entry in item.value.items():
-        at = f"{path}.{name}"
-        if not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
-            reading.errors.append(str(Wrong(entry, at, f"a name has 1 to {NAME_BYTES_MAX} bytes")))
-            continue
-        try:
-            yield name, read(entry, name, at)
-        except Wrong as wrong:
-            reading.errors.append(str(wrong))

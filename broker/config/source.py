@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from broker.config.interpolate import interpolate
+from broker.config.interpolate import interpolate, is_utf8
 from broker.errors import ConfigError
-
-if TYPE_CHECKING:
-    from yaml.events import Event
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
 """A definitions file of 100,000 queues is about 20 MB."""
@@ -100,10 +97,10 @@ class _Builder:
         self.errors = errors
         self.anchors: dict[str, tuple[Item, int, int]] = {}
 
-    def fail(self, event: Event, text: str) -> ConfigError:
+    def fail(self, event: Any, text: str) -> ConfigError:
         return ConfigError(f"{self.file}:{event.start_mark.line + 1}: {text}")
 
-    def build(self, event: Event, depth: int) -> tuple[Item, int, int]:
+    def build(self, event: Any, depth: int) -> tuple[Item, int, int]:
         kind = type(event).__name__
         if kind == "AliasEvent":
             return self.alias(event, depth)
@@ -231,9 +228,13 @@ def from_values(value: Any, file: str, depth: int = 0) -> Item:
     if depth > DEPTH_MAX:
         raise ConfigError(f"{file}: nested deeper than {DEPTH_MAX} levels")
     if isinstance(value, dict):
+        if not all(map(is_utf8, value)):
+            raise ConfigError(f"{file}: a key that is not Unicode text")
         return Item({key: from_values(entry, file, depth + 1) for key, entry in value.items()}, file)
     if isinstance(value, list):
         return Item([from_values(entry, file, depth + 1) for entry in value], file)
+    if isinstance(value, str) and not is_utf8(value):
+        raise ConfigError(f"{file}: a string that is not Unicode text")
     return Item(value, file)
 
 
@@ -247,6 +248,8 @@ def parse_set(assignment: str, environ: Mapping[str, str], errors: list[str]) ->
 
     The value is a plain scalar, or flow YAML when it starts with `[` or `{`. Errors never show it: it may be a secret.
     """
+    if not is_utf8(assignment):
+        raise ConfigError("--set: not UTF-8")
     path: list[str] = []
     position = 0
     end = "."
@@ -257,7 +260,8 @@ def parse_set(assignment: str, environ: Mapping[str, str], errors: list[str]) ->
         path.append(match["quoted"] if match["quoted"] is not None else match["bare"].strip())
         end, position = match["end"], match.end()
     if end != "=" or not all(path):
-        raise ConfigError(f"--set {assignment.partition('=')[0]}: expected KEY=VALUE, such as listeners.amqp=127.0.0.1:5672")
+        shown = assignment.partition("=")[0]
+        raise ConfigError(f"--set {shown}: expected KEY=VALUE, such as listeners.amqp=127.0.0.1:5672")
     label = "--set " + ".".join(path)
     text = assignment[position:]
     if text.startswith(("[", "{")):

@@ -1,0 +1,267 @@
+"""Every key of the configuration: typed, frozen, with default and reason. The one source of conf/jackalope.yaml too.
+
+`Config()` is what runs when nothing is given. Knows nothing of files; `broker.config.loader` fills it.
+"""
+# ruff: noqa: RUF009  (`option` is `dataclasses.field` with a kind and a reason)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from broker.config.kinds import (
+    Address,
+    Kind,
+    address,
+    any_text,
+    boolean,
+    choice,
+    free,
+    integer,
+    off_only,
+    option,
+    optional,
+    seconds,
+    secret,
+    text,
+    words,
+)
+from broker.config.limits import Limits
+from broker.config.secret import Secret
+from broker.config.sections import entries, listing, named, struct
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Where each face listens; None is off."""
+
+    amqp: Address | None = option(Address("127.0.0.1", 5672), address(), "AMQP 0-9-1.")
+    amqps: Address | None = option(None, address(), "AMQP 0-9-1 over TLS, usually port 5671; needs cert and key below.")
+    http: Address | None = option(Address("127.0.0.1", 15672), address(), "The management API.")
+    kafka: None = option(None, off_only("the Kafka protocol"), "The Kafka protocol: not served yet, so only off.")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What the TLS listeners present and ask for. Paths are relative to the working directory."""
+
+    cert: str | None = option(None, optional(text()), "PEM file: the certificate, then its chain.")
+    key: str | None = option(None, optional(text()), "PEM file: the certificate's private key.")
+    ca: str | None = option(None, optional(text()), "PEM file: who may sign client certificates.")
+    verify: str = option(
+        "none",
+        choice("none", "request", "require"),
+        "Client certificates: none, request (checked when there is one), require. EXTERNAL login needs one.",
+    )
+    login_from: str = option(
+        "common_name",
+        choice("common_name", "subject_alternative_name"),
+        "Which name of the client certificate is the user under EXTERNAL (the alternative name: the first DNS name).",
+    )
+    min_version: str = option(
+        "1.2", choice("1.2", "1.3"), "1.0 and 1.1 are withdrawn (RFC 8996). Clients that can will speak 1.3."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Patterns for resource names; the empty pattern matches nothing but the empty name."""
+
+    configure: str = option("", any_text(), "Declare and delete.")
+    write: str = option("", any_text(), "Publish, and bind to.")
+    read: str = option("", any_text(), "Consume, get, purge, and bind from.")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPermission:
+    """Patterns for routing keys on one topic exchange; `{username}`, `{vhost}`, `{client_id}` stand for themselves."""
+
+    write: str = option("", any_text(), "Publish with.")
+    read: str = option("", any_text(), "Bind with.")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """At most one of `password` and `password_hash`; with neither only EXTERNAL can log in."""
+
+    name: str
+    password: Secret | None = option(None, secret(), "Text, {file: PATH} or {env: NAME}.")
+    password_hash: Secret | None = option(None, secret(), "scrypt$N$r$p$SALT$HASH, or RabbitMQ's salted hash.")
+    tags: tuple[str, ...] = option((), words(), "administrator, monitoring, policymaker, management, or none.")
+    loopback_only: bool | None = option(
+        None, optional(boolean()), "Only from a loopback peer address. Default: true for guest, false for others."
+    )
+    permissions: Mapping[str, Permission] = option(dict, entries(struct(Permission)), "By vhost.")
+    topic_permissions: Mapping[str, Mapping[str, TopicPermission]] = option(
+        dict, entries(entries(struct(TopicPermission))), "By vhost, then by exchange."
+    )
+
+    @property
+    def from_loopback_only(self) -> bool:
+        """`loopback_only`, or its default."""
+        return self.name == "guest" if self.loopback_only is None else self.loopback_only
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange of the topology."""
+
+    name: str
+    type: str = option("direct", text(), "direct, fanout, topic, headers, or one of the built-in x- types.")
+    durable: bool = option(True, boolean(), "Kept over a restart.")
+    auto_delete: bool = option(False, boolean(), "Deleted with the last binding that leads out of it.")
+    internal: bool = option(False, boolean(), "Fed by bindings only, never by a publisher.")
+    arguments: Mapping[str, Any] = option(dict, free(), "Such as alternate-exchange.")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueBinding:
+    """A binding written below its queue."""
+
+    source: str = option(MISSING, text(), "The exchange.")
+    routing_key: str = option("", any_text(), "What the exchange's type makes of it.")
+    arguments: Mapping[str, Any] = option(dict, free(), "What a headers exchange matches.")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A binding of the topology."""
+
+    source: str = option(MISSING, text(), "The exchange that routes.")
+    destination: str = option(MISSING, text(), "The queue or exchange that is routed to.")
+    destination_type: str = option("queue", choice("queue", "exchange"), "What the destination is.")
+    routing_key: str = option("", any_text(), "What the exchange's type makes of it.")
+    arguments: Mapping[str, Any] = option(dict, free(), "What a headers exchange matches.")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue of the topology. Never exclusive: that needs a connection."""
+
+    name: str
+    durable: bool = option(True, boolean(), "Kept over a restart.")
+    auto_delete: bool = option(False, boolean(), "Deleted with its last consumer.")
+    arguments: Mapping[str, Any] = option(dict, free(), "Such as x-message-ttl, x-max-length, x-max-priority.")
+    bindings: tuple[QueueBinding, ...] = option((), listing(QueueBinding), "What leads to this queue.")
+
+
+@dataclass(frozen=True, slots=True)
+class VHost:
+    """One vhost's exchanges, queues and bindings."""
+
+    name: str
+    exchanges: Mapping[str, Exchange] = option(dict, named(Exchange), "By name.")
+    queues: Mapping[str, Queue] = option(dict, named(Queue), "By name.")
+    bindings: tuple[Binding, ...] = option((), listing(Binding), "Between exchanges, or from one to a queue.")
+
+    def all_bindings(self) -> tuple[Binding, ...]:
+        """The vhost's own bindings, then those written below queues."""
+        below = (
+            Binding(one.source, queue.name, "queue", one.routing_key, one.arguments)
+            for queue in self.queues.values()
+            for one in queue.bindings
+        )
+        return (*self.bindings, *below)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What is declared at start, in this order: vhosts with exchanges, queues and bindings, then users."""
+
+    vhosts: tuple[VHost, ...]
+    users: tuple[User, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where data is kept."""
+
+    dir: str = option("./jackalope-data", text(), "The data directory; `--data DIR` sets it.")
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How logins are verified and guessing is slowed."""
+
+    auth_cache_ttl_s: float = option(
+        60.0,
+        seconds(0, 3600),
+        "A verified login is remembered (as a keyed hash) for so long: scrypt costs 80 ms, a thousand reconnects 80 s.",
+    )
+    login_refused_delay_s: float = option(
+        3.0, seconds(0, 60), "Silence before a refused peer's socket is closed. RabbitMQ's figure."
+    )
+    login_failures_burst: int = option(
+        30,
+        integer(1, 100_000),
+        "Failed logins of one user from one address before further ones are refused unread; ten times that for the"
+        " address alone. A client with a stale password that retries every 3 s never gets there.",
+    )
+    login_failure_refill_s: float = option(
+        1.0, seconds(0.001, 3600), "One failure is forgiven each so often; for the address alone ten times as often."
+    )
+    login_failures_tracked_max: int = option(
+        4096, integer(16, 1_000_000), "(address, user) pairs remembered for this; the one not seen longest goes first."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compat:
+    """What clients that look at the server's name are told (kombu does, for its quality-of-service rules)."""
+
+    product: str = option("Jackalope", text(), "`product` in server-properties; RabbitMQ for clients that insist.")
+    version: str | None = option(None, optional(text()), "`version` in server-properties; null is our own.")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Logs go to stderr."""
+
+    level: str = option("info", choice("debug", "info", "warning", "error"), "The least severe that is written.")
+    format: str = option("text", choice("text", "json"), "Text lines, or one JSON object a line.")
+
+
+def _guest() -> dict[str, User]:
+    everything = Permission(".*", ".*", ".*")
+    return {"guest": User("guest", Secret("guest"), tags=("administrator",), permissions={"/": everything})}
+
+
+def _root() -> dict[str, VHost]:
+    return {"/": VHost("/")}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. `warnings` is what was understood and not used."""
+
+    listeners: Listeners = option(
+        Listeners, struct(Listeners), "Where to listen: HOST:PORT, [IPV6]:PORT or off. Port 0 picks a free one."
+    )
+    tls: Tls = option(Tls, struct(Tls), "For the listeners whose name ends in s.")
+    storage: Storage = option(Storage, struct(Storage), "Where data is kept.")
+    limits: Limits = option(Limits, struct(Limits), "Every buffer, count and wait that a peer could make grow.")
+    security: Security = option(Security, struct(Security), "How logins are verified and guessing is slowed.")
+    compat: Compat = option(Compat, struct(Compat), "What clients that look at the server's name are told.")
+    log: Log = option(Log, struct(Log), "Logs go to stderr.")
+    vhosts: Mapping[str, VHost] = option(
+        _root, named(VHost), "The topology, declared at start. Giving this key replaces the default vhost."
+    )
+    users: Mapping[str, User] = option(
+        _guest, named(User), "Who may log in. Giving this key replaces the default user."
+    )
+    warnings: tuple[str, ...] = ()
+
+    def topology(self) -> Topology:
+        """Vhosts and users in the order in which they are applied."""
+        return Topology(tuple(self.vhosts.values()), tuple(self.users.values()))
+
+
+def field_kinds(cls: type) -> dict[str, tuple[Kind[Any], str, Any]]:
+    """Of a section: key -> (kind, reason, default); the default is MISSING where the key must be given."""
+    found: dict[str, tuple[Kind[Any], str, Any]] = {}
+    for one in fields(cls):
+        if "kind" in one.metadata:
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            found[one.name] = (one.metadata["kind"], one.metadata["why"], default)
+    return found
