@@ -246,7 +246,7 @@ _SEGMENT = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<bare>[^".=]+))(?P<end>[.=]|$)
 def parse_set(assignment: str, environ: Mapping[str, str], errors: list[str]) -> Item:
     """The tree of `a.b.c=VALUE`. A name that holds a dot is quoted: `users."a.b".tags=[management]`.
 
-    The value is a plain scalar, or flow YAML when it starts with `[` or `{`. Errors never show it: it may be a secret.
+    The value is a plain scalar, or flow YAML in `[...]` or `{...}`. Errors never show it: it may be a secret.
     """
     if not is_utf8(assignment):
         raise ConfigError("--set: not UTF-8")
@@ -264,7 +264,7 @@ def parse_set(assignment: str, environ: Mapping[str, str], errors: list[str]) ->
         raise ConfigError(f"--set {shown}: expected KEY=VALUE, such as listeners.amqp=127.0.0.1:5672")
     label = "--set " + ".".join(path)
     text = assignment[position:]
-    if text.startswith(("[", "{")):
+    if (text[:1], text[-1:]) in (("[", "]"), ("{", "}")):
         item = parse_yaml(text, label, environ, errors)
     else:
         try:

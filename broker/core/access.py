@@ -219,17 +219,15 @@ class Access:
         user._topics.setdefault(vhost, {})[exchange] = patterns
         self._changed(user)
 
-    def clear_topic_permissions(self, name: str, vhost: str, exchange: str | None = None) -> None:
-        """Drop one exchange's topic permission, or all of the vhost."""
+    def clear_topic_permissions(self, name: str, vhost: str | None = None, exchange: str | None = None) -> None:
+        """Drop the topic permission of one exchange, of all in the vhost, or of all vhosts."""
         user = self.users[name]
-        exchanges = user._topics.get(vhost)
-        if exchanges is None:
-            return
-        if exchange is None:
-            exchanges.clear()
-        exchanges.pop(exchange or "", None)
-        if not exchanges:
-            del user._topics[vhost]
+        for each in list(user._topics) if vhost is None else [vhost]:
+            exchanges = user._topics.get(each, {})
+            for one in list(exchanges) if exchange is None else [exchange]:
+                exchanges.pop(one, None)
+            if not exchanges:
+                user._topics.pop(each, None)
         self._changed(user)
 
     def drop_vhost(self, vhost: str) -> None:

@@ -277,11 +277,22 @@ def _verify(credential: Credential | None, password: bytes) -> bool:
 
 
 def apply_users(users: Iterable[UserConfig], access: Access, authenticator: Authenticator) -> None:
-    """Create the configured users with permissions and credentials. Raises ValueError (bad pattern or hash)."""
-    for user in users:
-        access.put_user(user.name, user.tags, loopback_only=user.from_loopback_only)
+    """Make users, permissions and credentials those of the configuration; whatever it does not name goes.
+
+    Raises ValueError for a bad pattern or hash; what `broker.config.load` gave has none.
+    """
+    wanted = {user.name: user for user in users}
+    for name in [name for name in access.users if name not in wanted]:
+        access.delete_user(name)
+        authenticator.forget(name)
+    for user in wanted.values():
+        known = access.put_user(user.name, user.tags, loopback_only=user.from_loopback_only)
+        for vhost in access.vhosts_of(known):
+            if vhost not in user.permissions:
+                access.clear_permissions(user.name, vhost)
         for vhost, permission in user.permissions.items():
             access.set_permissions(user.name, vhost, permission.configure, permission.write, permission.read)
+        access.clear_topic_permissions(user.name)
         for vhost, exchanges in user.topic_permissions.items():
             for exchange, topic in exchanges.items():
                 access.set_topic_permissions(user.name, vhost, exchange, topic.write, topic.read)
