@@ -124,7 +124,7 @@ class Queue:
                 consumer = level[0]
                 capacity = consumer.capacity()
                 if capacity > 0:
-                    messages, offsets = cursor.take(capacity if capacity < BATCH_MAX else BATCH_MAX)
+                    messages, offsets = cursor.take(min(capacity, BATCH_MAX))
                     self._hand(consumer, messages, offsets)
                     return self._again(len(messages))
             else:

@@ -1,6 +1,6 @@
 """From an exchange and a routing key to queues: exchange-to-exchange bindings, alternates, loops, one copy per queue.
 
-Runs when a connection's route cache misses, and per message where a router's answer may not be cached. Pure.
+Runs when a connection's route cache misses, and per message where an answer may not be cached. Pure.
 """
 
 from __future__ import annotations
@@ -11,25 +11,44 @@ from broker.core.exchange.base import Destination, Publication
 from broker.core.exchange.exchange import Exchange
 from broker.core.queue import Queue
 
-Route = tuple[tuple[Queue, ...], bool]
-"""(queues, whether the answer may be cached until bindings change)."""
+
+def is_cacheable(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
+    """Whether routes from `source` depend on the routing key and the bindings alone, wherever they may lead.
+
+    Only then may `route` be asked with a publication that has no message yet: other routers look into it, or remember.
+    """
+    if source.plain:
+        return source.router.cacheable
+    seen = {source}
+    pending = [source]
+    while pending:
+        exchange = pending.pop()
+        if not exchange.router.cacheable:
+            return False
+        onward = {binding.destination for binding in exchange.bindings.values()}
+        if exchange.alternate is not None and exchange.alternate in exchanges:
+            onward.add(exchanges[exchange.alternate])
+        for destination in onward:
+            if isinstance(destination, Exchange) and destination not in seen:
+                seen.add(destination)
+                pending.append(destination)
+    return True
 
 
-def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publication) -> Route:
+def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publication) -> tuple[Queue, ...]:
     """The queues that a publication to `source` reaches, each once, in binding order.
 
     An exchange that leads nowhere hands over to its alternate; each exchange is visited once, which cuts loops.
+    Raises PeerError 502 for a malformed headers table and Refused 406 where a router declines.
     """
     if source.plain:
         # Queues only, and the router names each once; the same object, so that equal answers stay comparable by `is`.
-        return source.router.route(publication), source.router.cacheable  # type: ignore[return-value]
-    cacheable = True
+        return source.router.route(publication)  # type: ignore[return-value]
     queues: dict[Queue, None] = {}
     seen = {source}
     pending = [source]
     while pending:
         exchange = pending.pop()
-        cacheable = cacheable and exchange.router.cacheable
         destinations: list[Destination] = list(exchange.router.route(publication))
         if not destinations and exchange.alternate is not None:
             alternate = exchanges.get(exchange.alternate)
@@ -40,4 +59,4 @@ def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publ
             elif isinstance(destination, Exchange) and destination not in seen:
                 seen.add(destination)
                 pending.append(destination)
-    return tuple(queues), cacheable
+    return tuple(queues)

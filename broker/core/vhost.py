@@ -6,7 +6,7 @@ the face's business and are checked before these calls. Each method either does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class VHost:
 
     __slots__ = (
         "_choose", "_inbound", "_owned", "binding_count", "epoch", "exchanges", "expiring", "limits", "name",
-        "on_change", "queues", "scheduler",
+        "queues", "scheduler",
     )  # fmt: skip
 
     def __init__(self, name: str, scheduler: Scheduler, choose: Choose, limits: VHostLimits | None = None) -> None:

@@ -54,10 +54,18 @@ def shown_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@dataclass(frozen=True, slots=True)
+class TlsListening:
+    """A listener's TLS, and which name of a client certificate is the user under EXTERNAL."""
+
+    context: ssl.SSLContext
+    login_from: str
+
+
 class Listener:
     """Accepts on one socket until cancelled."""
 
-    __slots__ = ("_context", "_hub", "_limits", "_poller", "_settings", "_sock", "refused_count")
+    __slots__ = ("_hub", "_limits", "_poller", "_settings", "_sock", "_tls", "refused_count")
 
     def __init__(
         self,
@@ -66,20 +74,20 @@ class Listener:
         sock: socket.socket,
         settings: AmqpSettings,
         limits: AcceptLimits,
-        context: ssl.SSLContext | None = None,
+        tls: TlsListening | None = None,
     ) -> None:
         self._hub = hub
         self._poller = poller
         self._sock = sock
         self._settings = settings
         self._limits = limits
-        self._context = context
+        self._tls = tls
         self.refused_count = 0
 
     async def run(self) -> None:
         """Accept for ever; out of handles it waits for some to come back."""
         while True:
-            await trio.lowlevel.wait_readable(self._sock)
+            await trio.lowlevel.wait_readable(self._sock.fileno())
             try:
                 while True:
                     sock, peer = self._sock.accept()
@@ -106,7 +114,7 @@ class Listener:
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tls = Tls(self._context) if self._context is not None else None
+        tls = Tls(self._tls.context, self._tls.login_from) if self._tls is not None else None
         connection = Connection(hub, self._settings, (peer[0], peer[1]))
         hub.add(connection)
         self._poller.add(Pump(hub, self._poller, sock, connection, tls))

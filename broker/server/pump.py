@@ -22,6 +22,7 @@ import select
 import socket
 import ssl
 from collections import deque
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -35,13 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("jackalope.server")
 
-READ_BYTES = 16_384
-READ_BYTES_MAX = 131_072
-"""One read takes more only while no other connection has anything to say."""
 JOIN_BYTES_MAX = 4 * 1024 * 1024
 """Up to this size what is to be sent is joined in one go."""
-OUT_BYTES_MAX = 1024 * 1024
-"""Replies that may wait for a peer that does not read, before we stop reading it."""
 BULK_MS = 1.0
 LINGER_MS = 1
 AWAY_MS = 4.0
@@ -49,10 +45,34 @@ EVENTS_MAX = 256
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
+@dataclass(frozen=True, slots=True)
+class PumpLimits:
+    """Reads and writes of one connection; `broker.config.limits` has the reasons."""
+
+    read_chunk_bytes: int = 16_384
+    read_chunk_bytes_max: int = 131_072
+    out_buffer_bytes_max: int = 262_144
+    replies_bytes_max: int = 1024 * 1024  # Replies to a peer that does not read, before we stop reading it.
+
+
 class Pump:
     """The socket of one connection: reads for it in `step`, writes for it in `flush` and `drain`."""
 
-    __slots__ = ("_hub", "_interest", "_pending", "_poller", "_size", "bulk", "closed", "fd", "machine", "sock", "tls")
+    __slots__ = (
+        "_hub",
+        "_interest",
+        "_limits",
+        "_pending",
+        "_poller",
+        "_size",
+        "bulk",
+        "closed",
+        "fd",
+        "machine",
+        "progress_ms",
+        "sock",
+        "tls",
+    )
 
     def __init__(self, hub: Hub, poller: Poller, sock: socket.socket, machine: Connection, tls: Tls | None) -> None:
         self._hub = hub
@@ -63,9 +83,11 @@ class Pump:
         self.tls = tls
         self.bulk = False
         self.closed = False
-        self._size = READ_BYTES
+        self._limits = poller.limits
+        self._size = self._limits.read_chunk_bytes
         self._pending = memoryview(b"")
         self._interest = _IN
+        self.progress_ms = hub.now_ms  # When the socket last took something.
         machine.transport = self
 
     # Reading.
@@ -73,6 +95,7 @@ class Pump:
     def step(self, alone: bool) -> None:
         """One turn of this connection: go on with what it has, or read once."""
         machine = self.machine
+        more: bool
         if machine.more:
             machine.proceed()
             more = machine.more
@@ -92,17 +115,22 @@ class Pump:
                 self.close()
                 return
             more = len(data) == size
-            self._size = min(size * 2, READ_BYTES_MAX) if more and alone else READ_BYTES
+            limits = self._limits
+            self._size = min(size * 2, limits.read_chunk_bytes_max) if more and alone else limits.read_chunk_bytes
             self._receive(data)
             more = more or machine.more
         if machine.finished:
             self._finish()
         elif machine.login is not None:
             self._poller.log_in(self)
-        elif machine.paused or (self._pending and sum(map(len, machine.out)) > OUT_BYTES_MAX):
+        elif machine.paused or self._unread_replies():
             self._watch()
         elif more:
             self._poller.add_bulk(self)
+
+    def _unread_replies(self) -> bool:
+        """Whether so much waits for a peer that does not read that nothing more should come from it."""
+        return bool(self._pending) and sum(map(len, self.machine.out)) > self._limits.replies_bytes_max
 
     def _receive(self, data: bytes) -> None:
         if self.tls is None:
@@ -134,6 +162,8 @@ class Pump:
     def flush(self) -> None:
         """Send what is on `out` without waiting; at the end of a turn, and within one when `out` grows large."""
         machine = self.machine
+        if self._pending:
+            machine.congested = machine.out_size + len(self._pending) > self._limits.out_buffer_bytes_max
         while machine.out and not self._pending and not self.closed:
             data = self._take_out()
             self._send(self.tls.send(data) if self.tls is not None else data)
@@ -174,7 +204,8 @@ class Pump:
             return
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
-            self.machine.congested = True
+            self.progress_ms = self._hub.now_ms
+            self.machine.congested = len(self._pending) > self._limits.out_buffer_bytes_max
             self._watch()
 
     def drain(self) -> None:
@@ -188,6 +219,7 @@ class Pump:
             self.close()
             return
         self._pending = self._pending[sent:]
+        self.progress_ms = self._hub.now_ms
         if not self._pending:
             self.flush()
             if not self._pending and not self.closed:
@@ -195,6 +227,11 @@ class Pump:
                 self.machine.drained()
                 if self.machine.more:
                     self._poller.add_bulk(self)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Octets that the socket has not taken."""
+        return len(self._pending)
 
     # The end.
 
@@ -218,8 +255,7 @@ class Pump:
         if self.closed:
             return
         machine = self.machine
-        stop_reading = machine.paused or (self._pending and sum(map(len, machine.out)) > OUT_BYTES_MAX)
-        interest = (0 if stop_reading else _IN) | (_OUT if self._pending else 0)
+        interest = (0 if machine.paused or self._unread_replies() else _IN) | (_OUT if self._pending else 0)
         if interest != self._interest:
             self._interest = interest
             self._poller.modify(self, interest)
@@ -228,10 +264,11 @@ class Pump:
 class Poller:
     """The task that gives every connection its turns."""
 
-    __slots__ = ("_bulk", "_epoll", "_hub", "_nursery", "_pumps", "_wake")
+    __slots__ = ("_bulk", "_epoll", "_hub", "_nursery", "_pumps", "_wake", "limits")
 
-    def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
+    def __init__(self, hub: Hub, nursery: trio.Nursery, limits: PumpLimits | None = None) -> None:
         self._hub = hub
+        self.limits = limits or PumpLimits()
         self._nursery = nursery
         self._epoll = select.epoll()
         self._pumps: dict[int, Pump] = {}
@@ -338,7 +375,7 @@ class Poller:
                     pump.drain()
                 if mask & ~_OUT and not pump.bulk and not pump.closed:
                     pump.step(False)
-            except Exception:
+            except Exception:  # noqa: BLE001 - see _bug
                 self._bug(pump)
 
     def _bulk_turns(self, end: float, alone: bool) -> float:
@@ -351,7 +388,7 @@ class Poller:
             if not pump.closed:
                 try:
                     pump.step(alone)
-                except Exception:
+                except Exception:  # noqa: BLE001 - see _bug
                     self._bug(pump)
                 hub.end_turn()
             now = perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from typing import Any
 
 import trio
 
@@ -35,12 +36,22 @@ def resident_bytes() -> int:
 class Ticker:
     """`lag_ms_max` is the worst delay of the loop since the last time it was read through `take_lag`."""
 
-    __slots__ = ("_handshake_timeout_ms", "_hub", "_memory_watermark_bytes", "lag_ms_max", "resident_bytes")
+    __slots__ = (
+        "_handshake_timeout_ms",
+        "_hub",
+        "_memory_watermark_bytes",
+        "_send_timeout_ms",
+        "lag_ms_max",
+        "resident_bytes",
+    )
 
-    def __init__(self, hub: Hub, handshake_timeout_ms: int, memory_watermark_bytes: int) -> None:
+    def __init__(
+        self, hub: Hub, handshake_timeout_ms: int, memory_watermark_bytes: int, send_timeout_ms: int = 30_000
+    ) -> None:
         self._hub = hub
         self._handshake_timeout_ms = handshake_timeout_ms
         self._memory_watermark_bytes = memory_watermark_bytes
+        self._send_timeout_ms = send_timeout_ms
         self.lag_ms_max = 0.0
         self.resident_bytes = resident_bytes()
 
@@ -48,6 +59,10 @@ class Ticker:
         """The worst loop delay in milliseconds since the last call."""
         lag, self.lag_ms_max = self.lag_ms_max, 0.0
         return lag
+
+    def statistics(self) -> dict[str, Any]:
+        """Loop delay (and reset its maximum), resident memory."""
+        return {"loop_lag_ms_max": self.take_lag(), "resident_bytes": self.resident_bytes}
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -80,6 +95,8 @@ class Ticker:
         if connection.sent_octets != connection.seen_sent:
             connection.seen_sent = connection.sent_octets
             connection.last_sent_ms = now_ms
+        elif connection.transport.pending_bytes and self._stalled(connection, now_ms):
+            return
         if connection.drop_at_ms is not None:
             if now_ms >= connection.drop_at_ms:
                 connection.transport.close()
@@ -95,6 +112,14 @@ class Ticker:
             elif now_ms - connection.last_sent_ms >= interval_ms // 2 - TICK_MS:
                 connection.last_sent_ms = now_ms
                 connection.send(HEARTBEAT_FRAME)
+
+    def _stalled(self, connection: Connection, now_ms: int) -> bool:
+        """Close a peer that has taken nothing for too long; whether it was."""
+        if now_ms - connection.transport.progress_ms < self._send_timeout_ms:
+            return False
+        log.info("peer takes nothing: peer=%s:%s", *connection.peer[:2])
+        connection.transport.close()
+        return True
 
     def _watch_memory(self) -> None:
         self.resident_bytes = resident_bytes()

@@ -6,6 +6,7 @@ Same shape as the connection machines: octets in, octets out, no IO.
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 READ_BYTES = 131_072
 
@@ -13,9 +14,10 @@ READ_BYTES = 131_072
 class Tls:
     """One server-side TLS session."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "established")
+    __slots__ = ("_incoming", "_login_from", "_object", "_outgoing", "established")
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, login_from: str = "common_name") -> None:
+        self._login_from = login_from
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -45,10 +47,15 @@ class Tls:
         return self._outgoing.read()
 
     def peer_name(self) -> str | None:
-        """The common name of a verified client certificate, for SASL EXTERNAL."""
-        certificate = self._object.getpeercert()
-        for relative in (certificate or {}).get("subject", ()):
-            for entry in relative:
-                if entry[0] == "commonName":
-                    return str(entry[1])
-        return None
+        """The name in a verified client certificate that SASL EXTERNAL takes for the user; None without one.
+
+        `login_from` says which: the subject's common name, or the first DNS name among the alternative names.
+        """
+        certificate: dict[str, Any] = dict(self._object.getpeercert() or {})
+        if self._login_from == "subject_alternative_name":
+            names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        else:
+            names = [
+                value for relative in certificate.get("subject", ()) for kind, value in relative if kind == "commonName"
+            ]
+        return str(names[0]) if names else None

@@ -20,8 +20,6 @@ FRAME_END: Final = 0xCE
 OVERHEAD: Final = 8
 """Octets of a frame that are not payload: type, channel, size, end."""
 FRAME_MAX_MIN: Final = 4096
-FRAME_MAX_BEFORE_TUNE: Final = 8192
-"""What a peer may send before it has logged in. Precedent: RabbitMQ 4.1."""
 
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 OLD_PROTOCOL_HEADERS: Final = frozenset({b"AMQP\x01\x01\x00\x09", b"AMQP\x01\x01\x08\x00", b"AMQP\x01\x01\x09\x01"})

@@ -14,9 +14,8 @@ from protocol.amqp.errors import PeerError
 from protocol.amqp.frames import method_frame
 
 if TYPE_CHECKING:
-    from broker.server.amqp.channel import Channel
+    from broker.server.amqp.channel import Asked, Channel
     from broker.server.amqp.connection import Connection
-    from broker.server.amqp.publish import Route
 
 
 class HeldPublishes:
@@ -26,7 +25,7 @@ class HeldPublishes:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._held: list[tuple[Channel, Route, int, bytes]] = []
+        self._held: list[tuple[Channel, Asked, int, bytes]] = []
         self._bytes = 0
         reason = connection.broker.alarm
         if reason is not None and connection.peer_can("connection.blocked"):
@@ -37,13 +36,13 @@ class HeldPublishes:
     def full(self) -> bool:
         """Whether reading has to stop."""
         connection = self._connection
-        if self._bytes > connection.settings.held_bytes_max:
+        if self._bytes > connection.settings.parked_bytes_max:
             return True
         return bool(self._held) and not any(
             channel.consumers or channel.unacked for channel in connection.channels.values()
         )
 
-    def add(self, channel: Channel, asked: Route, flags: int, content: bytes) -> bool:
+    def add(self, channel: Channel, asked: Asked, flags: int, content: bytes) -> bool:
         """Hold or refuse one publish; always True, since the alarm decides."""
         consuming = any(other.consumers or other.unacked for other in self._connection.channels.values())
         if channel.confirming and consuming:
@@ -63,7 +62,7 @@ class HeldPublishes:
                 continue
             connection.current, connection.culprit = channel, (60, 40)
             try:
-                channel.publish(asked.exchange_name, asked.routing_key, asked.mandatory, flags, content)
+                channel.publish(asked, flags, content)
             except (PeerError, Refused) as error:
                 connection.on_error(error)
         connection.send_confirms()

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from broker.core.message import Message
+from broker.core.message import Message, make_origin, origin_names
 from broker.core.queue import Lease
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
-from broker.server.amqp.publish import Route, find_route
+from broker.server.amqp.publish import CARE, find_queues, open_port
 from broker.server.amqp.transaction import Transaction
 from protocol.amqp import content as wire
 from protocol.amqp.errors import (
@@ -55,14 +55,21 @@ def handles(name: str) -> Callable[[Handler], Handler]:
     return register
 
 
+class Asked(NamedTuple):
+    """What basic.publish asked for."""
+
+    exchange: str
+    routing_key: str
+    mandatory: bool
+
+
 class Assembly:
     """A publish whose content has not come whole. `parts` are header and body frames; `size_left` what is missing."""
 
-    __slots__ = ("discarding", "flags", "immediate", "parts", "route", "size", "size_left")
+    __slots__ = ("asked", "discarding", "flags", "parts", "size", "size_left")
 
-    def __init__(self, route: Route, immediate: bool) -> None:
-        self.route = route
-        self.immediate = immediate
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
         self.parts: list[bytes] = []
         self.size = -1  # No header yet.
         self.size_left = 0
@@ -171,9 +178,7 @@ class Channel:
         """basic.publish has come; checks wait until the content is whole, as in RabbitMQ."""
         if immediate:
             raise PeerError(NOT_IMPLEMENTED, "immediate=true")
-        route = Route(None, routing_key, mandatory, None)
-        route.exchange_name = exchange
-        self.assembly = Assembly(route, immediate)
+        self.assembly = Assembly(Asked(exchange, routing_key, mandatory))
 
     def _assembled(self, assembly: Assembly) -> None:
         self.assembly = None
@@ -184,42 +189,42 @@ class Channel:
             text = f"message size {assembly.size} is larger than configured max size {maximum}"
             raise PeerError(PRECONDITION_FAILED, text)
         content = b"".join(assembly.parts)
-        asked = assembly.route
-        if connection.broker.alarm is not None and connection.hold_publish(self, asked, assembly.flags, content):
-            return
-        self.publish(asked.exchange_name, asked.routing_key, asked.mandatory, assembly.flags, content)
+        if connection.broker.alarm is None or not connection.hold_publish(
+            self, assembly.asked, assembly.flags, content
+        ):
+            self.publish(assembly.asked, assembly.flags, content)
 
-    def publish(self, exchange: str, routing_key: str, mandatory: bool, flags: int, content: bytes) -> None:
+    def publish(self, asked: Asked, flags: int, content: bytes) -> None:
         """Check, route and enqueue one message whose content is whole. Raises PeerError, Refused."""
         connection = self.connection
-        route = find_route(connection, exchange, routing_key, int(mandatory))
+        port = open_port(connection, asked.exchange)
+        queues: tuple[Any, ...] | None = find_queues(connection, port, asked.routing_key)
         keys: tuple[str, ...] = ()
-        if flags & wire.DELIVERY_MODE | flags & (wire.HEADERS | wire.REPLY_TO | wire.EXPIRATION | wire.USER_ID):
+        if flags & CARE:
             content, keys = properties.check(self, flags, content)
-        message = (route.origin, content)
-        if route.queues is None or keys:
-            queues = connection.route_message(route, message, keys)
-        else:
-            queues = route.queues
+        message = (make_origin(asked.exchange.encode(), asked.routing_key.encode()), content)
+        if queues is None or keys:
+            queues = connection.route_message(port, (asked.routing_key, *keys), message)
         if self.transaction is not None:
-            self.transaction.add_publish(queues, message, route, mandatory, connection.settings)
+            self.transaction.add_publish(queues, message, asked.mandatory, connection.settings)
             return
-        self.deliver_published(queues, message, mandatory, route)
+        if port.exchange is not None:
+            port.exchange.published_count += 1
+        self.deliver_published(queues, message, asked.mandatory)
 
-    def deliver_published(self, queues: tuple[Any, ...], message: Message, mandatory: bool, route: Route) -> None:
+    def deliver_published(self, queues: tuple[Any, ...], message: Message, mandatory: bool) -> None:
         """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56)."""
         if not queues and mandatory:
-            self.send_return(route, message)
+            self.send_return(message)
         for queue in queues:
             queue.enqueue((message,))
-        if route.exchange is not None:
-            route.exchange.published_count += 1
         self.published(1, len(queues) + 5)
 
-    def send_return(self, route: Route, message: Message) -> None:
+    def send_return(self, message: Message) -> None:
         """basic.return with the content as it came."""
-        self.reply("basic.return", NO_ROUTE, "NO_ROUTE", route.exchange_name, route.routing_key)
-        self.connection.send(fitted(message[1], self.number, self.connection.frame_max))
+        origin, content = message
+        self.reply("basic.return", NO_ROUTE, "NO_ROUTE", *origin_names(origin))
+        self.connection.send(fitted(content, self.number, self.connection.frame_max))
 
     def published(self, count: int, units: int) -> None:
         """`count` publishes are done; confirms go out at the end of the read, many in one."""

@@ -15,17 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from broker.core.access import TopicVerb, Verb
 from broker.core.broker import Broker
-from broker.core.message import Message, Incoming
+from broker.core.message import Incoming, Message
 from broker.core.routing import route
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.vhost import VHost
 from broker.errors import Refused
-from broker.server.amqp import methods_basic, methods_topology  # noqa: F401 - they fill channel.HANDLERS
-from broker.server.amqp import handshake
+from broker.server.amqp import handshake, methods_basic, methods_topology  # noqa: F401 - they fill channel.HANDLERS
 from broker.server.amqp.blocking import HeldPublishes
-from broker.server.amqp.channel import Channel
-from broker.server.amqp.publish import PUBLISH, Route, publish_run
+from broker.server.amqp.channel import Asked, Channel
+from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
 from broker.server.amqp.reply_to import ReplyAddresses, ReplySink
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.amqp.settle import ack_run
@@ -35,11 +35,10 @@ from protocol.amqp.errors import (
     CHANNEL_ERROR,
     NOT_ALLOWED,
     REPLY_NAMES,
-    UNEXPECTED_FRAME,
     PeerError,
     is_hard,
 )
-from protocol.amqp.frames import FRAME_MAX_BEFORE_TUNE, HEADER, HEARTBEAT, METHOD, method_frame, next_frame
+from protocol.amqp.frames import HEADER, HEARTBEAT, METHOD, method_frame, next_frame
 from protocol.amqp.methods import method_number
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ PIECES_MAX = 4096
 """Pieces on `out` before they are written in the middle of a turn."""
 WRITE_SOON_BYTES = 262_144
 """Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
-CLOSE_TIMEOUT_MS = 10_000
-"""How long a peer may take to answer connection.close."""
 
 
 class User(Protocol):
@@ -68,12 +65,55 @@ class Connection:
     """The state of one connection; see the module's text for who calls what."""
 
     __slots__ = (
-        "_chunks", "_buffer", "_closed_by_peer", "_have", "_position", "_seen_epochs", "broker", "channels",
-        "client_properties", "congested", "culprit", "current", "drop_at_ms", "finished", "frame_max", "channel_max",
-        "heartbeat_s", "held", "hub", "last_received_ms", "last_sent_ms", "login", "mechanism", "need", "out", "out_size",
-        "peer", "published_count", "received_octets", "regular_size_max", "released", "routes", "seen_received",
-        "seen_sent", "sent_octets", "settings", "started_ms", "state", "touched", "transport", "unconfirmed", "units",
-        "tls", "user", "vhost", "external_name", "waiting",
+        "_buffer",
+        "_chunks",
+        "_closed_by_peer",
+        "_have",
+        "_position",
+        "_seen_epochs",
+        "broker",
+        "channel_max",
+        "channels",
+        "client_properties",
+        "congested",
+        "culprit",
+        "current",
+        "drop_at_ms",
+        "external_name",
+        "finished",
+        "frame_max",
+        "heartbeat_s",
+        "held",
+        "hub",
+        "last_received_ms",
+        "last_sent_ms",
+        "login",
+        "mechanism",
+        "need",
+        "out",
+        "out_size",
+        "peer",
+        "ports",
+        "probe",
+        "published_count",
+        "received_octets",
+        "regular_size_max",
+        "released",
+        "routes",
+        "seen_received",
+        "seen_sent",
+        "sent_octets",
+        "settings",
+        "started_ms",
+        "state",
+        "tls",
+        "touched",
+        "transport",
+        "unconfirmed",
+        "units",
+        "user",
+        "vhost",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -94,7 +134,7 @@ class Connection:
         self.login: tuple[str, bytes] | None = None
         self.channels: dict[int, Channel] = {}
         self._closed_by_peer: set[int] = set()
-        self.frame_max = FRAME_MAX_BEFORE_TUNE
+        self.frame_max = settings.frame_max_unauthenticated_bytes
         self.regular_size_max = 0
         self.channel_max = 0
         self.heartbeat_s = 0
@@ -105,6 +145,8 @@ class Connection:
         self.need = 0
         self.units = 0
         self.routes: dict[bytes, Route] = {}
+        self.ports: dict[bytes, Port] = {}
+        self.probe = Incoming("", "", (b"", b""), 0)  # What cacheable routers are asked with.
         self._seen_epochs: tuple[int, int] = (0, 0)
         self.current: Channel | None = None
         self.culprit = (0, 0)
@@ -255,6 +297,7 @@ class Connection:
         if epochs != self._seen_epochs:
             self._seen_epochs = epochs
             self.routes.clear()
+            self.ports.clear()
 
     # Errors and the end.
 
@@ -275,13 +318,13 @@ class Connection:
             self.current.fail(text, code, class_id, method_id)
 
     def fail(self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0) -> None:
-        """Close the connection from our side; the peer has CLOSE_TIMEOUT_MS to agree."""
+        """Close the connection from our side; the peer has `close_timeout_ms` to agree."""
         if self.state in (State.CLOSING, State.DONE):
             self.finish()
             return
         self.release()
         self.state = State.CLOSING
-        self.drop_at_ms = self.hub.now_ms + CLOSE_TIMEOUT_MS
+        self.drop_at_ms = self.hub.now_ms + self.settings.close_timeout_ms
         self.send(method_frame(0, "connection.close", reply_code, reply_text, class_id, method_id))
 
     def finish(self) -> None:
@@ -367,7 +410,7 @@ class Connection:
         capabilities = self.client_properties.get("capabilities")
         return isinstance(capabilities, dict) and capabilities.get(capability) is True
 
-    def require(self, verb: str, kind: str, name: str) -> None:
+    def require(self, verb: Verb, kind: str, name: str) -> None:
         """Raises Refused 403 unless the user may `configure`, `write` or `read` the queue or exchange."""
         if not self.hub.access.can(self.user, self.vhost.name, verb, name):
             raise Refused(
@@ -375,7 +418,7 @@ class Connection:
                 f"{verb} access to {kind} '{name}' in vhost '{self.vhost.name}' refused for user '{self.user.name}'",
             )
 
-    def require_topic(self, verb: str, exchange: str, routing_key: str) -> None:
+    def require_topic(self, verb: TopicVerb, exchange: str, routing_key: str) -> None:
         """Raises Refused 403 unless topic permissions, where there are any, allow the routing key."""
         if not self.hub.access.can_topic(self.user, self.vhost.name, verb, exchange, routing_key):
             raise Refused(
@@ -384,22 +427,18 @@ class Connection:
                 f"refused for user '{self.user.name}'",
             )
 
-    def incoming(self, exchange: str, routing_key: str, message: Message | None) -> Incoming:
-        """A publication as exchanges see it; without a message only cacheable routers may look at it."""
-        return Incoming(exchange, routing_key, message or (b"", b""), self.hub.wall_ms())
-
-    def route_message(self, found: Route, message: Message, keys: Iterable[str]) -> tuple[Any, ...]:
+    def route_message(self, port: Port, keys: Iterable[str], message: Message) -> tuple[Any, ...]:
         """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
         vhost = self.vhost
         queues: dict[Any, None] = {}
-        for key in (found.routing_key, *keys):
-            if found.exchange is None:
+        for key in keys:
+            if port.exchange is None:
                 sink = vhost.queues.get(key)
                 if sink is not None:
                     queues[sink] = None
             else:
-                publication = self.incoming(found.exchange_name, key, message)
-                queues.update(dict.fromkeys(route(vhost.exchanges, found.exchange, publication)[0]))
+                publication = Incoming(port.name, key, message, self.hub.wall_ms())
+                queues.update(dict.fromkeys(route(vhost.exchanges, port.exchange, publication)))
         return tuple(queues)
 
     # Direct reply-to.
@@ -431,7 +470,7 @@ class Connection:
 
     # The alarm.
 
-    def hold_publish(self, channel: Channel, asked: Route, flags: int, content: bytes) -> bool:
+    def hold_publish(self, channel: Channel, asked: Asked, flags: int, content: bytes) -> bool:
         """The alarm is on: keep or refuse this publish. False when it should go through after all."""
         if self.held is None:
             self.held = HeldPublishes(self)

@@ -113,20 +113,24 @@ class Consumer:
         first = channel.next_tag
         channel.next_tag = first + count
         if not self.no_ack:
-            channel.unacked.update(zip(range(first, first + count), zip(repeat(self), offsets, messages)))  # noqa: B905 - equal by construction, and strict costs
+            channel.unacked.update(
+                zip(range(first, first + count), zip(repeat(self), offsets, messages, strict=False), strict=False)
+            )
             self.in_flight += count
             channel.in_flight += count
         origin, content = messages[0]
         number = channel.number
         out = connection.out
         if count >= RUN_MIN:
-            origins, contents = zip(*messages)  # noqa: B905 - pairs
+            origins, contents = zip(*messages, strict=False)
             longest = max(map(len, contents))
             # One origin object means one publisher's channel and route, so the first content speaks for all.
             if all(map(is_, origins, repeat(origin))) and fitted(content, number, longest) is content:
                 if longest > connection.frame_max:
                     contents = tuple(fitted(content, number, connection.frame_max) for content in contents)
-                pieces = zip(repeat(self._prefix(len(origin))), _tag_column(first, count), repeat(origin), contents)  # noqa: B905
+                pieces = zip(
+                    repeat(self._prefix(len(origin))), _tag_column(first, count), repeat(origin), contents, strict=False
+                )
                 out.extend(chain.from_iterable(pieces))
                 connection.written(count * longest)
                 return

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.server.amqp.state import State
-from broker.server.auth import LoginRefused
+from broker.server.auth import LoginRefused, mechanisms
 from protocol.amqp.errors import (
     ACCESS_REFUSED,
     CHANNEL_ERROR,
@@ -24,9 +24,6 @@ from protocol.amqp.methods import DECODERS, method_number
 if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
 
-REFUSED_DELAY_MS = 3000
-"""How long a failed login waits for the end when its client cannot be told (RabbitMQ: slows down guessing)."""
-
 
 def on_protocol_header(connection: Connection, header: bytes) -> None:
     """The first eight octets; whoever speaks something else is told what is spoken here and closed (spec 4.2.2)."""
@@ -36,8 +33,8 @@ def on_protocol_header(connection: Connection, header: bytes) -> None:
         return
     settings = connection.settings
     connection.state = State.START
-    mechanisms = " ".join(settings.mechanisms).encode()
-    connection.send(method_frame(0, "connection.start", 0, 9, settings.server_properties(), mechanisms, b"en_US"))
+    offered = mechanisms(certificate=connection.external_name is not None).encode()
+    connection.send(method_frame(0, "connection.start", 0, 9, settings.server_properties(), offered, b"en_US"))
 
 
 def on_connection_frame(connection: Connection, frame_type: int, number: int, payload: bytes) -> None:
@@ -106,7 +103,7 @@ def login_refused(connection: Connection, refused: LoginRefused) -> None:
         connection.fail(ACCESS_REFUSED, text)
     else:
         connection.state = State.CLOSING
-        connection.drop_at_ms = connection.hub.now_ms + REFUSED_DELAY_MS
+        connection.drop_at_ms = connection.hub.now_ms + connection.settings.login_refused_delay_ms
 
 
 def _tune_ok(connection: Connection, channel_max: int, frame_max: int, heartbeat_s: int) -> None:

@@ -27,7 +27,6 @@ class AmqpSettings:
     product: str = "Jackalope"
     version: str = "0"
     cluster_name: str = "jackalope"
-    mechanisms: tuple[str, ...] = ("PLAIN", "AMQPLAIN")
     frame_max_bytes: int = 131_072
     channel_max: int = 2047
     heartbeat_s: int = 60
@@ -37,7 +36,10 @@ class AmqpSettings:
     consumers_per_channel_max: int = 10_000
     tx_messages_max: int = 100_000
     tx_bytes_max: int = 64 * 1024 * 1024
-    held_bytes_max: int = 1024 * 1024
+    parked_bytes_max: int = 1024 * 1024
+    frame_max_unauthenticated_bytes: int = 8192
+    close_timeout_ms: int = 5_000
+    login_refused_delay_ms: int = 3_000
     extra_properties: Mapping[str, Any] = field(default_factory=dict)
 
     def server_properties(self) -> dict[str, Any]:

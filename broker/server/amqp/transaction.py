@@ -15,7 +15,6 @@ from protocol.amqp.errors import RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
-    from broker.server.amqp.publish import Route
     from broker.server.amqp.settings import AmqpSettings
 
 
@@ -25,18 +24,16 @@ class Transaction:
     __slots__ = ("_bytes", "publishes", "settlements")
 
     def __init__(self) -> None:
-        self.publishes: list[tuple[tuple[Any, ...], Message, Route, bool]] = []
+        self.publishes: list[tuple[tuple[Any, ...], Message, bool]] = []
         self.settlements: list[tuple[int, Lease, bool]] = []  # (delivery tag, lease, requeue)
         self._bytes = 0
 
-    def add_publish(
-        self, queues: tuple[Any, ...], message: Message, route: Route, mandatory: bool, settings: AmqpSettings
-    ) -> None:
+    def add_publish(self, queues: tuple[Any, ...], message: Message, mandatory: bool, settings: AmqpSettings) -> None:
         """Keep a publish. Raises PeerError 506 when the transaction grows past its limits."""
         self._bytes += len(message[1])
         if len(self.publishes) >= settings.tx_messages_max or self._bytes > settings.tx_bytes_max:
             raise PeerError(RESOURCE_ERROR, "transaction too large")
-        self.publishes.append((queues, message, route, mandatory))
+        self.publishes.append((queues, message, mandatory))
 
     def add_settlement(self, tagged: list[tuple[int, Lease]], requeue: bool) -> None:
         """Keep an ack (requeue false) or a requeueing nack of these leases."""
@@ -46,8 +43,8 @@ class Transaction:
         """Publishes in order, then settlements; the transaction is empty afterwards."""
         publishes, settlements = self.publishes, self.settlements
         self.publishes, self.settlements, self._bytes = [], [], 0
-        for queues, message, route, mandatory in publishes:
-            channel.deliver_published(queues, message, mandatory, route)
+        for queues, message, mandatory in publishes:
+            channel.deliver_published(queues, message, mandatory)
         settle.end_leases(lease for _, lease, requeue in settlements if not requeue)
         settle.return_leases(lease for _, lease, requeue in settlements if requeue)
 

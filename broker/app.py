@@ -1,0 +1,299 @@
+"""Wiring, and nothing else: configuration -> core -> listeners, one nursery, an ordered stop.
+
+Start: every socket is opened before anything is promised; then the ready line. Stop (SIGTERM, SIGINT): no new
+connections, connection.close 320 to those that are there, a bounded wait, exit 0; a second signal exits at once.
+SIGHUP reads the configuration again: users and permissions are swapped when all of it is valid, or nothing is.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from broker.config import Address, Config, load
+from broker.core.access import Access
+from broker.core.broker import Broker
+from broker.core.vhost import VHostLimits
+from broker.errors import ConfigError, Refused
+from broker.server.amqp.settings import AmqpSettings
+from broker.server.auth import Authenticator, apply_users
+from broker.server.hub import Hub
+from broker.server.listener import AcceptLimits, Listener, TlsListening, open_listener, shown_address
+from broker.server.pump import Poller, PumpLimits
+from broker.server.ticker import Ticker
+
+if TYPE_CHECKING:
+    import ssl
+
+log = logging.getLogger("jackalope")
+
+STORAGE = "memory"
+"""What the ready line says of durability: definitions and messages live in memory and end with the process."""
+
+
+def own_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version("jackalope")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def run(config_paths: Sequence[str], data: str | None, sets: Sequence[str]) -> int:
+    """`jackalope serve`: until a signal ends it. Returns the exit code: 0 stopped, 1 could not start."""
+    sets = [*sets, *([f"storage.dir={data}"] if data is not None else [])]
+    try:
+        config = load(config_paths, sets)
+        _set_up_logging(config)
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        trio.run(_Server(config, tuple(config_paths), tuple(sets)).run)
+    except ConfigError as error:
+        print(f"jackalope: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _set_up_logging(config: Config) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if config.log.format == "json":
+        from broker.logs import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("jackalope")
+    root.addHandler(handler)
+    root.setLevel(config.log.level.upper())
+
+
+@dataclass
+class _Server:
+    """One run of the broker."""
+
+    config: Config
+    paths: tuple[str, ...]
+    sets: tuple[str, ...]
+    sockets: dict[str, socket.socket] = field(default_factory=dict)
+    stopping: bool = False
+
+    async def run(self) -> None:
+        config, limits = self.config, self.config.limits
+        broker = Broker(
+            random.Random().randrange, VHostLimits(limits.queues_max, limits.exchanges_max, limits.bindings_max)
+        )
+        access = Access()
+        authenticator = Authenticator(access, config.security)
+        apply_users(config.users.values(), access, authenticator)
+        hub = Hub(broker, access, authenticator)
+        declare_topology(hub, config)
+        context = tls_context(config) if config.listeners.amqps is not None else None
+        for name, address in (
+            ("amqp", config.listeners.amqp),
+            ("amqps", config.listeners.amqps),
+            ("http", config.listeners.http),
+        ):
+            if isinstance(address, Address):
+                self.sockets[name] = open_listener(address.host, address.port)
+        ticker = Ticker(
+            hub,
+            handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
+            memory_watermark_bytes=memory_watermark_bytes(limits.memory_watermark),
+            send_timeout_ms=int(limits.send_timeout_s * 1000),
+        )
+        async with trio.open_nursery() as nursery:
+            pump_limits = PumpLimits(limits.read_chunk_bytes, limits.read_chunk_bytes_max, limits.out_buffer_bytes_max)
+            poller = Poller(hub, nursery, pump_limits)
+            nursery.start_soon(poller.run)
+            nursery.start_soon(ticker.run)
+            accepting = trio.CancelScope()
+            nursery.start_soon(self._accept, accepting, hub, poller, context, ticker)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                self._settle_memory()
+                print(ready_line(self.sockets), flush=True)
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        self._reload(hub)
+                    elif self.stopping:
+                        os._exit(1)
+                    else:
+                        self.stopping = True
+                        log.info("stopping: %d connections", len(hub.connections))
+                        accepting.cancel()
+                        nursery.start_soon(self._drain, hub, nursery.cancel_scope)
+
+    async def _accept(
+        self, scope: trio.CancelScope, hub: Hub, poller: Poller, context: ssl.SSLContext | None, ticker: Ticker
+    ) -> None:
+        limits = self.config.limits
+        accept = AcceptLimits(
+            limits.connections_max,
+            limits.connections_unauthenticated_max,
+            limits.connections_unauthenticated_per_ip_max,
+        )
+        settings = amqp_settings(self.config)
+        with scope:
+            async with trio.open_nursery() as nursery:
+                for name in ("amqp", "amqps"):
+                    if name in self.sockets:
+                        over = (
+                            TlsListening(context, self.config.tls.login_from) if name == "amqps" and context else None
+                        )
+                        listener = Listener(hub, poller, self.sockets[name], settings, accept, over)
+                        nursery.start_soon(listener.run)
+                if "http" in self.sockets:
+                    # Imported late: the management API is not needed for being ready to serve AMQP.
+                    from broker.server.http.server import HttpServer
+
+                    def statistics() -> dict[str, Any]:
+                        return {**hub.statistics(), **ticker.statistics(), "version": own_version()}
+
+                    nursery.start_soon(HttpServer(hub, nursery, self.sockets["http"], limits, statistics).run)
+        for sock in self.sockets.values():
+            sock.close()
+
+    async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
+        """Ask every peer to go, wait a bounded time, then end all tasks."""
+        for connection in list(hub.connections):
+            connection.fail(320, "CONNECTION_FORCED - broker is shutting down")
+        hub.end_turn()
+        with trio.move_on_after(self.config.limits.drain_timeout_s):
+            while hub.connections:
+                await trio.sleep(0.02)
+        everything.cancel()
+
+    def _reload(self, hub: Hub) -> None:
+        """Validate everything, then swap users and permissions; keep the old ones when anything is wrong."""
+        try:
+            config = load(self.paths, self.sets)
+        except ConfigError as error:
+            log.error("configuration not reloaded, the old one stays: %s", error)
+            return
+        for name in set(hub.access.users) - set(config.users):
+            hub.access.delete_user(name)
+            hub.authenticator.forget(name)
+        apply_users(config.users.values(), hub.access, hub.authenticator)
+        for name in ("listeners", "tls", "limits", "storage", "compat", "log", "vhosts"):
+            if getattr(config, name) != getattr(self.config, name):
+                log.warning("configuration: %s changed, takes effect at the next start", name)
+        self.config = config
+        log.info("configuration reloaded: %d users", len(config.users))
+
+    @staticmethod
+    def _settle_memory() -> None:
+        """What start-up made stays; messages are tuples of bytes, so collections find little and may be rare."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 50)
+
+
+def ready_line(sockets: dict[str, socket.socket]) -> str:
+    """`ready amqp=HOST:PORT http=HOST:PORT storage=memory`, with the ports that were found."""
+    parts = [f"{name}={shown_address(*sock.getsockname()[:2])}" for name, sock in sockets.items()]
+    return " ".join(["ready", *parts, f"storage={STORAGE}"])
+
+
+def amqp_settings(config: Config) -> AmqpSettings:
+    """What connections are told."""
+    limits = config.limits
+    return AmqpSettings(
+        product=config.compat.product,
+        version=config.compat.version or own_version(),
+        frame_max_bytes=limits.frame_max_bytes,
+        frame_max_unauthenticated_bytes=limits.frame_max_unauthenticated_bytes,
+        channel_max=limits.channel_max,
+        heartbeat_s=int(limits.heartbeat_s),
+        message_size_max_bytes=limits.message_size_max_bytes,
+        route_cache_entries_max=limits.route_cache_entries_max,
+        prefetch_max=limits.prefetch_max,
+        consumers_per_channel_max=limits.consumers_per_channel_max,
+        tx_messages_max=limits.tx_messages_max,
+        tx_bytes_max=limits.tx_bytes_max,
+        parked_bytes_max=limits.parked_bytes_max,
+        close_timeout_ms=int(limits.close_timeout_s * 1000),
+        login_refused_delay_ms=int(config.security.login_refused_delay_s * 1000),
+    )
+
+
+def tls_context(config: Config) -> ssl.SSLContext:
+    """The server's TLS context. Raises ConfigError when a file cannot be used."""
+    import ssl
+
+    tls = config.tls
+    if tls.cert is None or tls.key is None:
+        raise ConfigError("listeners.amqps needs tls.cert and tls.key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.cert, tls.key)
+        if tls.ca is not None:
+            context.load_verify_locations(tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls: {error}") from None
+    context.verify_mode = {"none": ssl.CERT_NONE, "request": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}[
+        tls.verify
+    ]
+    return context
+
+
+def memory_watermark_bytes(watermark: float) -> int:
+    """An absolute size, or the share of this machine's (or container's) memory that a value up to 1 means."""
+    if watermark > 1:
+        return int(watermark)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(limit, encoding="ascii") as file:
+                text = file.read().strip()
+        except OSError:
+            continue  # This kernel keeps the other one.
+        if text.isdigit():
+            total = min(total, int(text))
+    return int(total * watermark)
+
+
+def declare_topology(hub: Hub, config: Config) -> None:
+    """Vhosts, exchanges, queues and bindings of the configuration. Raises ConfigError for what cannot be declared."""
+    broker = hub.broker
+    for wanted in config.topology().vhosts:
+        vhost = broker.add_vhost(wanted.name)
+        try:
+            for exchange in wanted.exchanges.values():
+                vhost.declare_exchange(
+                    exchange.name,
+                    exchange.type,
+                    durable=exchange.durable,
+                    auto_delete=exchange.auto_delete,
+                    internal=exchange.internal,
+                    arguments=exchange.arguments,
+                )
+            for queue in wanted.queues.values():
+                vhost.declare_queue(
+                    queue.name,
+                    durable=queue.durable,
+                    exclusive=False,
+                    auto_delete=queue.auto_delete,
+                    arguments=queue.arguments,
+                    connection=None,
+                    now_ms=hub.now_ms,
+                )
+            for binding in wanted.all_bindings():
+                destination = (
+                    vhost.queue(binding.destination)
+                    if binding.destination_type == "queue"
+                    else vhost.exchange(binding.destination)
+                )
+                vhost.bind(binding.source, destination, binding.routing_key, binding.arguments)
+        except Refused as refused:
+            raise ConfigError(f"topology of vhost {wanted.name!r}: {refused.text}") from None
