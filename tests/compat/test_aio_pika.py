@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import gc
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 import aio_pika
 import pytest
@@ -26,7 +27,7 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _until(done: Callable[[], bool]) -> None:
-    while not done():  # noqa: ASYNC110  # What it waits for is a client's callback, which sets no event.
+    while not done():  # What it waits for is a client's callback, which sets no event.
         await asyncio.sleep(0.02)
 
 
@@ -37,7 +38,7 @@ class Relay:
         self._broker = broker
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def __aenter__(self) -> "Relay":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
