@@ -1,0 +1,57 @@
+# Everything runs in .venv, which each target makes by itself from requirements.lock (Python, make and PyPI suffice).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV_COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --extra build
+ROUNDS ?= 5
+SECONDS_EACH ?= 3
+
+.PHONY: run test style types debian-tools compat faults faults-short bench lock clean
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+$(READY_DEV): requirements-dev.lock $(READY)
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	touch $@
+
+run: $(READY) ## Start a broker in the foreground with its defaults; ARGS="-c FILE" for others.
+	$(BIN)/jackalope serve $(ARGS)
+
+test: $(READY_DEV) style types ## Everything that needs nothing but PyPI.
+	$(BIN)/python -m pytest -m "not compat and not control and not faults" $(PYTEST_ARGS)
+
+style: $(READY_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY_DEV)
+	$(BIN)/mypy
+
+debian-tools: ## Installs the peers and tools from Debian where that is possible (as root).
+	@sh tools/dev/debian-tools
+
+compat: $(READY_DEV) debian-tools ## The real clients, on Jackalope and on Debian's rabbitmq-server.
+	$(BIN)/python -m pytest -m "compat or control" tests $(PYTEST_ARGS)
+
+faults: $(READY_DEV) ## Floods, kills, malformed octets, fuzzing.
+	$(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
+
+faults-short: $(READY_DEV)
+	JACKALOPE_FAULTS=short $(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
+
+bench: $(READY_DEV) debian-tools ## Side by side with Debian's rabbitmq-server; takes a while.
+	$(BIN)/jackalope bench amqp --rounds $(ROUNDS) --seconds $(SECONDS_EACH)
+
+lock: ## Pin the newest versions that pyproject.toml allows; needs uv.
+	$(UV_COMPILE) --upgrade -o requirements.lock
+	$(UV_COMPILE) --upgrade -c requirements.lock --extra test --extra compat --extra faults -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
