@@ -6,6 +6,7 @@ Must not know: clients, tests.
 
 import contextlib
 import os
+import shlex
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -63,11 +64,17 @@ class Pool:
         self._unused = iter(vhost_names())
 
     def fresh(self) -> Target:
-        """A target in an unused vhost. Raises AssertionError when the pool is used up."""
+        """A target in an unused vhost. Raises AssertionError when the pool is used up or the broker has ended."""
+        assert self.broker.pids(), f"the broker has ended: {self.log()[-4000:]}"
         vhost = next(self._unused, None)
         assert vhost is not None, f"more than {VHOSTS} vhosts were asked for: raise VHOSTS"
         return Target(self.broker.name, self.broker.host, self.broker.port, self.broker.tls_port or 0,
                       self._tls.ca_file, vhost)  # fmt: skip
+
+    def log(self) -> str:
+        """What a Jackalope wrote to stderr; empty for RabbitMQ."""
+        path = (self.broker.directory or Path()) / "stderr.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
 
 def vhost_names() -> list[str]:
@@ -116,7 +123,11 @@ def in_ci() -> bool:
 
 @contextlib.contextmanager
 def jackalope_pool(tls: TlsFiles, directory: Path, settings: Sequence[str] = ()) -> Iterator[Pool]:
-    """A Jackalope of this checkout with the pool's vhosts. Raises BrokerStartError."""
+    """A Jackalope with the pool's vhosts: of this checkout, or what JACKALOPE_COMMAND starts (`jackalope serve`).
+
+    Raises BrokerStartError.
+    """
+    command = shlex.split(os.environ.get("JACKALOPE_COMMAND", "")) or None
     vhosts = ["/", PROBE_VHOST_OF_READER, *vhost_names()]
     config = {
         "listeners": {"amqps": f"{HOST}:0"},
@@ -133,5 +144,8 @@ def jackalope_pool(tls: TlsFiles, directory: Path, settings: Sequence[str] = ())
     }
     path = directory / "jackalope.yaml"
     path.write_text(yaml.safe_dump(config))
-    with running_jackalope("-c", str(path), settings=settings) as broker:
-        yield Pool(broker, tls)
+    with running_jackalope("-c", str(path), command=command, settings=settings, http=False) as broker:
+        pool = Pool(broker, tls)
+        yield pool
+        # Whatever clients did, none of it may have met an error that the broker does not know.
+        assert "Traceback" not in pool.log(), pool.log()[-8000:]
