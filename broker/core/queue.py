@@ -42,6 +42,11 @@ class Consumer(Holder, Protocol):
     exclusive: bool
     no_ack: bool
 
+    @property
+    def shares_capacity(self) -> bool:
+        """Whether delivering to another consumer may take from this one's capacity (channel-wide prefetch)."""
+        ...
+
     def capacity(self) -> int:
         """How many messages it would take now; 0 or less for none."""
         ...
@@ -144,6 +149,8 @@ class Queue:
         able = [(consumer, capacity) for consumer in level if (capacity := consumer.capacity()) > 0]
         if not able:
             return 0
+        if any(consumer.shares_capacity for consumer, _ in able):
+            return self._dispatch_singly(level)
         rounds = min(min(capacity for _, capacity in able), max(BATCH_MAX // len(able), 1))
         messages, offsets = self.cursor.take(rounds * len(able))
         width = len(able)
@@ -157,6 +164,20 @@ class Queue:
             last = able[len(messages) % width - 1][0]
             level.rotate(-1 - level.index(last))
         return len(messages)
+
+    def _dispatch_singly(self, level: deque[Consumer]) -> int:
+        """One message at a time, since what one consumer gets another may have no room for any more."""
+        served = refused = 0
+        while self.cursor.ready_count and served < BATCH_MAX and refused < len(level):
+            consumer = level[0]
+            level.rotate(-1)
+            if consumer.capacity() > 0:
+                self._hand(consumer, *self.cursor.take(1))
+                served += 1
+                refused = 0
+            else:
+                refused += 1
+        return served
 
     def _hand(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         if consumer.no_ack:

@@ -93,6 +93,11 @@ class Consumer:
         self._head = _DELIVER + bytes([len(raw)]) + raw
         self._prefixes: dict[int, bytes] = {}
 
+    @property
+    def shares_capacity(self) -> bool:
+        """Under basic.qos global all consumers of the channel draw on one prefetch."""
+        return self.channel.prefetch > 0
+
     def capacity(self) -> int:
         """Messages it would take now: prefetch of the consumer and of the channel, and room in the connection."""
         if self._connection.congested:
