@@ -25,6 +25,7 @@ from protocol.amqp.errors import (
     NO_ROUTE,
     NOT_IMPLEMENTED,
     PRECONDITION_FAILED,
+    RESOURCE_ERROR,
     UNEXPECTED_FRAME,
     PeerError,
 )
@@ -41,6 +42,8 @@ HANDLERS: dict[int, Handler] = {}
 PUBLISH = method_number("basic.publish")
 CLOSE = method_number("channel.close")
 CLOSE_OK = method_number("channel.close-ok")
+ASSEMBLING_MESSAGES_MAX = 4
+"""How many messages of the largest size may be unfinished on one connection: else 2047 channels are 32 GiB."""
 RETURN_SLICE = 2048
 """Leases returned in one slice when a channel dies with many outstanding."""
 
@@ -136,7 +139,9 @@ class Channel:
         handler = HANDLERS.get(number)
         if handler is None:
             raise _unimplemented(number)
-        handler(self, *DECODERS[number](payload))
+        arguments = DECODERS[number](payload)
+        self.connection.culprit = (number >> 16, number & 0xFFFF)
+        handler(self, *arguments)
 
     def on_header(self, payload: bytes) -> None:
         """A content header frame."""
@@ -167,10 +172,22 @@ class Channel:
         if len(payload) > assembly.size_left:
             payload = payload[: assembly.size_left]
         if payload and not assembly.discarding:
+            connection = self.connection
+            connection.assembling_bytes += len(payload)
+            if connection.assembling_bytes > ASSEMBLING_MESSAGES_MAX * connection.settings.message_size_max_bytes:
+                raise PeerError(RESOURCE_ERROR, "too many octets of unfinished messages on this connection", 60, 40)
             assembly.parts.append(frame(BODY, self.number, payload))
         assembly.size_left -= len(payload)
         if not assembly.size_left:
             self._assembled(assembly)
+
+    def _drop_assembly(self) -> None:
+        """The message is whole, or will never be."""
+        assembly = self.assembly
+        if assembly is not None:
+            self.assembly = None
+            if not assembly.discarding and assembly.size > 0:
+                self.connection.assembling_bytes -= assembly.size - assembly.size_left
 
     # Publishing, the general path.
 
@@ -181,7 +198,7 @@ class Channel:
         self.assembly = Assembly(Asked(exchange, routing_key, mandatory))
 
     def _assembled(self, assembly: Assembly) -> None:
-        self.assembly = None
+        self._drop_assembly()
         connection = self.connection
         connection.culprit = (60, 40)
         if assembly.discarding:
@@ -271,12 +288,12 @@ class Channel:
         self.send_confirms()
         self.release_all()
         self.closing = True
-        self.assembly = None
         self.reply("channel.close", reply_code, reply_text, class_id, method_id)
 
     def release_all(self) -> None:
         """Consumers detach, leases return to their places; in slices when there are many."""
         connection = self.connection
+        self._drop_assembly()
         if self.transaction is not None:
             self.transaction.abandon(self)
         leases = list(self.unacked.values())

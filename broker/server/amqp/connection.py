@@ -71,6 +71,7 @@ class Connection:
         "_have",
         "_position",
         "_seen_epochs",
+        "assembling_bytes",
         "broker",
         "channel_max",
         "channels",
@@ -160,6 +161,7 @@ class Connection:
         self.finished = False
         self.released = False
         self.drop_at_ms: int | None = None
+        self.assembling_bytes = 0  # Of messages whose content has not come whole, on all channels.
         self.published_count = 0
         self.received_octets = self.sent_octets = 0
         self.seen_received = self.seen_sent = 0
