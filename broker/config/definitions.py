@@ -14,18 +14,23 @@ from broker.errors import ConfigError
 _LISTS = ("users", "vhosts", "permissions", "topic_permissions", "parameters", "global_parameters", "policies",
           "queues", "exchanges", "bindings")  # fmt: skip
 _VERSIONS = ("rabbit_version", "rabbitmq_version", "rabbitmq_definition_format")
+_OURS = ("listeners", "tls", "storage", "limits", "security", "compat", "log")
 _IGNORED = ("policies", "parameters")
 _HASHING = ("rabbit_password_hashing_sha256", "rabbit_password_hashing_sha512")
 
 
 def is_definitions(root: Item) -> bool:
-    """Whether a tree is a definitions file: its lists are our mappings, or it names RabbitMQ's version."""
+    """Whether a tree is a definitions file: its lists are our mappings, or it names RabbitMQ's version.
+
+    A file with keys of neither kind (`limits`) is one of ours, with a mistake.
+    """
     keys = root.value
     if not isinstance(keys, dict):
         return False
     if any(name in keys for name in _VERSIONS):
         return True
-    return any(name in _LISTS and isinstance(item.value, list) for name, item in keys.items())
+    lists = [name for name, item in keys.items() if name in _LISTS and isinstance(item.value, list)]
+    return bool(lists) and not any(name in keys for name in _OURS)
 
 
 def translate(root: Item, warnings: list[str]) -> Item:

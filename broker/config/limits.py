@@ -136,8 +136,3 @@ class Limits:
     http_timeout_s: float = option(
         30.0, seconds(0.1, 3600), "One request from its first byte, and as long again idle before the next."
     )
-
-    def memory_watermark_bytes(self, total_bytes: int) -> int:
-        """The watermark in bytes for a machine or container of `total_bytes`."""
-        watermark = self.memory_watermark
-        return int(watermark * total_bytes) if watermark <= 1 else int(watermark)

@@ -224,7 +224,8 @@ class Log:
 
 def _guest() -> dict[str, User]:
     everything = Permission(".*", ".*", ".*")
-    return {"guest": User("guest", Secret("guest"), tags=("administrator",), permissions={"/": everything})}
+    guest = User("guest", Secret("guest"), tags=("administrator",), loopback_only=True, permissions={"/": everything})
+    return {"guest": guest}
 
 
 def _root() -> dict[str, VHost]:
@@ -238,7 +239,7 @@ class Config:
     listeners: Listeners = option(
         Listeners, struct(Listeners), "Where to listen: HOST:PORT, [IPV6]:PORT or off. Port 0 picks a free one."
     )
-    tls: Tls = option(Tls, struct(Tls), "For the listeners whose name ends in s.")
+    tls: Tls = option(Tls, struct(Tls), "For the TLS listeners (amqps).")
     storage: Storage = option(Storage, struct(Storage), "Where data is kept.")
     limits: Limits = option(Limits, struct(Limits), "Every buffer, count and wait that a peer could make grow.")
     security: Security = option(Security, struct(Security), "How logins are verified and guessing is slowed.")

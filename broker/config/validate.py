@@ -7,21 +7,24 @@ a broker.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from broker.config.kinds import did_you_mean
-from broker.config.schema import Binding, Config, Listeners, Tls, User, VHost
+from broker.config.schema import Binding, Config, Listeners, Queue, QueueBinding, Tls, User, VHost
+from broker.config.sections import NAME_BYTES_MAX
 from broker.config.source import Item
 from broker.core.access import check_pattern
 from broker.core.arguments import check_queue
+from broker.core.exchange.base import Router
+from broker.core.exchange.registry import ROUTERS
 from broker.core.passwords import parse_hash
+from broker.core.vhost import PREDECLARED
 from broker.errors import Refused
 
 Problem = tuple[tuple[str, ...], str]
 """The path of keys, and what is wrong there."""
 
-PREDECLARED = ("amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match")
 TAGS = ("administrator", "monitoring", "policymaker", "management", "impersonator", "none")
 
 
@@ -55,9 +58,9 @@ def _located(root: Item, path: tuple[str, ...], text: str) -> str:
 
 def _tls(tls: Tls, listeners: Listeners) -> Iterator[Problem]:
     if listeners.amqps is not None:
-        for name in ("cert", "key"):
-            if getattr(tls, name) is None:
-                yield ("listeners", "amqps"), f"needs tls.{name}"
+        missing = [f"tls.{name}" for name in ("cert", "key") if getattr(tls, name) is None]
+        if missing:
+            yield ("listeners", "amqps"), f"needs {' and '.join(missing)}"
     if tls.verify != "none" and tls.ca is None:
         yield ("tls", "verify"), "needs tls.ca, which says whose certificates are accepted"
     for name in ("cert", "key", "ca"):
@@ -82,7 +85,7 @@ def _user(user: User, vhosts: Iterable[str]) -> Iterator[Problem]:
     at = ("users", user.name)
     if user.password is not None and user.password_hash is not None:
         yield at, "has both a password and a password_hash"
-    if user.password_hash is not None:
+    elif user.password_hash is not None:
         try:
             parse_hash(user.password_hash.reveal())
         except ValueError as error:
@@ -117,34 +120,64 @@ def _exists(path: tuple[str, ...], kind: str, name: str, among: Iterable[str]) -
 
 def _vhost(vhost: VHost) -> Iterator[Problem]:
     at = ("vhosts", vhost.name)
-    for name in vhost.exchanges:
-        if name.startswith("amq.") and name not in PREDECLARED:
-            yield (*at, "exchanges", name), "names that begin with 'amq.' are reserved"
+    routers = {name: ROUTERS[kind]({}, _first) for name, kind in PREDECLARED.items()}
+    for exchange in vhost.exchanges.values():
+        path = (*at, "exchanges", exchange.name)
+        if exchange.type not in ROUTERS:
+            yield (*path, "type"), f"unknown exchange type '{exchange.type}'{did_you_mean(exchange.type, ROUTERS)}"
+        elif exchange.name.startswith("amq.") and PREDECLARED.get(exchange.name) != exchange.type:
+            yield path, "names that begin with 'amq.' are reserved"
+        else:
+            try:
+                routers[exchange.name] = ROUTERS[exchange.type](exchange.arguments, _first)
+            except Refused as refused:
+                yield (*path, "arguments"), refused.text
     for queue in vhost.queues.values():
         path = (*at, "queues", queue.name)
-        if queue.name.startswith("amq."):
-            yield path, "names that begin with 'amq.' are reserved"
+        yield from _queue(path, queue, vhost.name)
+        for position, one in enumerate(queue.bindings):
+            yield from _source((*path, "bindings", str(position)), one, vhost, routers)
+    for position, binding in enumerate(vhost.bindings):
+        path = (*at, "bindings", str(position))
+        yield from _source(path, binding, vhost, routers)
+        if binding.destination_type == "queue":
+            yield from _exists((*path, "destination"), "queue", binding.destination, vhost.queues)
+        elif binding.destination not in PREDECLARED:
+            yield from _exists((*path, "destination"), "exchange", binding.destination, vhost.exchanges)
+
+
+def _first(_: int) -> int:
+    """Routers want randomness; these never route."""
+    return 0
+
+
+def _queue(path: tuple[str, ...], queue: Queue, vhost: str) -> Iterator[Problem]:
+    if queue.name.startswith("amq."):
+        yield path, "names that begin with 'amq.' are reserved"
+    try:
+        check_queue(
+            queue.name,
+            vhost,
+            queue.arguments,
+            durable=queue.durable,
+            exclusive=False,
+            auto_delete=queue.auto_delete,
+        )
+    except Refused as refused:
+        yield path, refused.text
+
+
+def _source(
+    path: tuple[str, ...], binding: Binding | QueueBinding, vhost: VHost, routers: Mapping[str, Router]
+) -> Iterator[Problem]:
+    """The source must exist, and its type must take the binding."""
+    if len(binding.routing_key.encode()) > NAME_BYTES_MAX:
+        yield (*path, "routing_key"), f"longer than {NAME_BYTES_MAX} bytes"
+    if binding.source not in PREDECLARED:
+        yield from _exists((*path, "source"), "exchange", binding.source, vhost.exchanges)
+    router = routers.get(binding.source)  # None: reported already.
+    if router is not None:
         try:
-            check_queue(
-                queue.name, vhost.name, queue.arguments,
-                durable=queue.durable, exclusive=False, auto_delete=queue.auto_delete,
-            )  # fmt: skip
+            router.check_binding(binding.routing_key, binding.arguments)
         except Refused as refused:
             yield path, refused.text
-        for position, one in enumerate(queue.bindings):
-            yield from _source((*path, "bindings", str(position)), one.source, vhost)
-    for position, binding in enumerate(vhost.bindings):
-        yield from _binding((*at, "bindings", str(position)), binding, vhost)
-
-
-def _source(path: tuple[str, ...], name: str, vhost: VHost) -> Iterator[Problem]:
-    if name not in PREDECLARED:
-        yield from _exists((*path, "source"), "exchange", name, vhost.exchanges)
-
-
-def _binding(path: tuple[str, ...], binding: Binding, vhost: VHost) -> Iterator[Problem]:
-    yield from _source(path, binding.source, vhost)
-    if binding.destination_type == "queue":
-        yield from _exists((*path, "destination"), "queue", binding.destination, vhost.queues)
-    elif binding.destination not in PREDECLARED:
-        yield from _exists((*path, "destination"), "exchange", binding.destination, vhost.exchanges)
