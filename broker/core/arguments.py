@@ -138,8 +138,12 @@ def check_equivalent(kind: str, name: str, vhost: str, received: Mapping[str, An
         if key == "x-queue-type":
             new, old = new or "classic", old or "classic"
         if new != old or isinstance(new, bool) != isinstance(old, bool):
-            got = "none" if new is None else f"the value {_shown(new)}"
-            has = "none" if old is None else f"the value {_shown(old)}"
+            if new is None or old is None:
+                got = "none" if new is None else f"the value {_shown(new)}"
+                has = "none" if old is None else f"the value {_shown(old)}"
+            else:
+                # RabbitMQ names the types only where one of the two is missing.
+                got, has = (f"'{str(one).lower() if isinstance(one, bool) else one}'" for one in (new, old))
             raise _refuse(
                 f"inequivalent arg '{key}' for {kind} '{name}' in vhost '{vhost}': received {got} but current is {has}"
             )

@@ -168,7 +168,13 @@ def test_inequivalent_declares(broker: Target) -> None:
         text = _refused(connection.channel(), lambda c: c.queue_declare("q", arguments={"x-max-length": 5}), 406)
         assert "inequivalent arg 'durable'" in text
         text = _refused(connection.channel(), lambda c: c.queue_declare("q", durable=True), 406)
-        assert "inequivalent arg 'x-max-length'" in text
+        assert text.endswith("received none but current is the value '5' of type 'signedint'")
+        other = {"x-max-length": 6}
+        text = _refused(connection.channel(), lambda c: c.queue_declare("q", durable=True, arguments=other), 406)
+        assert text == (
+            f"PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '{broker.vhost}': "
+            "received '6' but current is '5'"
+        )
         channel.exchange_declare("x", "topic")
         text = _refused(connection.channel(), lambda c: c.exchange_declare("x", "fanout"), 406)
         assert "inequivalent arg 'type'" in text

@@ -2,6 +2,9 @@ import pika, time, json, urllib.request, base64, sys
 from datetime import datetime
 def P(n,*a): print('## %s ::'%n,*[x if isinstance(x,str) else repr(x) for x in a],flush=True)
 def conn(**k): return pika.BlockingConnection(pika.ConnectionParameters(__import__('os').environ.get('AMQP_HOST','127.0.0.1'),int(__import__('os').environ.get('AMQP_PORT',5672)),__import__('os').environ.get('AMQP_VHOST','/'),pika.PlainCredentials('guest','guest'),**k))
+def pump(c,s):  # pika hands over its first batch and returns: stay for the whole period, so that chunking does not change answers.
+    end=time.monotonic()+s
+    while (left:=end-time.monotonic())>0: c.process_data_events(left)
 c=conn(); ch=c.channel()
 def drain(ch,q,n=50):
     r=[]
@@ -43,7 +46,7 @@ def cyc():
 T('automatic cycle (expired, no reject) dropped -> count',cyc)
 def ttl0():
     ch.queue_delete('p4a'); ch.queue_declare('p4a',arguments={'x-message-ttl':0}); ch.basic_publish('','p4a',b'1'); time.sleep(.1); a=ch.queue_declare('p4a',passive=True).method.message_count
-    got=[]; ch.basic_consume('p4a',lambda c,m,p,b:got.append(b),auto_ack=True); ch.basic_publish('','p4a',b'2'); c.process_data_events(.3); ch.cancel(); return a,got
+    got=[]; ch.basic_consume('p4a',lambda c,m,p,b:got.append(b),auto_ack=True); ch.basic_publish('','p4a',b'2'); pump(c,.3); ch.cancel(); return a,got
 T('x-message-ttl=0: expires unless deliverable immediately',ttl0)
 def hol():
     ch.queue_delete('p4a'); ch.queue_declare('p4a'); ch.basic_publish('','p4a',b'long',pika.BasicProperties(expiration='60000')); ch.basic_publish('','p4a',b'short',pika.BasicProperties(expiration='50')); time.sleep(.4); return ch.queue_declare('p4a',passive=True).method.message_count, drain(ch,'p4a')
@@ -86,18 +89,18 @@ def rr():
     ch.queue_delete('p4a'); ch.queue_declare('p4a'); got=[]
     ch.basic_consume('p4a',lambda c,m,p,b:got.append(('lo',b)),auto_ack=True,arguments={'x-priority':0}); ch.basic_consume('p4a',lambda c,m,p,b:got.append(('hi',b)),auto_ack=True,arguments={'x-priority':5})
     for i in range(3): ch.basic_publish('','p4a',str(i).encode())
-    c.process_data_events(.4); 
+    pump(c,.4); 
     for t in list(ch.consumer_tags): ch.basic_cancel(t)
     return got
 T('consumer priority',rr)
 def cancelnotify():
-    ch.queue_delete('p4a'); ch.queue_declare('p4a'); k=conn(); kc=k.channel(); got=[]; kc.add_on_cancel_callback(lambda m:got.append(repr(m.method))); kc.basic_consume('p4a',lambda *a:0); ch.queue_delete('p4a'); k.process_data_events(.4); k.close(); return got
+    ch.queue_delete('p4a'); ch.queue_declare('p4a'); k=conn(); kc=k.channel(); got=[]; kc.add_on_cancel_callback(lambda m:got.append(repr(m.method))); kc.basic_consume('p4a',lambda *a:0); ch.queue_delete('p4a'); pump(k,.4); k.close(); return got
 T('consumer_cancel_notify on queue delete',cancelnotify)
 def sac():
     ch.queue_declare('p4s',arguments={'x-single-active-consumer':True},auto_delete=True); got=[]
     t1=ch.basic_consume('p4s',lambda c,m,p,b:got.append(1),auto_ack=True); t2=ch.basic_consume('p4s',lambda c,m,p,b:got.append(2),auto_ack=True)
     for i in range(2): ch.basic_publish('','p4s',b'')
-    c.process_data_events(.3); ch.basic_cancel(t1); ch.basic_publish('','p4s',b''); c.process_data_events(.3); 
+    pump(c,.3); ch.basic_cancel(t1); ch.basic_publish('','p4s',b''); pump(c,.3); 
     try: ch.basic_consume('p4s',lambda *a:0,exclusive=True); x='ok'
     except Exception as e: x=repr(e)[:160]
     return got,x
@@ -109,8 +112,8 @@ def prefetch():
     def cb(i): 
         def f(*a): got[i]+=1
         return f
-    x.basic_consume('p4a',cb(0)); x.basic_qos(prefetch_count=3); x.basic_consume('p4a',cb(1)); c.process_data_events(.4); a=list(got)
-    x.basic_qos(prefetch_count=6,global_qos=True); c.process_data_events(.4); b=list(got); x.close(); return a,b
+    x.basic_consume('p4a',cb(0)); x.basic_qos(prefetch_count=3); x.basic_consume('p4a',cb(1)); pump(c,.4); a=list(got)
+    x.basic_qos(prefetch_count=6,global_qos=True); pump(c,.4); b=list(got); x.close(); return a,b
 T('qos per consumer 2 then 3; then global 6',prefetch)
 def requeue_close():
     time.sleep(.2); m,p,b=ch.basic_get('p4a'); return m.redelivered, m.message_count
@@ -134,13 +137,13 @@ def persistonly():
 T('delivery_mode=3',persistonly)
 def dr():
     ch.queue_purge('p4a'); got=[]; ch.basic_consume('amq.rabbitmq.reply-to',lambda c,m,p,b:got.append((m.exchange,m.routing_key[:30],b)),auto_ack=True); ch.basic_publish('','p4a',b'rq',pika.BasicProperties(reply_to='amq.rabbitmq.reply-to')); time.sleep(.2)
-    m,p,b=ch.basic_get('p4a',auto_ack=True); ch.basic_publish('',p.reply_to,b'rs',mandatory=True); c.process_data_events(.3); return p.reply_to,got
+    m,p,b=ch.basic_get('p4a',auto_ack=True); ch.basic_publish('',p.reply_to,b'rs',mandatory=True); pump(c,.3); return p.reply_to,got
 T('direct reply-to',dr)
 c=conn(); ch=c.channel()
 def stream():
     ch.queue_delete('p4st'); ch.queue_declare('p4st',durable=True,arguments={'x-queue-type':'stream'}); ch.confirm_delivery()
     for i in range(5): ch.basic_publish('','p4st',str(i).encode())
-    k=conn(); kc=k.channel(); kc.basic_qos(prefetch_count=100); got=[]; kc.basic_consume('p4st',lambda c,m,p,b:got.append((b,p.headers,m.redelivered)),arguments={'x-stream-offset':2}); k.process_data_events(.6); k.close(); n=ch.queue_declare('p4st',passive=True,durable=True).method.message_count; ch.queue_delete('p4st'); return got,n
+    k=conn(); kc=k.channel(); kc.basic_qos(prefetch_count=100); got=[]; kc.basic_consume('p4st',lambda c,m,p,b:got.append((b,p.headers,m.redelivered)),arguments={'x-stream-offset':2}); pump(k,.6); k.close(); n=ch.queue_declare('p4st',passive=True,durable=True).method.message_count; ch.queue_delete('p4st'); return got,n
 T('stream offset consume',stream)
 def qq():
     ch.queue_delete('p4qq'); ch.queue_declare('p4qq',durable=True,arguments={'x-queue-type':'quorum','x-delivery-limit':2}); time.sleep(.3); ch.basic_publish('','p4qq',b'1'); time.sleep(.3); r=[]
