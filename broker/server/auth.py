@@ -127,12 +127,22 @@ class _Failures:
         return min(full, there[0] + (now_s - there[1]) * factor / self._refill_s), full
 
 
+class _Run:
+    """One verification in a thread; `proved` stays None when it was cancelled."""
+
+    __slots__ = ("done", "proved")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.proved: bool | None = None
+
+
 class Authenticator:
     """Who is this? One for all listeners. `clock` is monotonic, in seconds."""
 
     __slots__ = (
-        "_access", "_clock", "_credentials", "_failures", "_key", "_security", "_slow_hashes", "_threads", "_turn",
-        "_verified",
+        "_access", "_clock", "_credentials", "_failures", "_key", "_running", "_security", "_slow_hashes",
+        "_threads", "_verified",
     )  # fmt: skip
 
     def __init__(
@@ -150,7 +160,7 @@ class Authenticator:
             self._security.login_failure_refill_s,
             self._security.login_failures_tracked_max,
         )
-        self._turn = trio.Semaphore(THREADS)
+        self._running: dict[bytes, _Run] = {}
         self._threads = trio.CapacityLimiter(THREADS)
 
     # Credentials.
@@ -195,13 +205,13 @@ class Authenticator:
             return user
         name, password = _identify(_mechanism(mechanism), response, external_name)
         assert password is not None  # EXTERNAL never needs a thread.
-        # Charged before the wait and given back after, so that a thousand guesses at once do not all pass the check.
-        self._failures.charge(peer_host, name, self._clock())
-        if not await self._verify_in_thread(name, password):
+        if not await self._verify_once(name, password, peer_host):
             raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
-        user = self._admit(name, peer_host)
-        self._failures.charge(peer_host, name, self._clock(), -1.0)
-        return user
+        try:
+            return self._admit(name, peer_host)
+        except LoginRefused:
+            self._failures.charge(peer_host, name, self._clock())
+            raise
 
     def authenticate_nowait(
         self, mechanism: bytes | str, response: bytes, peer_host: str, external_name: str | None = None
@@ -241,26 +251,46 @@ class Authenticator:
         # One scrypt for every failure where there is any: time must not tell who exists, nor with what kind of hash.
         return True if proved else (None if self._slow() else False)
 
+    async def _verify_once(self, name: str, password: bytes, peer_host: str) -> bool:
+        """Verify in a thread. Who asks the same while that runs waits for its answer: a service that restarts logs in a
+        hundred times at once. A failure is charged to everybody who made it.
+        """
+        digest = self._digest(name, password)
+        while (run := self._running.get(digest)) is not None:
+            await run.done.wait()
+            if run.proved is not None:
+                if not run.proved:
+                    self._failures.charge(peer_host, name, self._clock())
+                return run.proved
+        run = self._running[digest] = _Run()
+        # Charged before the wait and given back after, so that a thousand guesses at once do not all pass the check.
+        self._failures.charge(peer_host, name, self._clock())
+        try:
+            run.proved = await self._verify_in_thread(name, password)
+        finally:
+            del self._running[digest]
+            run.done.set()
+        if run.proved:
+            self._failures.charge(peer_host, name, self._clock(), -1.0)
+        return run.proved
+
     async def _verify_in_thread(self, name: str, password: bytes) -> bool:
-        async with self._turn:
-            # A service that restarts logs in a hundred times at once: the first one's work is enough for all.
-            if self._verify_nowait(name, password):
-                return True
-            credential = self._credentials.get(name)
-            if isinstance(credential, ScryptHash):
-                against = credential
-            elif slow := self._slow():
-                # The same for the same name, and with some existing user's parameters.
-                against = slow[int.from_bytes(self._digest(name, b"")[:8], "big") % len(slow)]
-            else:
-                return False
-            same = await trio.to_thread.run_sync(against.verify, password, limiter=self._threads)
-            # The user may have changed in the meantime.
-            proved = same and against is credential and self._credentials.get(name) is credential
-            ttl_s = self._security.auth_cache_ttl_s
-            if proved and ttl_s:
-                self._verified[name] = self._digest(name, password), self._clock() + ttl_s
-            return proved
+        credential = self._credentials.get(name)
+        slow = self._slow()
+        if isinstance(credential, ScryptHash):
+            against = credential
+        elif slow:
+            # The same one for the same name, so that its parameters tell nothing either.
+            against = slow[int.from_bytes(self._digest(name, b"")[:8], "big") % len(slow)]
+        else:
+            return False  # The last scrypt user went while this login waited.
+        same = await trio.to_thread.run_sync(against.verify, password, limiter=self._threads)
+        # The user may have changed in the meantime.
+        proved = same and against is credential and self._credentials.get(name) is credential
+        ttl_s = self._security.auth_cache_ttl_s
+        if proved and ttl_s:
+            self._verified[name] = self._digest(name, password), self._clock() + ttl_s
+        return proved
 
     def _digest(self, name: str, password: bytes) -> bytes:
         raw = name.encode()
