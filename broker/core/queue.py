@@ -44,7 +44,8 @@ class Consumer(Holder, Protocol):
 
     @property
     def shares_capacity(self) -> bool:
-        """Whether delivering to another consumer may take from this one's capacity (channel-wide prefetch)."""
+        """Whether it is to be served one message at a time, because delivering to another consumer may take from its
+        capacity (channel-wide prefetch) or both share a channel, on which messages must keep their order."""
         ...
 
     def capacity(self) -> int:

@@ -68,6 +68,7 @@ class Connection:
         "_buffer",
         "_chunks",
         "_closed_by_peer",
+        "_deaf",
         "_have",
         "_position",
         "_seen_epochs",
@@ -140,6 +141,7 @@ class Connection:
         self.channel_max = 0
         self.heartbeat_s = 0
         self._buffer = b""
+        self._deaf = False  # After a frame that breaks the framing nothing more is understood.
         self._position = 0
         self._chunks: list[bytes] = []
         self._have = 0
@@ -242,7 +244,7 @@ class Connection:
                 handshake.on_protocol_header(self, data[position : position + 8])
                 continue
             self.current, self.culprit = None, (0, 0)
-            cut = next_frame(data, position, self.frame_max)
+            cut = self._cut(data, position)
             if isinstance(cut, int):
                 self.need = cut
                 return
@@ -251,6 +253,19 @@ class Connection:
             self._on_frame(cut[0], cut[1], cut[2])
             if self.paused or self.finished:
                 return
+
+    def _cut(self, data: bytes, position: int) -> tuple[int, int, bytes, int] | int:
+        """The next frame, or how many octets it needs; after one that broke the framing, nothing of what follows."""
+        if self._deaf:
+            self._position = len(data)
+            return 0
+        try:
+            return next_frame(data, position, self.frame_max)
+        except PeerError:
+            # Nothing behind it can be told apart: read on only to let the close arrive (a reset could destroy it).
+            self._position = len(data)
+            self._deaf = True
+            raise
 
     def _on_frame(self, frame_type: int, number: int, payload: bytes) -> None:
         if frame_type == HEARTBEAT:

@@ -62,8 +62,8 @@ class Consumer:
     """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
-        "_connection", "_head", "_prefixes", "active", "arguments", "channel", "exclusive", "in_flight", "no_ack",
-        "prefetch", "priority", "queue", "tag",
+        "_connection", "_head", "_prefixes", "active", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
+        "no_ack", "prefetch", "priority", "queue", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,7 @@ class Consumer:
         self.arguments = dict(arguments)
         self.in_flight = 0
         self.active = True
+        self.has_sibling = False  # Another consumer of this channel takes from the same queue.
         self._connection = channel.connection
         raw = tag.encode()
         self._head = _DELIVER + bytes([len(raw)]) + raw
@@ -95,8 +96,11 @@ class Consumer:
 
     @property
     def shares_capacity(self) -> bool:
-        """Under basic.qos global all consumers of the channel draw on one prefetch."""
-        return self.channel.prefetch > 0
+        """Under basic.qos global all consumers of the channel draw on one prefetch.
+
+        Siblings are served singly as well: what one queue sends down one channel keeps its order (spec 4.7).
+        """
+        return self.has_sibling or self.channel.prefetch > 0
 
     def capacity(self) -> int:
         """Messages it would take now: prefetch of the consumer and of the channel, and room in the connection."""

@@ -70,6 +70,9 @@ def _consume(
         arguments=arguments,
     )
     queue.add_consumer(consumer)
+    for other in channel.consumers.values():
+        if other.queue is queue:
+            other.has_sibling = consumer.has_sibling = True
     channel.consumers[tag] = consumer
     if not nowait:
         channel.reply("basic.consume-ok", tag)
