@@ -1,0 +1,148 @@
+"""Publishing and getting over HTTP, as the management API has it: slow, for people and scripts, by the same rules."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from broker.core.message import Incoming, Message, make_origin, origin_names
+from broker.core.queue import Queue
+from broker.core.routing import route
+from broker.core.vhost import VHost
+from broker.errors import Refused
+from protocol.amqp import content as wire
+from protocol.amqp.errors import ACCESS_REFUSED, PRECONDITION_FAILED
+from protocol.amqp.fields import encode_table
+
+FRAME_MAX_BYTES = 131_072
+GET_MAX = 10_000
+"""Messages one request may take."""
+
+
+class GetHolder:
+    """Who holds what a request took, for the moment between taking and settling."""
+
+    __slots__ = ("in_flight", "queue")
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.in_flight = 0
+
+    def settled(self, count: int) -> None:
+        """Nobody waits for it."""
+        self.in_flight -= count
+
+
+def _bad(text: str) -> Refused:
+    return Refused(PRECONDITION_FAILED, text)
+
+
+def encode_properties(properties: Mapping[str, Any]) -> tuple[int, bytes]:
+    """(flags, octets) of properties by their management names (`delivery_mode`, ...). Raises Refused 406."""
+    known = {name.replace("-", "_"): (flag, letter) for flag, name, letter in wire.PROPERTIES}
+    unknown = set(properties) - set(known)
+    if unknown:
+        raise _bad(f"unknown property '{min(unknown)}'")
+    flags = 0
+    parts = []
+    for name, (flag, letter) in known.items():
+        if name not in properties:
+            continue
+        value = properties[name]
+        flags |= flag
+        try:
+            if letter == "z":
+                raw = str(value).encode()
+                parts.append(bytes([len(raw)]) + raw)
+            elif letter == "F":
+                parts.append(encode_table(value))
+            else:
+                parts.append(int(value).to_bytes(1 if letter == "o" else 8, "big"))
+        except (ValueError, OverflowError, TypeError, AttributeError) as error:
+            raise _bad(f"property '{name}': {error}") from None
+    return flags, b"".join(parts)
+
+
+def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], size_max: int, wall_ms: int) -> bool:
+    """Route one message; True when it reached a queue. Raises Refused 403, 404, 406."""
+    routing_key = str(body.get("routing_key", ""))
+    if len(routing_key.encode()) > 255:
+        raise _bad("routing key longer than 255 bytes")
+    payload = decode_payload(body)
+    if len(payload) > size_max:
+        raise _bad(f"message size {len(payload)} is larger than configured max size {size_max}")
+    flags, octets = encode_properties(body.get("properties") or {})
+    content = wire.encode_content(1, octets, flags, payload, FRAME_MAX_BYTES)
+    message = (make_origin(exchange.encode(), routing_key.encode()), content)
+    if exchange:
+        source = vhost.exchange(exchange)
+        if source.internal:
+            raise Refused(ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange}' in vhost '{vhost.name}'")
+        source.published_count += 1
+        queues = route(vhost.exchanges, source, Incoming(exchange, routing_key, message, wall_ms))
+    else:
+        found = vhost.queues.get(routing_key)
+        queues = (found,) if found is not None else ()
+    for queue in queues:
+        queue.enqueue((message,))
+    return bool(queues)
+
+
+def decode_payload(body: Mapping[str, Any]) -> bytes:
+    """The payload of a publish request. Raises Refused 406."""
+    payload = body.get("payload")
+    if not isinstance(payload, str):
+        raise _bad("payload is missing or not a string")
+    if body.get("payload_encoding", "string") != "base64":
+        return payload.encode()
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise _bad("payload is not base64") from None
+
+
+def get(queue: Queue, count: int, ackmode: str, encoding: str, truncate: int | None) -> list[dict[str, Any]]:
+    """Take up to `count` messages and settle them as `ackmode` says. Raises Refused 406 for an unknown mode."""
+    if ackmode not in ("ack_requeue_true", "ack_requeue_false", "reject_requeue_true", "reject_requeue_false"):
+        raise _bad(f"unknown ackmode '{ackmode}'")
+    holder = GetHolder(queue)
+    leases = []
+    shown = []
+    for _ in range(min(count, GET_MAX)):
+        got = queue.get()
+        if got is None:
+            break
+        message, offset = got
+        leases.append((holder, offset, message))
+        shown.append(message_view(message, encoding, truncate) | {"message_count": queue.cursor.ready_count})
+    if ackmode.endswith("true"):
+        queue.release(leases)
+    else:
+        queue.settle(len(leases))
+    return shown
+
+
+def message_view(message: Message, encoding: str, truncate: int | None) -> dict[str, Any]:
+    """One message as the management API shows it."""
+    origin, content = message
+    exchange, routing_key = origin_names(origin)
+    payload = wire.body(content)
+    shown = payload if truncate is None else payload[:truncate]
+    text: str | None = None
+    if encoding == "auto":
+        try:
+            text = shown.decode()
+        except UnicodeDecodeError:
+            text = None
+    properties = wire.parse_properties(wire.header_payload(content))
+    return {
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "redelivered": origin[0] != 0,
+        "payload_bytes": len(payload),
+        "payload": text if text is not None else base64.b64encode(shown).decode(),
+        "payload_encoding": "string" if text is not None else "base64",
+        "properties": {name.replace("-", "_"): value for name, value in properties.items()},
+    }

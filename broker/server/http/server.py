@@ -1,0 +1,231 @@
+"""HTTP/1.1 for the management API: h11 as the protocol engine, one trio task per connection.
+
+Owns the limits of a request (header and body sizes, time, number of connections) and authentication; `api` has the
+answers. Lists are encoded in slices with a checkpoint in between, so that a long one never holds the loop.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import trio
+
+from broker.config.limits import Limits
+from broker.core.access import User
+from broker.server.auth import LoginRefused
+from broker.server.http.api import HttpError, Listing, Request, answer, split_target
+from broker.server.hub import Hub
+
+log = logging.getLogger("jackalope.http")
+
+READ_BYTES = 65_536
+SLICE_ROWS = 200
+"""Rows encoded between checkpoints: about 2 ms."""
+_JSON = (b"content-type", b"application/json")
+
+
+class HttpServer:
+    """Serves until cancelled. `statistics` gives version, counts, loop lag and memory."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        nursery: trio.Nursery,
+        sock: socket.socket,
+        limits: Limits,
+        statistics: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._hub = hub
+        self._nursery = nursery
+        self._sock = sock
+        self._limits = limits
+        self._statistics = statistics
+        self._open = 0
+
+    async def run(self) -> None:
+        """Accept for ever."""
+        listener = trio.socket.from_stdlib_socket(self._sock)
+        while True:
+            try:
+                sock, peer = await listener.accept()
+            except OSError as error:
+                log.warning("accept failed: %s", error)
+                await trio.sleep(0.1)
+                continue
+            if self._open >= self._limits.http_connections_max:
+                sock.close()
+                continue
+            self._open += 1
+            self._nursery.start_soon(self._serve, trio.SocketStream(sock), str(peer[0]))
+
+    async def _serve(self, stream: trio.SocketStream, peer_host: str) -> None:
+        try:
+            async with stream:
+                await _Exchanges(self, stream, peer_host).run()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            log.debug("connection ended: %s", error)
+        except Exception:  # a bug that one request met must not end the broker
+            log.exception("request ended by a bug")
+        finally:
+            self._open -= 1
+
+    async def authenticate(self, header: bytes | None, peer_host: str) -> User:
+        """Who asks, by HTTP Basic. Raises HttpError 401."""
+        refused = HttpError(401, "not_authorised", "Login failed")
+        scheme, _, token = (header or b"").partition(b" ")
+        if scheme.lower() != b"basic":
+            raise refused
+        try:
+            name, _, password = base64.b64decode(token, validate=True).partition(b":")
+        except (binascii.Error, ValueError):
+            raise refused from None
+        try:
+            return await self._hub.authenticator.authenticate("PLAIN", b"\0" + name + b"\0" + password, peer_host)
+        except LoginRefused as error:
+            log.warning("login refused: %s", error)
+            raise refused from None
+
+    def respond(self, method: str, target: str, body: bytes, user: User) -> Any:
+        """The answer to an authenticated request. Raises HttpError."""
+        parts, query = split_target(target)
+        try:
+            fields = json.loads(body) if body else {}
+        except (ValueError, RecursionError):
+            raise HttpError(400, "bad_request", "the body is not JSON") from None
+        if not isinstance(fields, dict):
+            raise HttpError(400, "bad_request", "the body is not a JSON object")
+        request = Request(
+            method, parts, query, fields, user, self._hub, self._statistics, self._limits.message_size_max_bytes
+        )
+        result = answer(request)
+        self._hub.end_turn()
+        if isinstance(result, Listing) and query.get("columns"):
+            columns = query["columns"].split(",")
+            view = result.view
+            result = Listing(result.rows, lambda row: pick(view(row), columns))
+        return result
+
+
+def pick(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    """Only these columns; `a.b` reaches into a nested object (RabbitMQ's ?columns=)."""
+    chosen: dict[str, Any] = {}
+    for column in columns:
+        value: Any = row
+        for part in column.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        chosen[column] = value
+    return chosen
+
+
+def to_json(value: Any) -> str:
+    """JSON of anything a field table may hold: bytes as text, decimals and timestamps as numbers."""
+
+    def odd(one: Any) -> Any:
+        return one.decode("utf-8", "replace") if isinstance(one, bytes) else float(one)
+
+    return json.dumps(value, default=odd)
+
+
+class _Exchanges:
+    """The requests and responses of one connection."""
+
+    def __init__(self, server: HttpServer, stream: trio.SocketStream, peer_host: str) -> None:
+        self._server = server
+        self._limits = server._limits
+        self._stream = stream
+        self._peer_host = peer_host
+        self._without_body = False  # The answer to HEAD.
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_header_bytes_max)
+
+    async def run(self) -> None:
+        """Until the peer closes, or breaks a rule."""
+        engine = self._h11
+        while engine.our_state is h11.IDLE:
+            try:
+                with trio.fail_after(self._limits.http_timeout_s):
+                    request, body = await self._receive()
+            except h11.RemoteProtocolError as error:
+                if engine.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                    reason = {"error": "bad_request", "reason": str(error)}
+                    await self._send(error.error_status_hint, reason, close=True)
+                return
+            if request is None:
+                return
+            await self._handle(request, body)
+            if engine.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+                return
+            engine.start_next_cycle()
+
+    async def _receive(self) -> tuple[h11.Request | None, bytes]:
+        request: h11.Request | None = None
+        body = bytearray()
+        while True:
+            event = self._h11.next_event()
+            if event is h11.NEED_DATA:
+                if self._h11.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=100, headers=[])
+                    await self._stream.send_all(self._h11.send(go_on) or b"")
+                self._h11.receive_data(await self._stream.receive_some(READ_BYTES))
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > self._limits.http_body_bytes_max:
+                    raise h11.RemoteProtocolError("body too large", error_status_hint=413)
+            elif isinstance(event, h11.EndOfMessage):
+                return request, bytes(body)
+            else:
+                return None, b""
+
+    async def _handle(self, request: h11.Request, body: bytes) -> None:
+        headers = dict(request.headers)
+        self._without_body = False
+        try:
+            user = await self._server.authenticate(headers.get(b"authorization"), self._peer_host)
+            method = request.method.decode("ascii")
+            if method == "HEAD":
+                self._without_body, method = True, "GET"
+            result = self._server.respond(method, request.target.decode("ascii"), body, user)
+        except HttpError as error:
+            await self._send(error.status, error.body)
+            return
+        if isinstance(result, Listing):
+            await self._send_raw(200, await _encode_listing(result))
+        elif result is None:
+            await self._send_raw(204, b"")
+        else:
+            await self._send(200, result)
+
+    async def _send(self, status: int, value: Any, close: bool = False) -> None:
+        await self._send_raw(status, to_json(value).encode(), close)
+
+    async def _send_raw(self, status: int, body: bytes, close: bool = False) -> None:
+        headers = [_JSON, (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-cache")]
+        if status == 401:
+            headers.append((b"www-authenticate", b'Basic realm="Jackalope"'))
+        if status == 204:
+            headers = [(b"cache-control", b"no-cache")]
+        if close:
+            headers.append((b"connection", b"close"))
+        engine = self._h11
+        head = engine.send(h11.Response(status_code=status, headers=headers)) or b""
+        data = b"" if status == 204 or self._without_body else engine.send(h11.Data(data=body)) or b""
+        end = engine.send(h11.EndOfMessage()) or b""
+        with trio.fail_after(self._limits.http_timeout_s):
+            await self._stream.send_all(head + data + end)
+
+
+async def _encode_listing(listing: Listing) -> bytes:
+    parts: list[str] = []
+    for row in listing.rows:
+        parts.append(to_json(listing.view(row)))
+        if len(parts) % SLICE_ROWS == 0:
+            await trio.lowlevel.checkpoint()
+    return ("[" + ",".join(parts) + "]").encode()

@@ -1,0 +1,148 @@
+"""Objects of the broker as RabbitMQ's management API shows them: plain dicts, made on demand, nothing cached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.core.exchange.base import Binding
+from broker.core.exchange.exchange import Exchange
+from broker.core.queue import Queue
+from broker.core.vhost import VHost
+from broker.server.amqp.channel import Channel
+from broker.server.amqp.connection import Connection
+from broker.server.amqp.delivery import Consumer
+
+NODE = "jackalope"
+
+
+def connection_name(connection: Connection) -> str:
+    """`HOST:PORT`, unique while the connection lives."""
+    return f"{connection.peer[0]}:{connection.peer[1]}"
+
+
+def channel_name(channel: Channel) -> str:
+    """`HOST:PORT (NUMBER)`, as RabbitMQ writes it."""
+    return f"{connection_name(channel.connection)} ({channel.number})"
+
+
+def queue_view(queue: Queue) -> dict[str, Any]:
+    """One queue; message counts are exact and of this moment."""
+    ready, leased = queue.cursor.ready_count, queue.cursor.leased_count
+    return {
+        "name": queue.name,
+        "vhost": queue.vhost,
+        "type": queue.arguments.get("x-queue-type", "classic"),
+        "durable": queue.durable,
+        "auto_delete": queue.auto_delete,
+        "exclusive": queue.owner is not None,
+        "arguments": queue.arguments,
+        "state": "running",
+        "node": NODE,
+        "consumers": len(queue.consumers),
+        "messages": ready + leased,
+        "messages_ready": ready,
+        "messages_unacknowledged": leased,
+        "message_stats": {"publish": queue.enqueued_count, "settled": queue.settled_count},
+    }
+
+
+def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
+    """One exchange; None is the default exchange."""
+    if exchange is None:
+        return {"name": "", "vhost": vhost.name, "type": "direct", "durable": True, "auto_delete": False,
+                "internal": False, "arguments": {}, "message_stats": {}}  # fmt: skip
+    return {
+        "name": exchange.name,
+        "vhost": vhost.name,
+        "type": exchange.type,
+        "durable": exchange.durable,
+        "auto_delete": exchange.auto_delete,
+        "internal": exchange.internal,
+        "arguments": exchange.arguments,
+        "message_stats": {"publish_in": exchange.published_count},
+    }
+
+
+def binding_view(binding: Binding, vhost: VHost) -> dict[str, Any]:
+    """One binding."""
+    return {
+        "source": binding.source,
+        "vhost": vhost.name,
+        "destination": binding.destination.name,
+        "destination_type": "queue" if isinstance(binding.destination, Queue) else "exchange",
+        "routing_key": binding.routing_key,
+        "arguments": dict(binding.arguments),
+        "properties_key": binding.routing_key or "~",
+    }
+
+
+def default_binding_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
+    """The binding of every queue to the default exchange, which nobody made."""
+    return {"source": "", "vhost": vhost.name, "destination": queue.name, "destination_type": "queue",
+            "routing_key": queue.name, "arguments": {}, "properties_key": queue.name}  # fmt: skip
+
+
+def connection_view(connection: Connection) -> dict[str, Any]:
+    """One connection."""
+    return {
+        "name": connection_name(connection),
+        "node": NODE,
+        "user": connection.user.name if connection.user is not None else None,
+        "vhost": connection.vhost.name if connection.vhost is not None else None,
+        "state": "blocked" if connection.held is not None else connection.state.value,
+        "protocol": "AMQP 0-9-1",
+        "ssl": connection.tls,
+        "auth_mechanism": connection.mechanism,
+        "peer_host": connection.peer[0],
+        "peer_port": connection.peer[1],
+        "channels": len(connection.channels),
+        "channel_max": connection.channel_max,
+        "frame_max": connection.frame_max,
+        "timeout": connection.heartbeat_s,
+        "client_properties": connection.client_properties,
+        "recv_oct": connection.received_octets,
+        "send_oct": connection.sent_octets,
+        "connected_at": connection.hub.wall_ms() - (connection.hub.now_ms - connection.started_ms),
+    }
+
+
+def channel_view(channel: Channel) -> dict[str, Any]:
+    """One channel."""
+    connection = channel.connection
+    return {
+        "name": channel_name(channel),
+        "node": NODE,
+        "number": channel.number,
+        "user": connection.user.name,
+        "vhost": connection.vhost.name,
+        "state": "closing" if channel.closing else "running",
+        "confirm": channel.confirming,
+        "transactional": channel.transaction is not None,
+        "consumer_count": len(channel.consumers),
+        "prefetch_count": channel.next_consumer_prefetch,
+        "global_prefetch_count": channel.prefetch,
+        "messages_unacknowledged": len(channel.unacked),
+        "messages_unconfirmed": channel.publish_seq - channel.confirmed_seq,
+        "connection_details": {"name": connection_name(connection), "peer_host": connection.peer[0],
+                               "peer_port": connection.peer[1]},
+    }  # fmt: skip
+
+
+def consumer_view(consumer: Consumer) -> dict[str, Any]:
+    """One consumer."""
+    queue = consumer.queue
+    active = queue.is_active(consumer)
+    return {
+        "consumer_tag": consumer.tag,
+        "ack_required": not consumer.no_ack,
+        "exclusive": consumer.exclusive,
+        "prefetch_count": consumer.prefetch,
+        "priority": consumer.priority,
+        "arguments": consumer.arguments,
+        "active": active,
+        "activity_status": "up" if active else "waiting",
+        "messages_unacknowledged": consumer.in_flight,
+        "queue": {"name": queue.name, "vhost": queue.vhost},
+        "channel_details": {"name": channel_name(consumer.channel), "number": consumer.channel.number,
+                            "connection_name": connection_name(consumer.channel.connection)},
+    }  # fmt: skip
