@@ -1,23 +1,71 @@
-"""`jackalope`: noun, then verb. Each noun is imported only when it is asked for, so that `serve` starts fast."""
+"""`jackalope`: noun, then verb. Each noun is imported only when it is asked for, so that `serve` starts fast.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 4 not found, 5 refused, 6 cannot connect.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
+from tools.cli.client import DEFAULT_URL, ApiError, Client
 
-@click.group()
-def main() -> None:
-    """A message broker: AMQP 0-9-1 in one small process."""
+NOUNS = ("queue", "exchange", "binding", "connection", "channel", "consumer", "vhost")
+LAZY = {"message": "tools.cli.nouns:message", "health": "tools.cli.nouns:health", "bench": "tools.bench.cli:bench",
+        "config": "tools.cli.config:config"}  # fmt: skip
+
+
+class LazyGroup(click.Group):
+    """Knows its subcommands by name and imports them late; turns ApiError into an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All of them, without importing any."""
+        return sorted([*super().list_commands(ctx), *NOUNS, *LAZY])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the one that is asked for."""
+        if cmd_name in NOUNS:
+            from tools.cli.nouns import make_group
+
+            return make_group(cmd_name)
+        if cmd_name in LAZY:
+            module, _, name = LAZY[cmd_name].partition(":")
+            command = getattr(importlib.import_module(module), name)
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run, and end with the exit code that a refusal means."""
+        try:
+            return super().invoke(ctx)
+        except ApiError as error:
+            click.echo(f"jackalope: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup)
+@click.option(
+    "--url", envvar="JACKALOPE_URL", default=DEFAULT_URL, help="The broker's HTTP API, with user and password."
+)
+@click.version_option(package_name="jackalope")
+@click.pass_context
+def main(ctx: click.Context, url: str) -> None:
+    """A message broker: AMQP 0-9-1 in one small process. Start it with `serve`, look inside with the other nouns."""
+    if ctx.invoked_subcommand not in ("serve", "bench", "config"):
+        ctx.obj = Client(url)
 
 
 @main.command()
-@click.option("-c", "--config", "paths", multiple=True, metavar="FILE", help="YAML file, folder of them, or RabbitMQ definitions.")
-@click.option("--data", metavar="DIR", help="Data directory.")
+@click.option(
+    "-c", "--config", "paths", multiple=True, metavar="FILE", help="YAML, a folder of it, or definitions.json."
+)
+@click.option("--data", metavar="DIR", help="The data directory.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override one key; may be repeated.")
 def serve(paths: tuple[str, ...], data: str | None, sets: tuple[str, ...]) -> None:
-    """Run the broker in the foreground."""
+    """Run the broker in the foreground; logs go to stderr, the ready line to stdout."""
     from broker.app import run
 
     sys.exit(run(list(paths), data, list(sets)))

@@ -175,6 +175,9 @@ class _Exchanges:
                 self._h11.receive_data(await self._stream.receive_some(READ_BYTES))
             elif isinstance(event, h11.Request):
                 request = event
+                # h11 checks the size only while an event is incomplete.
+                if sum(len(name) + len(value) for name, value in event.headers) > self._limits.http_header_bytes_max:
+                    raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > self._limits.http_body_bytes_max:

@@ -1,0 +1,61 @@
+"""The HTTP client of the command line: one request, one answer, and the exit code that a failure means."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+DEFAULT_URL = "http://guest:guest@127.0.0.1:15672"
+FAILED, NOT_FOUND, REFUSED, CANNOT_CONNECT = 1, 4, 5, 6
+
+
+class ApiError(Exception):
+    """The broker said no, or nothing. `exit_code` is what the command ends with."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+def path(*segments: str) -> str:
+    """/api/a/b with each segment encoded, so that the vhost / becomes %2F."""
+    return "/api/" + "/".join(quote(segment, safe="") for segment in segments)
+
+
+class Client:
+    """Talks to the broker at `url` (http://USER:PASSWORD@HOST:PORT)."""
+
+    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ApiError(f"not an HTTP URL: {parts.scheme}://{parts.hostname or ''}", 2)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._address = f"{parts.hostname}:{parts.port or 15672}"
+        self._connection = kind(parts.hostname, parts.port or 15672, timeout=timeout_s)
+        login = f"{unquote(parts.username or 'guest')}:{unquote(parts.password or 'guest')}"
+        self._headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+
+    def request(self, method: str, target: str, body: Any = None) -> Any:
+        """The JSON answer, None for an empty one. Raises ApiError."""
+        data = None if body is None else json.dumps(body)
+        try:
+            self._connection.request(method, target, data, self._headers)
+            response = self._connection.getresponse()
+            raw = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiError(f"cannot connect to {self._address}: {error}", CANNOT_CONNECT) from None
+        if response.status >= 400:
+            raise _error(response.status, raw)
+        return json.loads(raw) if raw else None
+
+
+def _error(status: int, raw: bytes) -> ApiError:
+    try:
+        reason = str(json.loads(raw).get("reason", ""))
+    except (ValueError, AttributeError):
+        reason = raw.decode("utf-8", "replace")[:200]
+    code = {401: REFUSED, 403: REFUSED, 404: NOT_FOUND}.get(status, FAILED)
+    return ApiError(reason or f"HTTP status {status}", code)

@@ -1,0 +1,132 @@
+"""The nouns that are read through the management API, and messages and health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tools.cli.client import Client, path
+from tools.cli.output import FORMATS, show
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "queue": ("vhost", "name", "type", "messages_ready", "messages_unacknowledged", "consumers", "durable"),
+    "exchange": ("vhost", "name", "type", "durable", "auto_delete", "internal"),
+    "binding": ("vhost", "source", "destination_type", "destination", "routing_key", "arguments"),
+    "connection": ("name", "user", "vhost", "state", "channels", "ssl", "recv_oct", "send_oct"),
+    "channel": ("name", "user", "vhost", "consumer_count", "prefetch_count", "messages_unacknowledged", "confirm"),
+    "consumer": ("queue.vhost", "queue.name", "consumer_tag", "ack_required", "prefetch_count", "active",
+                 "channel_details.name"),
+    "vhost": ("name", "queues"),
+}  # fmt: skip
+BY_VHOST = frozenset({"queue", "exchange", "binding", "consumer"})
+
+
+def output_options(command: Any) -> Any:
+    """`--format` and `--columns`."""
+    command = click.option("--columns", metavar="A,B,...", help="Which columns, in which order.")(command)
+    return click.option("--format", "wanted", type=click.Choice(FORMATS), help="Default: table, or jsonl in a pipe.")(
+        command
+    )
+
+
+def make_group(noun: str) -> click.Group:
+    """The command group of one noun."""
+    group = click.Group(noun, help=f"{noun.capitalize()}s of a running broker.")
+
+    @group.command("ls")
+    @click.option("--vhost", help="Only this one.")
+    @output_options
+    @click.pass_obj
+    def ls(client: Client, vhost: str | None, wanted: str | None, columns: str | None) -> None:
+        """List them."""
+        target = path(f"{noun}s", vhost) if vhost is not None and noun in BY_VHOST else path(f"{noun}s")
+        rows = client.request("GET", target)
+        if vhost is not None and noun not in BY_VHOST:
+            rows = [row for row in rows if row.get("vhost", row.get("name")) == vhost]
+        names = tuple(columns.split(",")) if columns else COLUMNS[noun]
+        show(rows, names, wanted, columns is not None)
+
+    if noun == "queue":
+        _add_queue_verbs(group)
+    return group
+
+
+def _add_queue_verbs(group: click.Group) -> None:
+    @group.command("show")
+    @click.argument("name")
+    @click.option("--vhost", default="/", show_default=True)
+    @click.pass_obj
+    def show_queue(client: Client, name: str, vhost: str) -> None:
+        """One queue with its consumers, as JSON."""
+        show([client.request("GET", path("queues", vhost, name))], (), "json", chosen=False)
+
+    @group.command("purge")
+    @click.argument("name")
+    @click.option("--vhost", default="/", show_default=True)
+    @click.pass_obj
+    def purge(client: Client, name: str, vhost: str) -> None:
+        """Drop the ready messages of a queue."""
+        client.request("DELETE", path("queues", vhost, name, "contents"))
+        click.echo(f"purged {name}", err=True)
+
+
+@click.group()
+def message() -> None:
+    """Publish and get messages."""
+
+
+@message.command()
+@click.argument("payload")
+@click.option("-r", "--routing-key", default="", help="With the default exchange: the queue's name.")
+@click.option("-e", "--exchange", default="", help="Default: the default exchange.")
+@click.option(
+    "-p", "--property", "properties", multiple=True, metavar="NAME=VALUE", help="Such as content_type=text/plain."
+)
+@click.option("--vhost", default="/", show_default=True)
+@click.pass_obj
+def publish(
+    client: Client, payload: str, routing_key: str, exchange: str, properties: tuple[str, ...], vhost: str
+) -> None:
+    """Publish PAYLOAD; fails when it reaches no queue."""
+    body = {
+        "routing_key": routing_key,
+        "payload": payload,
+        "properties": dict(one.partition("=")[::2] for one in properties),
+    }
+    answer = client.request("POST", path("exchanges", vhost, exchange or "amq.default", "publish"), body)
+    if not answer["routed"]:
+        raise click.ClickException("published, but no queue is bound for it")
+    click.echo("published", err=True)
+
+
+@message.command()
+@click.argument("queue")
+@click.option("-n", "--count", default=1, show_default=True)
+@click.option(
+    "--ack", is_flag=True, help="Take the messages out of the queue; without it they go back to their places."
+)
+@click.option("--vhost", default="/", show_default=True)
+@output_options
+@click.pass_obj
+def get(client: Client, queue: str, count: int, ack: bool, vhost: str, wanted: str | None, columns: str | None) -> None:
+    """Get messages from QUEUE."""
+    body = {"count": count, "ackmode": "ack_requeue_false" if ack else "ack_requeue_true"}
+    rows = client.request("POST", path("queues", vhost, queue, "get"), body)
+    names = (
+        tuple(columns.split(",")) if columns else ("exchange", "routing_key", "redelivered", "payload_bytes", "payload")
+    )
+    show(rows, names, wanted, columns is not None)
+
+
+@click.command()
+@click.pass_obj
+def health(client: Client) -> None:
+    """Exit 0 when the broker answers and no alarm is on."""
+    client.request("GET", path("health", "checks", "alarms"))
+    overview = client.request("GET", path("overview"))
+    totals = overview["object_totals"]
+    click.echo(
+        f"ok: {totals['connections']} connections, {totals['queues']} queues, loop lag "
+        f"{overview['loop_lag_ms_max']:.1f} ms, {overview['mem_used'] // 2**20} MiB"
+    )

@@ -1,0 +1,70 @@
+"""How rows are shown: a table on a terminal, JSON lines in a pipe, or what `--format` says. Data goes to stdout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+
+def chosen_format(wanted: str | None) -> str:
+    """`wanted`, or what fits the output."""
+    return wanted or ("table" if sys.stdout.isatty() else "jsonl")
+
+
+def column(row: Mapping[str, Any], name: str) -> Any:
+    """A column by name; `a.b` reaches into a nested object."""
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], wanted: str | None, chosen: bool) -> None:
+    """Write the rows; without `chosen` columns JSON formats show everything there is."""
+    kind = chosen_format(wanted)
+    rows = list(rows)
+    if kind in ("json", "jsonl"):
+        full = (
+            [{name: column(row, name) for name in columns} for row in rows] if chosen else [dict(row) for row in rows]
+        )
+        if kind == "json":
+            print(json.dumps(full, indent=2))
+        else:
+            for row in full:
+                print(json.dumps(row))
+        return
+    cells = [[_cell(column(row, name)) for name in columns] for row in rows]
+    if kind == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(cells)
+        return
+    from rich.console import Console  # Imported only where a table is shown: it costs 50 ms.
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for line in cells:
+        # As text, never as markup: names come from whoever may declare a queue.
+        table.add_row(*(Text(_printable(cell)) for cell in line))
+    Console(highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (Mapping, list)):
+        return json.dumps(value) if value else ""
+    return str(value)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could drive the terminal."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
