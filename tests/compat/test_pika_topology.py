@@ -87,6 +87,23 @@ def test_consumer_priorities(broker: Target) -> None:
         assert sorted(got) == [("high", b"0"), ("high", b"1"), ("low", b"2"), ("low", b"3")]
 
 
+def test_round_robin_keeps_the_order_on_a_channel(broker: Target) -> None:
+    """Two consumers of one queue on one channel take turns, and its messages keep their order (spec 4.7)."""
+    with connected(broker) as connection, opened(broker) as publisher:
+        channel = connection.channel()
+        channel.queue_declare("turns")
+        got: list[tuple[str, int]] = []
+        for name in ("a", "b"):
+            channel.basic_consume(
+                "turns", lambda _c, _m, _p, body, name=name: got.append((name, int(body))), auto_ack=True
+            )
+        for number in range(200):
+            publisher.basic_publish("", "turns", b"%d" % number)
+        wait_for(connection, lambda: len(got) == 200)
+        assert [number for _, number in got] == list(range(200))
+        assert [name for name, _ in got] == ["a", "b"] * 100
+
+
 def test_single_active_consumer(broker: Target) -> None:
     """One consumer at a time; the next in order of registration takes over when it goes."""
     with connected(broker) as first, connected(broker) as second, opened(broker) as publisher:
