@@ -238,9 +238,12 @@ def test_robust_connection_restores(broker: Target) -> None:
     """After its socket is lost a robust connection comes back, declares and consumes again; nothing unacked is lost."""
 
     async def body() -> None:
-        async with Relay(broker) as relay, await aio_pika.connect_robust(
-            dataclasses.replace(broker, port=relay.port).url, reconnect_interval=0.2
-        ) as connection:
+        async with (
+            Relay(broker) as relay,
+            await aio_pika.connect_robust(
+                dataclasses.replace(broker, port=relay.port).url, reconnect_interval=0.2
+            ) as connection,
+        ):
             channel = await connection.channel()
             queue = await channel.declare_queue("robust")
             got: list[tuple[bytes, bool]] = []

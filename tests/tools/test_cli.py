@@ -18,7 +18,7 @@ def broker():
 
 def jackalope(broker, *words):
     """(exit code, stdout, stderr) of one command."""
-    url = [] if broker is None else ["--url", "http://guest:guest@{}:{}".format(broker.host, broker.http_port)]
+    url = [] if broker is None else ["--url", f"http://guest:guest@{broker.host}:{broker.http_port}"]
     done = subprocess.run(
         [sys.executable, "-m", "tools.cli.main", *url, *words], capture_output=True, text=True, timeout=60
     )
