@@ -98,9 +98,12 @@ class VHost:
             raise Refused(PRECONDITION_FAILED, f"unknown exchange type '{kind}'")
         found = self.exchanges.get(name)
         if found is not None:
-            compare = [("type", kind, found.type), ("durable", durable, found.durable),
-                       ("auto_delete", auto_delete, found.auto_delete), ("internal", internal, found.internal)]  # fmt: skip
-            for prop, received, current in compare:
+            for prop, received, current in (
+                ("type", kind, found.type),
+                ("durable", durable, found.durable),
+                ("auto_delete", auto_delete, found.auto_delete),
+                ("internal", internal, found.internal),
+            ):
                 checks.check_property("exchange", name, self.name, prop, received, current)
             checks.check_equivalent("exchange", name, self.name, arguments, found.arguments)
             return found

@@ -1,4 +1,4 @@
-"""The management API over real sockets: a broker process, Python's own HTTP client, raw octets where those are the point."""
+"""The management API over real sockets: a broker process, Python's own HTTP client, raw octets where they matter."""
 
 import base64
 import http.client
@@ -83,7 +83,7 @@ def test_without_a_valid_login_401(api, header):
 
 
 def test_publish_get_and_purge(api):
-    """A message published over HTTP is routed as over AMQP; get with requeue leaves it in its place, marked as redelivered."""
+    """Published over HTTP is routed as over AMQP; get with requeue leaves it in its place, marked as redelivered."""
     import pika
 
     with running_jackalope() as broker:
