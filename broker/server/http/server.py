@@ -26,6 +26,7 @@ from broker.server.hub import Hub
 log = logging.getLogger("jackalope.http")
 
 READ_BYTES = 65_536
+LINGER_S = 2
 SLICE_ROWS = 200
 """Rows encoded between checkpoints: about 2 ms."""
 _JSON = (b"content-type", b"application/json")
@@ -155,6 +156,7 @@ class _Exchanges:
                 if engine.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                     reason = {"error": "bad_request", "reason": str(error)}
                     await self._send(error.error_status_hint, reason, close=True)
+                    await self._linger()
                 return
             if request is None:
                 return
@@ -162,6 +164,13 @@ class _Exchanges:
             if engine.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
                 return
             engine.start_next_cycle()
+
+    async def _linger(self) -> None:
+        """Read on for a moment: a close with octets unread would reset the connection before the answer is read."""
+        await self._stream.send_eof()
+        with trio.move_on_after(LINGER_S):
+            while await self._stream.receive_some(READ_BYTES):
+                pass
 
     async def _receive(self) -> tuple[h11.Request | None, bytes]:
         request: h11.Request | None = None

@@ -1,0 +1,167 @@
+"""A broker in memory and clients that speak to it in frames: no sockets, no clock, no client library."""
+
+import itertools
+import random
+import struct
+
+from broker.core.access import Access
+from broker.core.broker import Broker
+from broker.server.amqp.connection import Connection
+from broker.server.amqp.settings import AmqpSettings
+from broker.server.auth import Authenticator
+from broker.server.hub import Hub
+from protocol.amqp import content as wire
+from protocol.amqp.frames import PROTOCOL_HEADER, method_frame
+from protocol.amqp.methods import DECODERS, NAMES
+
+
+class World:
+    """One broker; `connect` gives clients. Users: guest (everything), and whoever `allow` adds."""
+
+    def __init__(self, **settings):
+        self.broker = Broker(random.Random(1).randrange)
+        self.broker.add_vhost("/")
+        self.access = Access()
+        self.authenticator = Authenticator(self.access)
+        self.hub = Hub(self.broker, self.access, self.authenticator)
+        self.settings = AmqpSettings(**settings)
+        self.ports = itertools.count(1000)
+        self.allow("guest", ".*", ".*", ".*")
+
+    def allow(self, name, configure, write, read):
+        """Create a user whose password is its name."""
+        self.access.put_user(name)
+        self.authenticator.set_password(name, name)
+        self.access.set_permissions(name, "/", configure, write, read)
+
+    def connect(self, **options):
+        """An open connection with channel 1 open."""
+        client = Client(self)
+        client.log_in(**options)
+        client.call(1, "channel.open", "")
+        return client
+
+    def settle(self):
+        """Run until nothing is left to do."""
+        self.hub.end_turn()
+        while self.broker.scheduler.busy:
+            self.broker.scheduler.run_slice()
+            self.hub.end_turn()
+
+    def queue(self, name):
+        """The queue behind a name."""
+        return self.broker.vhosts["/"].queues[name]
+
+
+class Client:
+    """One connection, seen from the peer."""
+
+    def __init__(self, world):
+        self.world = world
+        self.machine = Connection(world.hub, world.settings, ("127.0.0.1", next(world.ports)))
+        world.hub.add(self.machine)
+
+    def feed(self, data):
+        """Octets to the broker; runs until all is done."""
+        self.machine.receive(data)
+        while self.machine.more:
+            self.machine.proceed()
+        self.world.settle()
+        return self
+
+    def raw(self):
+        """Octets from the broker since the last time."""
+        self.world.settle()
+        data = b"".join(self.machine.out)
+        self.machine.out.clear()
+        self.machine.out_size = 0
+        return data
+
+    def frames(self):
+        """What came since the last time: (method, channel, arguments), or ('header' or 'body', channel, octets)."""
+        return parse(self.raw())
+
+    def log_in(self, user="guest", capabilities=None, frame_max=131_072, channel_max=2047, vhost="/", heartbeat=0):
+        """The handshake in one write, as a client may do it."""
+        properties = {} if capabilities is None else {"capabilities": capabilities}
+        response = f"\0{user}\0{user}".encode()
+        self.feed(
+            PROTOCOL_HEADER
+            + method_frame(0, "connection.start-ok", properties, "PLAIN", response, "en_US")
+            + method_frame(0, "connection.tune-ok", channel_max, frame_max, heartbeat)
+            + method_frame(0, "connection.open", vhost, "", False)
+        )
+        return self.frames()
+
+    def send(self, channel, name, *values):
+        """One method."""
+        return self.feed(method_frame(channel, name, *values))
+
+    def call(self, channel, name, *values):
+        """One method; returns all frames that come."""
+        self.frames()
+        return self.send(channel, name, *values).frames()
+
+    def declare(
+        self, name="", channel=1, *, passive=False, durable=False, exclusive=False, auto_delete=False, **arguments
+    ):
+        """queue.declare; keyword arguments with _ for - are the x-arguments."""
+        table = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self.call(channel, "queue.declare", 0, name, passive, durable, exclusive, auto_delete, False, table)
+
+    def publish(self, queue, body=b"x", channel=1, exchange="", mandatory=False, properties=b"", flags=0):
+        """basic.publish in one write."""
+        return self.feed(publish(channel, exchange, queue, body, mandatory, properties, flags))
+
+    def consume(self, queue, tag="", channel=1, no_ack=False, exclusive=False, **arguments):
+        """basic.consume; returns the frames that come, deliveries included."""
+        table = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self.call(channel, "basic.consume", 0, queue, tag, False, no_ack, exclusive, False, table)
+
+    def get(self, queue, channel=1, no_ack=False):
+        """basic.get: (delivery tag, redelivered, body), None for empty."""
+        frames = self.call(channel, "basic.get", 0, queue, no_ack)
+        if frames[0][0] == "basic.get-empty":
+            return None
+        tag, redelivered = frames[0][2][:2]
+        return tag, redelivered, b"".join(octets for kind, _, octets in frames if kind == "body")
+
+    def drop(self):
+        """The peer is gone."""
+        self.machine.abort()
+        self.world.hub.remove(self.machine)
+        self.world.settle()
+
+
+def publish(channel, exchange, routing_key, body, mandatory=False, properties=b"", flags=0, frame_max=131_072):
+    """The octets of a whole publish."""
+    method = method_frame(channel, "basic.publish", 0, exchange, routing_key, mandatory, False)
+    return method + wire.encode_content(channel, properties, flags, body, frame_max)
+
+
+def parse(data):
+    """Frames of a byte string, see Client.frames."""
+    found = []
+    position = 0
+    while position < len(data):
+        kind, channel, size = struct.unpack_from(">BHI", data, position)
+        payload = data[position + 7 : position + 7 + size]
+        assert data[position + 7 + size] == 0xCE
+        position += size + 8
+        if kind == 1:
+            number = int.from_bytes(payload[:4], "big")
+            found.append((NAMES[number], channel, DECODERS[number](payload)))
+        else:
+            found.append(({2: "header", 3: "body", 8: "heartbeat"}[kind], channel, payload))
+    return found
+
+
+def deliveries(frames):
+    """(consumer tag, delivery tag, redelivered, body) of the deliveries among frames."""
+    found = []
+    for kind, _, value in frames:
+        if kind == "basic.deliver":
+            found.append([*value[:3], b""])
+        elif kind == "body" and found:
+            found[-1][3] += value
+    return [tuple(one) for one in found]

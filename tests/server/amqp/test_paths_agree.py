@@ -1,0 +1,84 @@
+"""The hot paths and the general path do the same, however the octets are cut."""
+
+from amqp_harness import Client, World, parse, publish
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.server.amqp.channel import Channel
+from protocol.amqp.content import CONTENT_TYPE, DELIVERY_MODE
+from protocol.amqp.frames import method_frame
+
+BODIES = st.one_of(st.binary(max_size=5), st.just(b"x" * 100), st.just(b"y" * 5000))
+PROPERTIES = st.sampled_from([(0, b""), (DELIVERY_MODE, b"\x02"), (CONTENT_TYPE, b"\x04text")])
+PUBLISH = st.builds(
+    lambda exchange, key, body, properties, mandatory: publish(
+        1, exchange, key, body, mandatory, properties[1], properties[0], 4096
+    ),
+    st.sampled_from(["", "amq.topic", "amq.fanout"]),
+    st.sampled_from(["a", "b", "a.b", "nowhere"]),
+    BODIES,
+    PROPERTIES,
+    st.booleans(),
+)
+OTHER = st.one_of(
+    st.builds(lambda tag, multiple: method_frame(1, "basic.ack", tag, multiple), st.integers(0, 12), st.booleans()),
+    st.builds(lambda queue: method_frame(1, "basic.get", 0, queue, False), st.sampled_from(["a", "b"])),
+    st.just(method_frame(1, "queue.declare", 0, "a", True, False, False, False, False, {})),
+    st.just(method_frame(1, "basic.nack", 0, True, True)),
+    st.just(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x28\xce"),  # A publish without arguments.
+    st.just(b"\x08\x00\x00\x00\x00\x00\x00\xce"),
+)
+STREAMS = st.lists(st.one_of(PUBLISH, PUBLISH, OTHER), max_size=12).map(b"".join)
+
+
+def run(stream, cuts, regular=None):
+    """(frames out with confirms expanded, bodies left in the queues) of one stream, cut into pieces."""
+    original = Channel.regular
+    if regular is not None:
+        Channel.regular = regular
+    try:
+        world = World()
+        client = Client(world)
+        client.log_in(frame_max=4096)
+        client.call(1, "channel.open", "")
+        for queue in ("a", "b"):
+            client.declare(queue)
+            client.call(1, "queue.bind", 0, queue, "amq.topic", f"{queue}.#", False, {})
+            client.call(1, "queue.bind", 0, queue, "amq.fanout", "", False, {})
+        client.call(1, "confirm.select", False)
+        other = world.connect()
+        other.consume("b", "c")
+        position = 0
+        for cut in [*sorted(cuts), len(stream)]:
+            client.feed(stream[position:cut])
+            position = max(position, cut)
+        confirmed = 0
+        out = []
+        for name, channel, values in parse(client.raw()):
+            if name == "basic.ack":
+                out += (
+                    [("confirm", seq) for seq in range(confirmed + 1, values[0] + 1)]
+                    if values[1]
+                    else [("confirm", values[0])]
+                )
+                confirmed = values[0]
+            else:
+                out.append((name, channel, values))
+        left = [message for _, message in sorted(world.queue("a").cursor.returned)] + list(world.queue("a").cursor.head)
+        confirms = [one for one in out if one[0] == "confirm"]
+        rest = [one for one in out if one[0] != "confirm"]
+        return rest, confirms, left, other.raw()
+    finally:
+        Channel.regular = original
+
+
+@settings(max_examples=150, deadline=None)
+@given(STREAMS, st.data())
+def test_cuts_and_paths_make_no_difference(stream, data):
+    """One piece, random pieces, single octets, hot paths on or off: the same frames, confirms and queue contents."""
+    whole = run(stream, [])
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6))
+    assert run(stream, cuts) == whole
+    assert run(stream, [], regular=property(lambda _: False)) == whole
+    if len(stream) < 400:
+        assert run(stream, range(len(stream))) == whole
