@@ -1,0 +1,60 @@
+"""A connection's end, and large acknowledgements, are cut into slices too."""
+
+import time
+
+from amqp_harness import World, deliveries, publish
+
+from protocol.amqp.frames import method_frame
+
+STEP_MS_MAX = 10.0
+COUNT = 50_000
+
+
+def filled_world():
+    """A client with COUNT unacknowledged deliveries, its queue, and the world."""
+    world = World()
+    client = world.connect()
+    client.declare("q")
+    chunk = publish(1, "", "q", b"x" * 10) * 1000
+    for _ in range(COUNT // 1000):
+        client.feed(chunk)
+    client.consume("q", "c")
+    client.raw()
+    assert len(client.machine.channels[1].unacked) == COUNT
+    return world, client
+
+
+def test_the_end_of_a_connection_with_many_unacknowledged():
+    """They return in slices, in order, and nothing is handed out before they are all back."""
+    world, client = filled_world()
+    other = world.connect()
+    other.consume("q", "d", no_ack=True)
+    client.machine.abort()
+    worst = 0.0
+    while world.broker.scheduler.busy:
+        began = time.thread_time()
+        world.broker.scheduler.run_slice()
+        worst = max(worst, (time.thread_time() - began) * 1000)
+    assert worst < STEP_MS_MAX
+    got = deliveries(other.frames())
+    assert len(got) == COUNT
+    assert all(redelivered for _, _, redelivered, _ in got)
+
+
+def test_a_multiple_ack_over_many_deliveries():
+    """One basic.ack for everything is applied in slices, and then it is all gone."""
+    world, client = filled_world()
+    machine = client.machine
+    began = time.thread_time()
+    machine.receive(method_frame(1, "basic.ack", COUNT, True))
+    worst = (time.thread_time() - began) * 1000
+    slices = 1
+    while machine.more:
+        began = time.thread_time()
+        machine.proceed()
+        worst = max(worst, (time.thread_time() - began) * 1000)
+        slices += 1
+    assert slices > 5
+    assert worst < STEP_MS_MAX
+    assert world.queue("q").cursor.leased_count == 0
+    assert not machine.channels[1].unacked
