@@ -169,6 +169,14 @@ class Pump:
             self._send(self.tls.send(data) if self.tls is not None else data)
         if machine.finished:
             self._finish()
+        elif machine.has_said_all and self.tls is None and not self._pending and not self.closed:
+            self._shut_writing()
+
+    def _shut_writing(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            log.debug("connection lost: %s", error)
 
     def _take_out(self) -> bytes:
         machine = self.machine

@@ -67,6 +67,7 @@ class Ticker:
     async def run(self) -> None:
         """Tick for ever."""
         hub = self._hub
+        self._watch_memory()
         ticks = 0
         due = trio.current_time()
         while True:

@@ -181,6 +181,11 @@ class Connection:
         """Nothing may be taken now: a login is under way, or the alarm holds this publisher."""
         return self.login is not None or (self.held is not None and self.held.full)
 
+    @property
+    def has_said_all(self) -> bool:
+        """Nothing follows what is on `out`: shut the socket for writing, and the peer sees the end at once."""
+        return self._deaf and self.state is State.CLOSING
+
     def receive(self, data: bytes) -> None:
         """Octets arrived."""
         self.received_octets += len(data)
@@ -343,6 +348,8 @@ class Connection:
         self.state = State.CLOSING
         self.drop_at_ms = self.hub.now_ms + self.settings.close_timeout_ms
         self.send(method_frame(0, "connection.close", reply_code, reply_text, class_id, method_id))
+        if self.transport is not None:
+            self.transport.resume()  # Also one that the alarm held has to be read now, for its close-ok.
 
     def finish(self) -> None:
         """Nothing more comes from us: the socket is to be closed once `out` is written."""
@@ -362,6 +369,7 @@ class Connection:
         if self.released:
             return
         self.released = True
+        self.held = None
         self.send_confirms()
         self.unconfirmed.clear()
         for channel in list(self.channels.values()):

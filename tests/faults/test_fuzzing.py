@@ -1,0 +1,50 @@
+"""A bounded run of the fuzzer: a crash is any exception but the codecs' own, or an input that holds the loop."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.faults
+SECONDS = 15 if os.environ.get("JACKALOPE_FAULTS") == "short" else 120
+
+
+def seeds(folder):
+    """Some valid conversations to start from."""
+    from protocol.amqp import content
+    from protocol.amqp.fields import encode_table
+    from protocol.amqp.frames import PROTOCOL_HEADER, method_frame
+
+    publish = method_frame(1, "basic.publish", 0, "", "q", True, False) + content.encode_content(
+        1, b"\x04text\x02", content.CONTENT_TYPE | content.DELIVERY_MODE, b"body", 4096
+    )
+    samples = [
+        b"\x00" + encode_table({"a": 1, "b": [True, None, {"c": "d"}], "e": 1.5}),
+        b"\x01" + PROTOCOL_HEADER + method_frame(0, "connection.start-ok", {}, "PLAIN", b"\0guest\0guest", "en_US"),
+        b"\x02" + publish + method_frame(1, "basic.get", 0, "q", False) + method_frame(1, "basic.ack", 0, True),
+        b"\x02" + method_frame(1, "tx.select") + publish + method_frame(1, "tx.commit"),
+        b"\x02"
+        + method_frame(1, "basic.consume", 0, "q", "c", False, False, False, False, {"x-priority": 1})
+        + publish,
+    ]
+    for number, sample in enumerate(samples):
+        (folder / str(number)).write_bytes(sample)
+
+
+def test_fuzzing_finds_nothing(tmp_path):
+    """Coverage-guided, from valid conversations, for a bounded time."""
+    if sys.version_info >= (3, 14):
+        pytest.skip("the fuzzer has no wheel for this Python")
+    seeds(tmp_path)
+    script = Path(__file__).parent / "fuzz_connection.py"
+    done = subprocess.run(
+        [sys.executable, str(script), f"-max_total_time={SECONDS}", "-max_len=6000", "-timeout=10", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS + 120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Done" in done.stderr
