@@ -1,0 +1,45 @@
+"""The README's programs run as they stand, against a broker process."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.bench.control import running_jackalope
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+PROGRAMS = dict(re.findall(r"```python\n# run: (\S+)\n(.*?)```", README, flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def broker():
+    """A broker with defaults."""
+    with running_jackalope() as started:
+        yield started
+
+
+def run(broker, name):
+    """What one of the README's programs prints."""
+    text = PROGRAMS[name].replace("127.0.0.1:5672", f"{broker.host}:{broker.port}")
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_three_clients():
+    """The README shows three."""
+    assert set(PROGRAMS) == {"pika", "aio-pika", "kombu"}
+
+
+def test_pika(broker):
+    """The first program of the README."""
+    assert run(broker, "pika") == "Hello from pika\n"
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("name", ["aio-pika", "kombu"])
+def test_the_others(broker, name):
+    """The programs for clients that only the compat environment has."""
+    assert run(broker, name) == f"Hello from {name}\n"
