@@ -1,4 +1,4 @@
-"""Places orders: `python place.py COUNT [URL]`. Each is confirmed by the broker, and an error if nothing is bound for it."""
+"""Places orders: `place.py COUNT [URL]`. Each is confirmed, and an error if nothing is bound for it."""
 
 import json
 import sys

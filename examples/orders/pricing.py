@@ -1,4 +1,4 @@
-"""Request-reply: `python pricing.py serve [URL]` answers, `python pricing.py ask AMOUNT [URL]` asks by direct reply-to."""
+"""Request-reply: `pricing.py serve [URL]` answers, `pricing.py ask AMOUNT [URL]` asks over direct reply-to."""
 
 import sys
 
