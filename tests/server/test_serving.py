@@ -1,0 +1,99 @@
+"""A broker process as its operator meets it: mutual TLS with EXTERNAL, reloading users, the ready line."""
+
+import signal
+import ssl
+import time
+
+import pika
+import pytest
+import trustme
+
+from tools.bench.control import running_jackalope
+
+
+def test_external_login_over_mutual_tls(tmp_path):
+    """The common name of a verified client certificate is the user; without a certificate there is no connection."""
+    authority = trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    client = authority.issue_cert("alice@example.org", common_name="alice")
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key", "client")}
+    authority.cert_pem.write_to_path(files["ca"])
+    server.cert_chain_pems[0].write_to_path(files["cert"])
+    server.private_key_pem.write_to_path(files["key"])
+    client.private_key_and_cert_chain_pem.write_to_path(files["client"])
+    config = tmp_path / "broker.yaml"
+    config.write_text(
+        f"tls: {{cert: '{files['cert']}', key: '{files['key']}', ca: '{files['ca']}', verify: require}}\n"
+        "users:\n  alice:\n    permissions:\n      /: {configure: '.*', write: '.*', read: '.*'}\n"
+    )
+    with running_jackalope("-c", str(config), settings=["listeners.amqps=127.0.0.1:0"], http=False) as broker:
+        context = ssl.create_default_context(cafile=str(files["ca"]))
+
+        def connect():
+            options = pika.SSLOptions(context, "127.0.0.1")
+            credentials = pika.credentials.ExternalCredentials()
+            parameters = pika.ConnectionParameters(
+                "127.0.0.1", broker.tls_port, ssl_options=options, credentials=credentials
+            )
+            return pika.BlockingConnection(parameters)
+
+        with pytest.raises(pika.exceptions.AMQPError):
+            connect()
+        context.load_cert_chain(str(files["client"]))
+        connection = connect()
+        channel = connection.channel()
+        channel.queue_declare("q")
+        channel.basic_publish("", "q", b"x" * 100_000, pika.BasicProperties(user_id="alice"))
+        assert channel.basic_get("q", auto_ack=True)[2] == b"x" * 100_000
+        connection.close()
+
+
+def log_in(broker, user, password):
+    """Whether a login succeeds."""
+    credentials = pika.PlainCredentials(user, password)
+    try:
+        pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port, credentials=credentials)).close()
+    except pika.exceptions.AMQPError:
+        return False
+    return True
+
+
+def test_sighup_swaps_users_or_keeps_the_old_ones(tmp_path):
+    """A valid file takes effect without a restart; one with a mistake changes nothing."""
+    config = tmp_path / "broker.yaml"
+    users = (
+        "users: {{{name}: {{password: {name}, permissions: {{/: {{configure: '.*', write: '.*', read: '.*'}}}}}}}}\n"
+    )
+    config.write_text(users.format(name="one"))
+    with running_jackalope("-c", str(config), http=False) as broker:
+        import os
+
+        def reload():
+            os.kill(broker.root_pid, signal.SIGHUP)
+            time.sleep(0.5)
+
+        assert log_in(broker, "one", "one")
+        config.write_text("usres: {}\n")
+        reload()
+        assert log_in(broker, "one", "one")
+        config.write_text(users.format(name="two"))
+        reload()
+        assert log_in(broker, "two", "two")
+        assert not log_in(broker, "one", "one")
+        assert "usres" in (broker.directory / "stderr.log").read_text()
+
+
+def test_the_ready_line_says_that_storage_is_memory():
+    """Nothing pretends to be durable: the contract's ready line ends in storage=memory."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "tools.cli.main", "serve", "--set", "listeners.amqp=[::1]:0", "--set",
+               "listeners.http=off"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        line = process.stdout.readline().split()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert line[0] == "ready"
+    assert line[1].startswith("amqp=[::1]:")
+    assert line[-1] == "storage=memory"
