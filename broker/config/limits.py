@@ -70,14 +70,6 @@ class Limits:
         integer(0, 1_000_000),
         "Routes a connection remembers. Unbounded, 200,000 unique keys cost 140 MB; a miss costs about 1.5 µs.",
     )
-    table_depth_max: int = option(
-        32, integer(1, 64), "Nesting of field tables. CVE-2026-69220: 580 levels in one frame overflowed a stack."
-    )
-    table_elements_max: int = option(
-        4096,
-        integer(16, 1_000_000),
-        "Elements of one field table. Values of no width put 100,000 of them in a 128 KiB frame (CVE-2026-66079).",
-    )
 
     # Connections and channels.
     connections_max: int = option(
