@@ -197,20 +197,32 @@ def parse_properties(content_header: bytes, names: frozenset[str] | None = None)
     return values
 
 
-def replace_property(content: bytes, name: str, wire_value: bytes) -> bytes:
-    """The content with one property, which it has, given other octets (length prefix included)."""
-    header = header_payload(content)
-    flags = _HEADER_PAYLOAD.unpack_from(header)[3]
+def _locate(content_header: bytes, name: str) -> tuple[int, int]:
+    """Where in a content header payload the octets of one property stand. Raises KeyError when it is absent."""
+    flags = _HEADER_PAYLOAD.unpack_from(content_header)[3]
     position = HEADER_PAYLOAD_MIN
     for flag, known, letter in PROPERTIES:
         if flags & flag:
-            _, end = _read(letter, header, position)
+            _, end = _read(letter, content_header, position)
             if known == name:
-                changed = header[:position] + wire_value + header[end:]
-                channel = int.from_bytes(content[1:3], "big")
-                return frame(HEADER, channel, changed) + content[len(header) + 8 :]
+                return position, end
             position = end
     raise KeyError(name)
+
+
+def property_octets(content: bytes, name: str) -> bytes:
+    """One property, which the content has, as it stands on the wire (length prefix included)."""
+    header = header_payload(content)
+    start, end = _locate(header, name)
+    return header[start:end]
+
+
+def replace_property(content: bytes, name: str, wire_value: bytes) -> bytes:
+    """The content with one property, which it has, given other octets (length prefix included)."""
+    header = header_payload(content)
+    start, end = _locate(header, name)
+    channel = int.from_bytes(content[1:3], "big")
+    return frame(HEADER, channel, header[:start] + wire_value + header[end:]) + content[len(header) + 8 :]
 
 
 def encode_content(channel: int, properties: bytes, flags: int, data: bytes, frame_max: int) -> bytes:

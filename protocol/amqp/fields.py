@@ -151,6 +151,22 @@ def decode_table(data: bytes, position: int = 0, elements_max: int = ELEMENTS_MA
     return reader.table(start, stop, 1), stop
 
 
+def without_entry(table: bytes, name: str) -> bytes:
+    """The same table, length included, without the entries of that name; every other octet stays as it was."""
+    reader = _Reader(table, ELEMENTS_MAX)
+    position, stop = reader.span(0, len(table))
+    wanted = name.encode()
+    kept = []
+    while position < stop:
+        name_end = position + 1 + table[position]
+        _, after = reader.value(name_end, stop, 1)
+        if table[position + 1 : name_end] != wanted:
+            kept.append(table[position:after])
+        position = after
+    body = b"".join(kept)
+    return _U32.pack(len(body)) + body
+
+
 def _pack_value(value: Any) -> bytes:
     if value is None:
         return b"V"

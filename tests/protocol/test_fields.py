@@ -10,7 +10,7 @@ from pamqp import decode as oracle_decode
 from pamqp import encode as oracle_encode
 
 from protocol.amqp.errors import PeerError
-from protocol.amqp.fields import DEPTH_MAX, ELEMENTS_MAX, Timestamp, decode_table, encode_table
+from protocol.amqp.fields import DEPTH_MAX, ELEMENTS_MAX, Timestamp, decode_table, encode_table, without_entry
 
 NAMES = st.text(min_size=1, max_size=20).filter(lambda name: len(name.encode()) <= 255)
 SCALARS = st.one_of(
@@ -93,6 +93,15 @@ def test_elements_are_bounded():
     body = b"\x01aA" + struct.pack(">I", len(array)) + array
     with pytest.raises(PeerError, match="too many"):
         decode_table(struct.pack(">I", len(body)) + body)
+
+
+@given(TABLES, NAMES, VALUES)
+def test_cutting_an_entry_leaves_every_other_octet(table, name, value):
+    """What remains is what would have been there without the entry, to the octet."""
+    table.pop(name, None)
+    items = list(table.items())
+    before = encode_table(dict([*items[:2], (name, value), *items[2:]]))
+    assert without_entry(before, name) == encode_table(table)
 
 
 def test_unknown_letter_is_named():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from broker.server.amqp.publish import REPLY_TO_NAME
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
-from protocol.amqp.fields import encode_table
+from protocol.amqp.fields import without_entry
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
@@ -39,8 +39,8 @@ def check(channel: Channel, flags: int, content: bytes) -> tuple[bytes, tuple[st
         return content, ()
     keys = (*_keys(headers, "CC"), *_keys(headers, "BCC"))
     if "BCC" in headers:
-        visible = {name: value for name, value in headers.items() if name != "BCC"}
-        content = wire.replace_property(content, "headers", encode_table(visible))
+        visible = without_entry(wire.property_octets(content, "headers"), "BCC")
+        content = wire.replace_property(content, "headers", visible)
     return content, keys
 
 
