@@ -175,7 +175,10 @@ def _pack_value(value: Any) -> bytes:
     if isinstance(value, Timestamp):
         return b"T" + _U64.pack(value)
     if isinstance(value, int):
-        return b"I" + _I32.pack(value) if -(2**31) <= value < 2**31 else b"l" + struct.pack(">q", value)
+        if -(2**31) <= value < 2**31:
+            return b"I" + _I32.pack(value)
+        # What came as `L` has to fit again: headers are stored anew without BCC.
+        return b"l" + struct.pack(">q", value) if value < 2**63 else b"L" + _U64.pack(value)
     if isinstance(value, str):
         raw = value.encode()
         return b"S" + _U32.pack(len(raw)) + raw

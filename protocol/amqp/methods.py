@@ -158,6 +158,8 @@ def _compile_decoder(class_id: int, method_id: int, types: str) -> Decoder:
                     bit = 0
                     value, position = _READERS[letter](payload, position)
                     values.append(value)
+            if position != len(payload):
+                raise IndexError  # As long as its arguments, not longer (RabbitMQ matches the end as well).
         except (IndexError, struct.error):
             text = f"cannot decode {erlang_binary(payload[4:])}"
             raise PeerError(FRAME_ERROR, text, class_id, method_id) from None

@@ -49,7 +49,7 @@ def test_every_method_there_and_back(name):
     """What is encoded is decoded to the same values."""
 
     @given(arguments_of(name))
-    @settings(max_examples=25)
+    @settings(max_examples=10)
     def check(values):
         payload = encode_method(name, *values)
         assert int.from_bytes(payload[:4], "big") == method_number(name)
@@ -67,17 +67,20 @@ def _as_pamqp_reads(letter, value):
     return value
 
 
+@pytest.mark.filterwarnings("ignore:This command is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", IN_PAMQP)
 def test_pamqp_reads_every_method(name):
     """pamqp finds in our octets the values that we put there, argument by argument."""
 
     @given(arguments_of(name))
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.filter_too_much])
+    @settings(max_examples=8, suppress_health_check=[HealthCheck.filter_too_much])
     def check(values):
         types = METHODS[name][2]
         if any(value >= UNSIGNED.get(letter, 2**64) for letter, value in zip(types, values, strict=True)
                if letter in UNSIGNED):  # fmt: skip
-            values = tuple(value % 2**63 if letter == "q" else value for letter, value in zip(types, values, strict=True))
+            values = tuple(
+                value % 2**63 if letter == "q" else value for letter, value in zip(types, values, strict=True)
+            )
         frame = pamqp_class(name)()
         frame.unmarshal(encode_method(name, *values)[4:])
         assert [getattr(frame, attribute) for attribute in frame.__slots__] == [
@@ -87,12 +90,13 @@ def test_pamqp_reads_every_method(name):
     check()
 
 
+@pytest.mark.filterwarnings("ignore:This command is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", IN_PAMQP)
 def test_every_method_byte_for_byte_like_pamqp(name):
     """The other way round: what pamqp encodes we decode, and encode to the same octets where tables are empty."""
 
     @given(arguments_of(name), st.booleans())
-    @settings(max_examples=20)
+    @settings(max_examples=8)
     def check(values, with_tables):
         types = METHODS[name][2]
         values = tuple(
@@ -105,7 +109,7 @@ def test_every_method_byte_for_byte_like_pamqp(name):
         frame = pamqp_class(name)()
         for attribute, letter, value in zip(frame.__slots__, types, values, strict=True):
             setattr(frame, attribute, value.decode() if letter == "Z" else value)
-        with mock.patch.object(type(frame), "validate", lambda self: None):
+        with mock.patch.object(type(frame), "validate", return_value=None):
             theirs = encode_method(name, *values)[:4] + frame.marshal()
         assert DECODERS[method_number(name)](theirs) == values
         if not with_tables:
@@ -119,7 +123,7 @@ def test_every_truncation_is_a_peer_error(name):
     """A method cut at any octet gives 501 or 502 naming it, and nothing else."""
 
     @given(arguments_of(name))
-    @settings(max_examples=5)
+    @settings(max_examples=3)
     def check(values):
         payload = encode_method(name, *values)
         for length in range(4, len(payload)):
@@ -140,15 +144,17 @@ def test_octets_after_the_last_argument_are_refused(name):
 
 
 @given(st.sampled_from(sorted(NAMES)), st.binary(max_size=200))
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_arbitrary_arguments(number, octets):
     """Whatever follows class and method, the answer is a tuple or a PeerError."""
     try:
         values = DECODERS[number](number.to_bytes(4, "big") + octets)
     except PeerError as error:
-        assert error.reply_code in (501, 502)
+        refusal = error.reply_code
     else:
+        refusal = None
         assert len(values) == len(METHODS[NAMES[number]][2])
+    assert refusal in (None, 501, 502)
 
 
 def test_a_shortstr_of_256_octets_is_refused_by_the_encoder():

@@ -4,6 +4,8 @@ import itertools
 import random
 import struct
 
+from pamqp import commands
+
 from broker.core.access import Access
 from broker.core.broker import Broker
 from broker.server.amqp.connection import Connection
@@ -109,9 +111,20 @@ class Client:
         table = {key.replace("_", "-"): value for key, value in arguments.items()}
         return self.call(channel, "queue.declare", 0, name, passive, durable, exclusive, auto_delete, False, table)
 
-    def publish(self, queue, body=b"x", channel=1, exchange="", mandatory=False, properties=b"", flags=0):
-        """basic.publish in one write."""
-        return self.feed(publish(channel, exchange, queue, body, mandatory, properties, flags))
+    def declare_exchange(
+        self, name, kind="direct", *, passive=False, durable=False, auto_delete=False, internal=False, **arguments
+    ):
+        """exchange.declare; keyword arguments with _ for - are the x-arguments."""
+        table = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self.call(1, "exchange.declare", 0, name, kind, passive, durable, auto_delete, internal, False, table)
+
+    def bind(self, queue, exchange, routing_key="", arguments=None):
+        """queue.bind on channel 1."""
+        return self.call(1, "queue.bind", 0, queue, exchange, routing_key, False, arguments or {})
+
+    def publish(self, queue, body=b"x", channel=1, exchange="", mandatory=False, **properties):
+        """basic.publish in one write; other keyword arguments are properties, in pamqp's names."""
+        return self.feed(publish(channel, exchange, queue, body, mandatory, **properties))
 
     def consume(self, queue, tag="", channel=1, no_ack=False, exclusive=False, **arguments):
         """basic.consume; returns the frames that come, deliveries included."""
@@ -133,10 +146,23 @@ class Client:
         self.world.settle()
 
 
-def publish(channel, exchange, routing_key, body, mandatory=False, properties=b"", flags=0, frame_max=131_072):
-    """The octets of a whole publish."""
+def publish(channel, exchange, routing_key, body, mandatory=False, octets=None, frame_max=131_072, **properties):
+    """The octets of a whole publish; properties as pamqp renders them, or flags and list as octets."""
     method = method_frame(channel, "basic.publish", 0, exchange, routing_key, mandatory, False)
-    return method + wire.encode_content(channel, properties, flags, body, frame_max)
+    octets = octets or commands.Basic.Properties(**properties).marshal()
+    flags = int.from_bytes(octets[:2], "big")
+    return method + wire.encode_content(channel, octets[2:], flags, body, frame_max)
+
+
+def refusal(frames):
+    """(code, text without the code's name) of the channel.close or connection.close among frames."""
+    values = next(values for name, _, values in frames if name in ("channel.close", "connection.close"))
+    return values[0], values[1].partition(" - ")[2]
+
+
+def answer(frames):
+    """The name of the first method among frames, None where there is none."""
+    return frames[0][0] if frames else None
 
 
 def parse(data):

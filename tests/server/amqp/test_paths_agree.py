@@ -5,14 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.server.amqp.channel import Channel
-from protocol.amqp.content import CONTENT_TYPE, DELIVERY_MODE
 from protocol.amqp.frames import method_frame
 
 BODIES = st.one_of(st.binary(max_size=5), st.just(b"x" * 100), st.just(b"y" * 5000))
-PROPERTIES = st.sampled_from([(0, b""), (DELIVERY_MODE, b"\x02"), (CONTENT_TYPE, b"\x04text")])
+PROPERTIES = st.sampled_from([{}, {"delivery_mode": 2}, {"content_type": "text"}])
 PUBLISH = st.builds(
     lambda exchange, key, body, properties, mandatory: publish(
-        1, exchange, key, body, mandatory, properties[1], properties[0], 4096
+        1, exchange, key, body, mandatory, frame_max=4096, **properties
     ),
     st.sampled_from(["", "amq.topic", "amq.fanout"]),
     st.sampled_from(["a", "b", "a.b", "nowhere"]),
