@@ -115,8 +115,10 @@ class Queue:
     def wake(self) -> None:
         """A consumer may have capacity again."""
         self.hungry = True
-        if not self.dirty and self.cursor.ready_count:
-            self.scheduler.mark(self)
+        cursor = self.cursor
+        if not self.dirty and (cursor.head or cursor.returned):
+            self.dirty = True
+            self.scheduler.dirty.append(self)
 
     # Messages out.
 
@@ -130,9 +132,12 @@ class Queue:
                 consumer = level[0]
                 capacity = consumer.capacity()
                 if capacity > 0:
-                    messages, offsets = cursor.take(min(capacity, BATCH_MAX))
+                    messages, offsets = cursor.take(capacity if capacity < BATCH_MAX else BATCH_MAX)
                     self._hand(consumer, messages, offsets)
-                    return self._again(len(messages))
+                    if len(self.levels) > 1 or consumer.capacity() > 0:
+                        return self._again(len(messages))
+                    self.hungry = False
+                    return len(messages) + 2
             else:
                 served = self._dispatch_level(level)
                 if served:

@@ -30,12 +30,13 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "access", "authenticator", "blocked", "broker", "connections", "now_ms", "reply_addresses", "touched", "turns",
-        "waiting", "waiting_count",
+        "access", "authenticator", "blocked", "broker", "connections", "now_ms", "reply_addresses", "scheduler",
+        "touched", "turns", "waiting", "waiting_count",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, access: Access, authenticator: Authenticator) -> None:
         self.broker = broker
+        self.scheduler = broker.scheduler
         self.access = access
         self.authenticator = authenticator
         self.now_ms = time.monotonic_ns() // 1_000_000  # Monotonic, moved by the ticker.
@@ -50,7 +51,8 @@ class Hub:
     def end_turn(self) -> None:
         """Dispatch a slice, then write."""
         self.turns += 1
-        self.broker.scheduler.dispatch()
+        if self.scheduler.dirty:
+            self.scheduler.dispatch()
         touched = self.touched
         for connection in touched:
             connection.touched = False

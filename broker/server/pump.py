@@ -123,14 +123,14 @@ class Pump:
             self._finish()
         elif machine.login is not None:
             self._poller.log_in(self)
-        elif machine.paused or self._unread_replies():
+        elif machine.paused or (self._pending and self._unread_replies()):
             self._watch()
         elif more:
             self._poller.add_bulk(self)
 
     def _unread_replies(self) -> bool:
         """Whether so much waits for a peer that does not read that nothing more should come from it."""
-        return bool(self._pending) and sum(map(len, self.machine.out)) > self._limits.replies_bytes_max
+        return sum(map(len, self.machine.out)) > self._limits.replies_bytes_max
 
     def _receive(self, data: bytes) -> None:
         if self.tls is None:
@@ -181,15 +181,17 @@ class Pump:
     def _take_out(self) -> bytes:
         machine = self.machine
         out = machine.out
-        count = len(out)
-        if machine.out_size > JOIN_BYTES_MAX:
-            size = 0
+        if machine.out_size <= JOIN_BYTES_MAX:
+            data = b"".join(out)
+            out.clear()
+        else:
+            size = count = 0
             for count, piece in enumerate(out, 1):  # noqa: B007 - the count is what is wanted
                 size += len(piece)
                 if size > JOIN_BYTES_MAX // 4:
                     break
-        data = b"".join(out[:count]) if count < len(out) else b"".join(out)
-        del out[:count]
+            data = b"".join(out[:count])
+            del out[:count]
         if not out:
             machine.out_size = 0
         return data
@@ -263,7 +265,8 @@ class Pump:
         if self.closed:
             return
         machine = self.machine
-        interest = (0 if machine.paused or self._unread_replies() else _IN) | (_OUT if self._pending else 0)
+        deaf = machine.paused or (self._pending and self._unread_replies())
+        interest = (0 if deaf else _IN) | (_OUT if self._pending else 0)
         if interest != self._interest:
             self._interest = interest
             self._poller.modify(self, interest)

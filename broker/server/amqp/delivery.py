@@ -121,15 +121,18 @@ class Consumer:
         count = len(messages)
         first = channel.next_tag
         channel.next_tag = first + count
-        if not self.no_ack:
-            channel.unacked.update(
-                zip(range(first, first + count), zip(repeat(self), offsets, messages, strict=False), strict=False)
-            )
-            self.in_flight += count
-            channel.in_flight += count
         origin, content = messages[0]
         number = channel.number
         out = connection.out
+        if not self.no_ack:
+            self.in_flight += count
+            channel.in_flight += count
+            if count == 1:
+                channel.unacked[first] = (self, offsets[0], messages[0])
+            else:
+                channel.unacked.update(
+                    zip(range(first, first + count), zip(repeat(self), offsets, messages, strict=False), strict=False)
+                )
         if count >= RUN_MIN:
             origins, contents = zip(*messages, strict=False)
             longest = max(map(len, contents))

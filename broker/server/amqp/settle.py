@@ -37,6 +37,16 @@ def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
     Raises PeerError 406 for an unknown tag, after what stood before it was applied.
     """
     head = channel.ack_head
+    if end - position == ACK_FRAME.size:
+        # One ack and nothing else: what a consumer with a small prefetch sends.
+        start, tag, multiple, frame_end = ACK_FRAME.unpack_from(data, position)
+        if start == head and not multiple and frame_end == FRAME_END:
+            lease = channel.unacked.pop(tag, None)
+            if lease is None:
+                raise unknown_tag(tag)
+            finish(lease[0], 1)
+            channel.connection.units -= 1
+            return end
     count = min((end - position) // ACK_FRAME.size, MULTIPLE_SLICE)
     tags: list[int] = []
     frames = ACK_FRAME.iter_unpack(data[position : position + count * ACK_FRAME.size])
