@@ -132,7 +132,7 @@ class Queue:
                 consumer = level[0]
                 capacity = consumer.capacity()
                 if capacity > 0:
-                    messages, offsets = cursor.take(capacity if capacity < BATCH_MAX else BATCH_MAX)
+                    messages, offsets = cursor.take(min(BATCH_MAX, capacity))
                     self._hand(consumer, messages, offsets)
                     if len(self.levels) > 1 or consumer.capacity() > 0:
                         return self._again(len(messages))
