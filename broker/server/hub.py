@@ -10,13 +10,13 @@ import base64
 import logging
 import secrets
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from broker.core.broker import Broker
 from broker.server.amqp import handshake
 from broker.server.amqp.reply_to import ReplyAddresses
 from broker.server.auth import LoginRefused
+from broker.server.half_open import HalfOpen
 
 if TYPE_CHECKING:
     from broker.core.access import Access
@@ -30,8 +30,8 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "access", "authenticator", "blocked", "broker", "connections", "now_ms", "reply_addresses", "scheduler",
-        "touched", "turns", "waiting", "waiting_count",
+        "access", "authenticator", "blocked", "broker", "connections", "half_open", "now_ms", "reply_addresses",
+        "scheduler", "touched", "turns",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, access: Access, authenticator: Authenticator) -> None:
@@ -45,8 +45,7 @@ class Hub:
         self.reply_addresses = ReplyAddresses()
         self.touched: list[Connection] = []
         self.turns = 0
-        self.waiting: Counter[str] = Counter()  # Connections that are not open yet, by host.
-        self.waiting_count = 0
+        self.half_open = HalfOpen()
 
     def end_turn(self) -> None:
         """Dispatch a slice, then write."""
@@ -75,25 +74,14 @@ class Hub:
             self.end_turn()
 
     def add(self, connection: Connection) -> None:
-        """A connection was accepted; it counts as waiting until it is open."""
+        """A connection was accepted; it counts as half open until it has logged in and opened its vhost."""
         self.connections.add(connection)
-        self.waiting[connection.peer[0]] += 1
-        self.waiting_count += 1
-
-    def opened(self, connection: Connection) -> None:
-        """The connection has logged in and opened its vhost."""
-        if connection.waiting:
-            connection.waiting = False
-            self.waiting_count -= 1
-            host = connection.peer[0]
-            self.waiting[host] -= 1
-            if not self.waiting[host]:
-                del self.waiting[host]
+        self.half_open.add(connection)
 
     def remove(self, connection: Connection) -> None:
         """The connection is closed."""
         if connection in self.connections:
-            self.opened(connection)
+            self.half_open.discard(connection)
             self.connections.discard(connection)
             self.blocked.discard(connection)
 
@@ -129,6 +117,7 @@ class Hub:
         return {
             "connections": len(self.connections),
             "channels": sum(len(connection.channels) for connection in self.connections),
+            "half_open": self.half_open.count,
             "blocked": len(self.blocked),
             "turns": self.turns,
         }

@@ -82,7 +82,7 @@ class Listener:
         self._settings = settings
         self._limits = limits
         self._tls = tls
-        self.refused_count = 0
+        self.refused_count = 0  # Not taken, or given up half open for a newer one.
 
     async def run(self) -> None:
         """Accept for ever; out of handles it waits for some to come back."""
@@ -104,14 +104,14 @@ class Listener:
     def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         limits = self._limits
         hub = self._hub
-        if (
-            len(hub.connections) >= limits.connections_max
-            or hub.waiting_count >= limits.unauthenticated_max
-            or hub.waiting[peer[0]] >= limits.unauthenticated_per_host_max
-        ):
+        if len(hub.connections) >= limits.connections_max:
             self.refused_count += 1
             sock.close()
             return
+        surplus = hub.half_open.surplus(peer[0], limits.unauthenticated_per_host_max, limits.unauthenticated_max)
+        if surplus is not None:
+            self.refused_count += 1
+            surplus.transport.close()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = Tls(self._tls.context, self._tls.login_from) if self._tls is not None else None

@@ -1,6 +1,8 @@
-"""The order flow of conf/examples/orders.yaml, with its real programs as processes and one of them killed half-way."""
+"""The order flow of conf/examples/orders.yaml, with its real programs as processes, on both brokers."""
 
 import json
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,18 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.control import running_jackalope
-
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "orders"
 COUNT = 400
-
-
-@pytest.fixture
-def shop():
-    """A broker with the topology, users and permissions of the example."""
-    with running_jackalope("-c", str(ROOT / "conf" / "examples" / "orders.yaml")) as broker:
-        yield broker
 
 
 def start(broker, script, *words, user="worker"):
@@ -39,6 +32,15 @@ def noted(ledger):
     rows = [json.loads(body)["id"] for (body,) in database.execute("select body from done")]
     database.close()
     return rows
+
+
+def tool(broker, name, *words):
+    """One of rabbitmq-c's tools (Debian: amqp-tools), as guest; returns what it prints."""
+    if shutil.which(name) is None:
+        missing = pytest.fail if os.environ.get("CI", "").lower() == "true" else pytest.skip
+        missing(f"{name} is missing (Debian: apt-get install amqp-tools)")
+    url = f"amqp://guest:guest@{broker.host}:{broker.port}/%2F"
+    return subprocess.run([name, "-u", url, *words], capture_output=True, timeout=30, check=True).stdout
 
 
 def end(*processes):
@@ -84,6 +86,22 @@ def test_permissions_of_the_example(shop):
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
         channel.basic_get("charge")
     connection.close()
+    with pika.BlockingConnection(pika.URLParameters(f"amqp://guest:guest@{shop.host}:{shop.port}/%2F")) as connection:
+        assert connection.channel().basic_get("charge", auto_ack=True)[2] == b"{}"
+
+
+@pytest.mark.compat
+def test_an_order_from_the_shell(shop, tmp_path):
+    """amqp-publish places an order, the workers take it through, amqp-consume sees what nobody has a queue for."""
+    tool(shop, "amqp-publish", "-e", "orders", "-r", "order.lost", "-b", "who wants me?")
+    assert tool(shop, "amqp-consume", "-q", "unrouted", "-c", "1", "cat") == b"who wants me?"
+    workers = [start(shop, "worker.py", step, tmp_path / step) for step in ("charge", "ship", "receipt")]
+    tool(shop, "amqp-publish", "-e", "orders", "-r", "order.created", "-C", "application/json", "-b", '{"id": "shell"}')
+    deadline = time.monotonic() + 30
+    while noted(tmp_path / "receipt") != ["shell"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    end(*workers)
+    assert [noted(tmp_path / step) for step in ("charge", "ship", "receipt")] == [["shell"]] * 3
 
 
 def test_pricing_by_request_and_reply(shop):

@@ -115,7 +115,6 @@ class Connection:
         "units",
         "user",
         "vhost",
-        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -127,7 +126,6 @@ class Connection:
         self.peer = peer
         self.external_name = external_name  # From a verified client certificate.
         self.tls = False
-        self.waiting = True  # Until it is open, see `Hub.waiting`.
         self.state = State.HEADER
         self.vhost: VHost = None  # type: ignore[assignment]  # Set by connection.open, before any channel exists.
         self.user: Any = None

@@ -131,7 +131,7 @@ def _open(connection: Connection, vhost: str, _capabilities: str, _insist: bool)
         raise PeerError(NOT_ALLOWED, f"access to vhost '{vhost}' refused for user '{connection.user.name}'")
     connection.vhost = found
     connection.state = State.RUNNING
-    connection.hub.opened(connection)
+    connection.hub.half_open.discard(connection)
     connection.send(method_frame(0, "connection.open-ok", ""))
 
 

@@ -72,9 +72,10 @@ def needs_care(data: bytes, start: int, end: int, flags: int) -> bool:
         return True
     if flags & wire.REPLY_TO and data.find(_REPLY_TO, start, end) >= 0:
         return True
-    return bool(
-        flags & wire.HEADERS and (data.find(b"\x02CC", start, end) >= 0 or data.find(b"\x03BCC", start, end) >= 0)
-    )
+    # One search for both, then closer: searching is a third of all that a message with many headers costs.
+    if flags & wire.HEADERS and data.find(b"CC", start, end) >= 0:
+        return data.find(b"\x02CC", start, end) >= 0 or data.find(b"\x03BCC", start, end) >= 0
+    return False
 
 
 def open_port(connection: Connection, exchange_name: str) -> Port:

@@ -1,0 +1,98 @@
+"""The Celery application of examples/images over real files: a chord, retries and an ETA, on both brokers."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tools.bench.processes import end_all
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "images"
+NAMES = [f"picture-{number:02d}.jpg" for number in range(11)]
+
+pytestmark = pytest.mark.compat
+
+
+def draw(path, seed):
+    """A picture of 1600 by 1200 that does not compress to nothing."""
+    noise = Image.frombytes("RGB", (160, 120), random.Random(seed).randbytes(160 * 120 * 3))
+    noise.resize((1600, 1200)).save(path, "JPEG")
+
+
+def environment(broker, results):
+    """Of worker and client."""
+    url = f"amqp://guest:guest@{broker.host}:{broker.port}//"
+    return {**os.environ, "BROKER_URL": url, "RESULT_BACKEND": f"file://{results}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Where Celery keeps its results."""
+    directory = tmp_path / "results"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def worker(shop, results, tmp_path):
+    """A worker with two processes, once it is ready; gives its log."""
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2", "--loglevel", "INFO"],
+            env=environment(shop, results), cwd=EXAMPLE, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while b" ready." not in log.read_bytes():
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.05)
+        yield log
+    finally:
+        end_all([process.pid], grace_s=10)
+        process.wait(10)
+
+
+def test_pictures_become_thumbnails_and_a_sheet(shop, worker, results, tmp_path):
+    """Twelve pictures, one of which arrives late: it is retried until it is there; the chord waits for it; the ETA
+    task runs when it is due and not before."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed, name in enumerate(NAMES):
+        draw(folder / name, seed)
+    client = subprocess.Popen(
+        [sys.executable, str(EXAMPLE / "resize.py"), str(folder), *NAMES, "late.jpg"],
+        env=environment(shop, results), cwd=EXAMPLE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while b"Retry in 0.3s" not in worker.read_bytes():  # The picture that is not there yet.
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        draw(folder / "upload", 99)
+        (folder / "upload").rename(folder / "late.jpg")
+        out, err = client.communicate(timeout=90)
+    finally:
+        if client.poll() is None:
+            client.kill()
+            client.communicate()
+    assert client.returncode == 0, err + worker.read_text()[-3000:]
+    report = json.loads(out)
+    assert 2 <= report.pop("waited_s") < 10
+    assert report == {
+        "sheet": [800, 600],
+        "sizes": {name: [200, 150] for name in [*NAMES, "late.jpg"]},
+        "retried": ["late.jpg"],
+        "forgotten": 12,
+    }
+    with Image.open(folder / "sheet.jpg") as sheet:
+        assert sheet.size == (800, 600)
+    assert list((folder / "thumbs").iterdir()) == []
