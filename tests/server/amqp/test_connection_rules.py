@@ -11,11 +11,6 @@ from protocol.amqp import content as wire
 from protocol.amqp.frames import PROTOCOL_HEADER, frame, method_frame
 
 
-@pytest.fixture
-def world():
-    return World()
-
-
 def closed(frames):
     """(code, text, class, method) of the connection.close among frames."""
     return next(values for name, _, values in frames if name == "connection.close")

@@ -1,20 +1,10 @@
 """Consuming, acknowledging, prefetch and direct reply-to: one rule of RabbitMQ's behaviour a test."""
 
 import pytest
-from amqp_harness import World, answer, deliveries, refusal
+from amqp_harness import answer, deliveries, refusal
 
 from protocol.amqp.content import parse_properties
 from protocol.amqp.frames import method_frame
-
-
-@pytest.fixture
-def world():
-    return World()
-
-
-@pytest.fixture
-def client(world):
-    return world.connect()
 
 
 @pytest.fixture

@@ -1,17 +1,7 @@
 """Declare, bind and delete: one rule of RabbitMQ's behaviour (or the specification) a test."""
 
 import pytest
-from amqp_harness import Client, World, refusal
-
-
-@pytest.fixture
-def world():
-    return World()
-
-
-@pytest.fixture
-def client(world):
-    return world.connect()
+from amqp_harness import Client, refusal
 
 
 def spelled(text):

@@ -7,16 +7,6 @@ from protocol.amqp.content import parse_properties
 from protocol.amqp.frames import method_frame
 
 
-@pytest.fixture
-def world():
-    return World()
-
-
-@pytest.fixture
-def client(world):
-    return world.connect()
-
-
 def depth(world, *names):
     """Messages ready in each queue."""
     world.settle()
