@@ -1,0 +1,345 @@
+"""A checkpoint: the state of all logs and the catalog in one file, so that the journal before it can go.
+
+It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN and STATE of each log, the batches of
+logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
+of a batch is settled. Steps, of which the blocking ones are yielded as jobs for a thread, and what they guard against:
+
+1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first.
+2. move: live batches before P0 (and those of the last checkpoint's file) are copied and synced. Nothing names them yet.
+3. capture: state as it is now, later than P0. Replaying from P0 over it changes nothing twice: settled sets and
+   keys are the same after a second time, and appends from P0 on were not captured.
+4. write and sync the file; then wait until all that was captured is synced in the journal as well, or a crash could
+   keep a settlement whose other half (a dead letter) is lost.
+5. rename: now it counts. Only then remove the old checkpoint, journal files, and wholly settled segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+
+from broker.log import entries, extents, frames
+from broker.log.disk import Disk, File
+from broker.log.extents import Extent, Source, clip
+from broker.log.log import NEVER_CUT, Log
+from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, log_folder
+from broker.log.store import Store
+
+CARRY_BYTES_MAX = 64 << 10
+"""Logs with less than this are kept in the checkpoint's own file: a file and a sync each would cost more."""
+CARRY_TOTAL_MAX = 16 << 20
+SLICE_ITEMS = 500
+"""Extents or catalog entries looked at between two chances for others to run."""
+FRAME_BYTES = 1 << 20
+
+_FIRST = attrgetter("first")
+
+Job = Callable[[], None]
+Step = Job | None
+"""A job to run in a thread before the next step; None is only a pause: go on in a later slice."""
+
+
+def file_name(generation: int) -> str:
+    """The checkpoint of a generation."""
+    return f"checkpoint-{generation:020d}"
+
+
+class CheckpointFile:
+    """A complete checkpoint, open for reading the batches that it carries."""
+
+    __slots__ = ("_file", "name")
+
+    def __init__(self, name: str, file: File) -> None:
+        self.name = name
+        self._file = file
+
+    def read(self, position: int, size: int) -> bytes:
+        """Octets of the file."""
+        return self._file.read(position, size)
+
+    def close(self) -> None:
+        """Give the handle back."""
+        self._file.close()
+
+
+class _Move:
+    """What one log has to move, and where the thread put it."""
+
+    __slots__ = ("log", "moved", "pieces", "size")
+
+    def __init__(self, log: Log, pieces: list[Extent]) -> None:
+        self.log = log
+        self.pieces = pieces
+        self.size = sum(piece.size for piece in pieces)
+        self.moved: list[Extent] = []
+
+
+class Checkpoint:
+    """One checkpoint of `store`; run `steps` to its end, or until an error ends everything."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._replay_from = store.journal.rotate()
+        self._old = store.checkpoint_source
+        self._moves: list[_Move] = []
+        self._carried: list[_Move] = []
+        self._dead: list[str] = []
+
+    def steps(self) -> Iterator[Step]:
+        """The steps, in order; see the module. A job raises OSError: then nothing of it counts."""
+        store = self._store
+        while store.journal.written < self._replay_from:
+            yield None
+        yield store.journal.sync_files
+        store.journal.synced = max(store.journal.synced, self._replay_from)
+        yield from self._plan()
+        copies = [(move, list(move.log.segments[-1:])) for move in self._moves]
+        results: list[list[Segment]] = []
+        yield lambda: results.extend(_copy(store, move, last) for move, last in copies)
+        for (move, _), segments in zip(copies, results, strict=True):
+            self._switch(move, segments)
+            yield None
+        # What is doomed by now the new checkpoint will not name; what is dropped from here on it may.
+        doomed, store.doomed = store.doomed, []
+        payloads: list[list[bytes]] = [[]]
+        yield from self._capture(payloads)
+        captured = store.frame if store.dirty else store.frame - 1
+        generation = store.generation + 1
+        written = _File(store.disk, generation)
+        yield lambda: written.write(payloads, self._carried)
+        while store.synced_frame < captured:
+            yield None
+        yield store.journal.sync_files
+        yield written.commit
+        assert written.source is not None
+        for move in self._carried:
+            self._replace(move, clip(written.moved[move.log.number], move.log.lowest_cut))
+        old, store.checkpoint_source = self._old, written.source
+        store.generation = generation
+        store.checkpoint_end = self._replay_from
+        doomed += store.journal.forget_before(self._replay_from)
+        if isinstance(old, CheckpointFile):
+            old.close()
+            doomed.append(old.name)
+        yield lambda: _remove(store.disk, doomed + self._dead)
+
+    # On the loop.
+
+    def _is_old(self, extent: Extent) -> bool:
+        """Whether an extent lies where nothing will be any more."""
+        if extent.source is self._store.journal:
+            return extent.position < self._replay_from
+        return self._old is not None and extent.source is self._old
+
+    def _plan(self) -> Iterator[None]:
+        """What each log has to move, and which of them are carried: the smallest, as far as there is room."""
+        moves = []
+        seen = 0
+        for log in list(self._store.logs.values()):
+            covers = log.settled.covers
+            log.extents = [one for one in log.extents if not covers(one.first, one.end)]
+            log.lowest_cut = NEVER_CUT
+            pieces = [one for one in log.extents if self._is_old(one)]
+            if pieces:
+                moves.append(_Move(log, pieces))
+            seen += 1 + len(log.extents)
+            if seen >= SLICE_ITEMS:
+                seen = 0
+                yield None
+        moves.sort(key=lambda move: move.size)
+        room = CARRY_TOTAL_MAX
+        for move in moves:
+            if move.size < CARRY_BYTES_MAX and move.size <= room:
+                room -= move.size
+                self._carried.append(move)
+            else:
+                self._moves.append(move)
+
+    def _switch(self, move: _Move, segments: list[Segment]) -> None:
+        """The batches of a log are in segments now: read them there."""
+        log = move.log
+        if self._store.logs.get(log.number) is not log:
+            self._store.doomed.append(log_folder(log.uuid) + "/")
+            return
+        for segment in segments:
+            segment.close()  # A handle of its name may be of a file that was there before.
+        moved = clip(move.moved, log.lowest_cut)
+        known = {segment.base: segment for segment in log.segments}
+        for segment in clip_segments(segments, log.lowest_cut):
+            if segment.base not in known:
+                log.segments.append(segment)
+                known[segment.base] = segment
+            elif segment.end > known[segment.base].end:
+                known[segment.base].end, known[segment.base].size = segment.end, segment.size
+        self._replace(
+            move, [one._replace(source=known[one.source.base]) for one in moved if isinstance(one.source, Segment)]
+        )
+
+    def _replace(self, move: _Move, moved: list[Extent]) -> None:
+        """Put `moved` in the place of the extents that it was made from; what was settled meanwhile is left out."""
+        log = move.log
+        covers = log.settled.covers
+        kept = [one for one in log.extents if not self._is_old(one)]
+        kept += [one for one in moved if not covers(one.first, one.end)]
+        log.extents = sorted(kept, key=_FIRST)
+
+    def _capture(self, payloads: list[list[bytes]]) -> Iterator[None]:
+        """The entries of the new file, in frames of about a megabyte."""
+        store = self._store
+        size = 0
+        parts = payloads[0]
+
+        def add(octets: bytes) -> None:
+            nonlocal size, parts
+            if size + len(octets) > FRAME_BYTES and parts:
+                parts = []
+                payloads.append(parts)
+                size = 0
+            parts.append(octets)
+            size += len(octets)
+
+        for move in self._carried:
+            # As they are now; what is cut from now on is cut by the journal's entry.
+            move.pieces = [one for one in move.log.extents if self._is_old(one)]
+            move.log.lowest_cut = NEVER_CUT
+        add(entries.begin(store.generation + 1, self._replay_from, store.journal.epoch, store.next_log))
+        for index, (key, value) in enumerate(list(store.catalog.items())):
+            if store.catalog.get(key) is value:
+                add(entries.put(key, value))
+            if index % SLICE_ITEMS == SLICE_ITEMS - 1:
+                yield None
+        for index, log in enumerate(list(store.logs.values())):
+            if log.durable and log.number in store.logs:
+                self._capture_log(log, add)
+            if index % SLICE_ITEMS == SLICE_ITEMS - 1:
+                yield None
+
+    def _capture_log(self, log: Log, add: Callable[[bytes], None]) -> None:
+        dead = [segment for segment in log.segments if log.settled.covers(segment.base, segment.end)]
+        if dead:
+            # The last one may still be grown by the next checkpoint; a dead one is not: it is gone for good.
+            log.segments = [segment for segment in log.segments if segment not in dead]
+            log.extents = [one for one in log.extents if one.source not in dead]
+            for segment in dead:
+                segment.close()
+                self._dead.append(segment.name)
+        self._dead += set(log.lost_segments) - {segment.name for segment in log.segments}
+        log.lost_segments.clear()
+        log.volatile = [one for one in log.volatile if one[1] > log.settled.floor]
+        add(entries.open_log(log.number, log.uuid))
+        segments = [entries.SegmentState(one.base, one.end, one.size) for one in log.segments]
+        add(entries.state(log.number, log.next_offset, log.settled, segments, log.epochs, entries.merged(log.volatile)))
+        for offset, count in log.returns.items():
+            add(entries.returned(log.number, offset, count))
+
+
+# In the thread.
+
+
+def _copy(store: Store, move: _Move, last: list[Segment]) -> list[Segment]:
+    """Append the pieces of a log to its segments and sync them; returns the segments that were made or grown."""
+    folder = log_folder(move.log.uuid)
+    store.disk.make_folder(folder)
+    grown: list[Segment] = []
+    file: File | None = None
+    segment: Segment | None = None
+    if last and last[0].size < SEGMENT_BYTES_MAX:
+        segment = Segment(store.handles, folder, last[0].base, last[0].end, last[0].size)
+        file = store.disk.open(segment.name)
+        grown.append(segment)
+    try:
+        for piece in move.pieces:
+            if segment is None or file is None or segment.size >= SEGMENT_BYTES_MAX:
+                if file is not None:
+                    file.sync()
+                    file.close()
+                    file = None
+                segment = Segment(store.handles, folder, piece.first, piece.first, 0)
+                store.disk.remove(segment.name)  # Remains of a checkpoint that did not come to its end.
+                file = store.disk.open(segment.name, create=True)
+                grown.append(segment)
+            file.write(segment.size, (_read(piece),))
+            _extend(move.moved, piece, segment, segment.size)
+            segment.size += piece.size
+            segment.end = piece.end
+        if file is not None:
+            file.sync()
+    finally:
+        if file is not None:
+            file.close()
+    store.disk.sync_folder(folder)
+    return grown
+
+
+def _read(piece: Extent) -> bytes:
+    """All octets of a piece. Raises OSError when they are not there."""
+    data = piece.source.read(piece.position, piece.size)
+    if len(data) != piece.size:
+        raise OSError(f"{piece.size} octets were expected at {piece.position}, {len(data)} are there")
+    return data
+
+
+def _extend(moved: list[Extent], piece: Extent, source: Source, position: int) -> None:
+    """Note where a piece went, as one extent with the one before if that stays small enough to be read at once."""
+    if moved:
+        before = moved[-1]
+        if before.source is source and before.size + piece.size <= extents.EXTENT_BYTES_MAX:
+            moved[-1] = Extent(before.first, piece.end, source, before.position, before.size + piece.size)
+            return
+    moved.append(Extent(piece.first, piece.end, source, position, piece.size))
+
+
+class _File:
+    """The new checkpoint's file, under a name that does not count until `commit`."""
+
+    def __init__(self, disk: Disk, generation: int) -> None:
+        self._disk = disk
+        self._name = file_name(generation)
+        self._file: File | None = None
+        self.source: CheckpointFile | None = None
+        self.moved: dict[int, list[Extent]] = {}
+
+    def write(self, payloads: list[list[bytes]], carried: list[_Move]) -> None:
+        """Write all of it and sync."""
+        name = self._name + ".new"
+        self._disk.remove(name)
+        file = self._file = self._disk.open(name, create=True)
+        self.source = CheckpointFile(self._name, file)
+        position = 0
+        for parts in payloads:
+            position = self._frame(position, parts)
+        for move in carried:
+            position = self._carry(position, move)
+        self._frame(position, [entries.mark(entries.END)])
+        file.sync()
+
+    def _frame(self, position: int, parts: list[bytes]) -> int:
+        assert self._file is not None
+        payload = b"".join(parts)
+        self._file.write(position, (frames.encode(position, 0, 0, payload), payload))
+        return position + frames.HEADER_SIZE + len(payload)
+
+    def _carry(self, position: int, move: _Move) -> int:
+        assert self.source is not None
+        number = move.log.number
+        data = b"".join(map(_read, move.pieces))
+        at = position + frames.HEADER_SIZE + entries.APPEND_HEAD.size
+        moved = self.moved[number] = []
+        for piece in move.pieces:
+            _extend(moved, piece, self.source, at)
+            at += piece.size
+        return self._frame(position, [entries.APPEND_HEAD.pack(entries.APPEND, number, len(data)), data])
+
+    def commit(self) -> None:
+        """Give it the name that counts."""
+        self._disk.rename(self._name + ".new", self._name)
+        self._disk.sync_folder("")
+
+
+def _remove(disk: Disk, names: list[str]) -> None:
+    """Remove what no checkpoint needs any more."""
+    for name in names:
+        if name.endswith("/"):
+            disk.remove_folder(name[:-1])
+        else:
+            disk.remove(name)

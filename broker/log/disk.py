@@ -1,0 +1,198 @@
+"""The files of one data directory: everything storage asks of an operating system, in one place.
+
+Tests put a simulated disk here, which forgets what was not synced. Every call may block, so nobody calls the writing
+ones from the loop. Errors are the OSError of the call; `sync` is never to be tried again after one (a failed fsync
+clears the kernel's dirty state, and the next one lies).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from broker.log.errors import StorageError
+
+Octets = bytes | bytearray | memoryview
+IOV_MAX = 1024
+
+
+class File(Protocol):
+    """One open file, addressed by position."""
+
+    def read(self, position: int, size: int) -> bytes:
+        """Up to `size` octets; fewer only at the end of the file."""
+        ...
+
+    def write(self, position: int, parts: Sequence[Octets]) -> None:
+        """All of `parts`, one behind the other, or an OSError."""
+
+    def size(self) -> int:
+        """Octets in the file."""
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Cut the file."""
+
+    def sync(self) -> None:
+        """Return when what was written is on stable storage (fdatasync)."""
+
+    def close(self) -> None:
+        """Give the handle back."""
+
+
+class Disk(Protocol):
+    """A tree of folders and files; names are relative, with slashes."""
+
+    def lock(self) -> None:
+        """Take the directory for this process. Raises StorageError when another has it."""
+
+    def open(self, name: str, *, create: bool = False) -> File:
+        """Open for reading and writing. `create` makes a new file and fails on one that is there."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none when there is no such folder."""
+        ...
+
+    def make_folder(self, folder: str) -> None:
+        """Make it unless it is there; the entry is synced."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Atomically, over whatever `new` was."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; none is no error."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with the files in it."""
+
+    def sync_folder(self, folder: str) -> None:
+        """Return when the folder's entries are on stable storage."""
+
+    def free_bytes(self) -> int:
+        """What may still be written."""
+        ...
+
+
+class RealFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, position: int, size: int) -> bytes:
+        data = os.pread(self._fd, size, position)
+        if len(data) == size or not data:
+            return data
+        parts = [data]
+        have = len(data)
+        while have < size and data:
+            data = os.pread(self._fd, size - have, position + have)
+            parts.append(data)
+            have += len(data)
+        return b"".join(parts)
+
+    def write(self, position: int, parts: Sequence[Octets]) -> None:
+        for first in range(0, len(parts), IOV_MAX):
+            some = parts[first : first + IOV_MAX]
+            want = sum(map(len, some))
+            written = os.pwritev(self._fd, some, position)
+            if written < want:
+                rest = memoryview(b"".join(some))[written:]
+                while rest:
+                    count = os.pwrite(self._fd, rest, position + written)
+                    written += count
+                    rest = rest[count:]
+            position += want
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class RealDisk:
+    """A data directory of the operating system; it is made, readable by its owner only, when it is not there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock_fd = -1
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"the data directory {root} cannot be made: {error.strerror}") from None
+
+    def lock(self) -> None:
+        path = self._root / "lock"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(f"the data directory {self._root} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise StorageError(
+                f"the data directory {self._root} is in use by another broker (process {holder})"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._lock_fd = fd
+
+    def open(self, name: str, *, create: bool = False) -> RealFile:
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+        return RealFile(os.open(self._root / name, flags, 0o600))
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self._root / folder))
+        except FileNotFoundError:
+            return []
+
+    def make_folder(self, folder: str) -> None:
+        path = self._root / folder
+        if not path.is_dir():
+            path.mkdir(mode=0o700)
+            self.sync_folder(os.path.dirname(folder))
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(self._root / old, self._root / new)
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        for name in self.names(folder):
+            self.remove(f"{folder}/{name}")
+        if (self._root / folder).is_dir():
+            (self._root / folder).rmdir()
+
+    def sync_folder(self, folder: str) -> None:
+        fd = os.open(self._root / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def free_bytes(self) -> int:
+        room = os.statvfs(self._root)
+        return room.f_bavail * room.f_frsize
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1

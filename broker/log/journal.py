@@ -1,0 +1,147 @@
+"""The journal: frames in files, one behind the other, and the position up to which they are on stable storage.
+
+A file is named after the logical position where it begins; positions only grow, through all files and restarts. One
+write is under way at a time: `begin` (on the loop) fixes where the next frame stands, `Write.run` (in the flusher's
+thread) writes and syncs it, `finish` (on the loop) moves `written` and `synced`. Whatever has a position can be read
+back from that moment on, from memory while its write is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker.log import frames
+from broker.log.disk import Disk, File
+
+FOLDER = "journal"
+
+
+def file_name(base: int) -> str:
+    """The file that begins at a logical position."""
+    return f"{FOLDER}/{base:020d}.journal"
+
+
+class JournalFile:
+    """One file; `file` is None until its first frame is written."""
+
+    __slots__ = ("base", "end", "file")
+
+    def __init__(self, base: int, end: int, file: File | None) -> None:
+        self.base = base
+        self.end = end
+        self.file = file
+
+
+class Write:
+    """One frame on its way to the disk."""
+
+    __slots__ = ("_disk", "_epoch", "_target", "parts", "position", "size", "sync", "synced")
+
+    def __init__(
+        self,
+        disk: Disk,
+        target: JournalFile,
+        epoch: int,
+        position: int,
+        synced: int,
+        parts: Sequence[bytes],
+        *,
+        sync: bool,
+    ) -> None:
+        self._disk = disk
+        self._target = target
+        self._epoch = epoch
+        self.position = position
+        self.synced = synced
+        self.parts = parts
+        self.size = frames.HEADER_SIZE + sum(map(len, parts))
+        self.sync = sync
+
+    def write(self) -> None:
+        """Write the frame (any thread). May be tried again after an error: it overwrites its own remains."""
+        payload = b"".join(self.parts)
+        head = frames.encode(self.position, self.synced, self._epoch, payload)
+        target = self._target
+        if target.file is None:
+            target.file = self._disk.open(file_name(target.base), create=True)
+            self._disk.sync_folder(FOLDER)
+        target.file.write(self.position - target.base, (head, payload))
+
+    def flush(self) -> None:
+        """Sync it, if it is to be (any thread). After an error the journal is offline for good."""
+        if self.sync and self._target.file is not None:
+            self._target.file.sync()
+
+
+class Journal:
+    """The files and the ends. `epoch` is that of this run of the broker."""
+
+    __slots__ = ("_disk", "_flying", "_rotate", "end", "epoch", "files", "synced", "written")
+
+    def __init__(self, disk: Disk, epoch: int, files: list[JournalFile], end: int) -> None:
+        self._disk = disk
+        self.epoch = epoch
+        self.files = files
+        self.end = self.written = self.synced = end
+        self._flying: Write | None = None
+        self._rotate = True  # Every run begins a file of its own: nothing is appended to what an older run left.
+
+    def rotate(self) -> int:
+        """The next frame begins a new file; returns its position."""
+        self._rotate = True
+        return self.end
+
+    def begin(self, parts: Sequence[bytes], *, sync: bool) -> Write:
+        """Fix the place of the next frame; the write before has to be finished."""
+        assert self._flying is None
+        if self._rotate:
+            self._rotate = False
+            if not self.files or self.files[-1].base != self.end:
+                self.files.append(JournalFile(self.end, self.end, None))
+        target = self.files[-1]
+        write = Write(self._disk, target, self.epoch, self.end, self.synced, parts, sync=sync)
+        self.end += write.size
+        target.end = self.end
+        self._flying = write
+        return write
+
+    def finish(self, write: Write) -> None:
+        """The write has succeeded."""
+        self._flying = None
+        self.written = self.end
+        if write.sync:
+            self.synced = self.end
+
+    def read(self, position: int, size: int) -> bytes:
+        """Octets from a logical position on, all in one file. Raises OSError."""
+        flying = self._flying
+        if flying is not None and position >= flying.position:
+            start = position - flying.position - frames.HEADER_SIZE
+            return b"".join(flying.parts)[start : start + size]
+        for journal_file in reversed(self.files):
+            if position >= journal_file.base:
+                assert journal_file.file is not None
+                return journal_file.file.read(position - journal_file.base, size)
+        raise AssertionError("the position is older than the journal")
+
+    def sync_files(self) -> None:
+        """Sync all files (any thread); with `flush: ack` all but the last are already."""
+        for one in list(self.files):
+            if one.file is not None:
+                one.file.sync()
+
+    def forget_before(self, position: int) -> list[str]:
+        """Close the files that end before `position`; returns their names, for somebody to remove."""
+        old = [one for one in self.files if one.end <= position and one is not self.files[-1]]
+        self.files = [one for one in self.files if one not in old]
+        for one in old:
+            if one.file is not None:
+                one.file.close()
+        return [file_name(one.base) for one in old]
+
+    def close(self) -> None:
+        """Give all handles back."""
+        for one in self.files:
+            if one.file is not None:
+                one.file.close()
+                one.file = None

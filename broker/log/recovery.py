@@ -1,0 +1,269 @@
+"""Opening a data directory: the last checkpoint, then the journal from where it says, and a verdict on its end.
+
+A torn tail is cut, and the cut is synced before anything is appended: else its remains could become valid again. A bad
+frame with a good one behind it that was written when the bad one had been synced is corruption: nothing is cut, the
+broker does not start, and the message says which file and where. So is anything bad in a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.log import checkpoint, entries, frames, journal
+from broker.log.disk import Disk
+from broker.log.errors import Corrupt, StorageError
+from broker.log.extents import Extent, Source
+from broker.log.journal import Journal, JournalFile
+from broker.log.log import Log
+from broker.log.segment import Segment, log_folder
+from broker.log.store import Recovered, Store
+from protocol.kafka.records import CorruptBatch
+
+VERSION_FILE = "format"
+VERSION = b"jackalope storage %d\n" % entries.FORMAT_VERSION
+
+
+def open_store(disk: Disk, new_uuid: Callable[[], bytes]) -> Store:
+    """Lock the directory, bring back what it holds, and note that a run has begun.
+
+    Raises StorageError (Corrupt among them) and OSError.
+    """
+    disk.lock()
+    _check_version(disk)
+    for folder in (journal.FOLDER, "logs"):
+        disk.make_folder(folder)
+    return _Recovery(disk, new_uuid).run()
+
+
+def _check_version(disk: Disk) -> None:
+    names = disk.names("")
+    if VERSION_FILE in names:
+        file = disk.open(VERSION_FILE)
+        found = file.read(0, 100)
+        file.close()
+        if found != VERSION:
+            raise StorageError(
+                f"the data directory is of another format: {found.decode('ascii', 'replace').strip()!r} instead of "
+                f"{VERSION.decode().strip()!r}"
+            )
+        return
+    strangers = set(names) - {"lock", VERSION_FILE + ".new"}
+    if strangers:
+        raise StorageError(
+            f"the data directory is not empty, has no file '{VERSION_FILE}', so is not ours: "
+            + ", ".join(sorted(strangers)[:3])
+        )
+    disk.remove(VERSION_FILE + ".new")
+    file = disk.open(VERSION_FILE + ".new", create=True)
+    file.write(0, (VERSION,))
+    file.sync()
+    file.close()
+    disk.rename(VERSION_FILE + ".new", VERSION_FILE)
+    disk.sync_folder("")
+
+
+class _Recovery:
+    """One recovery; `run` does all of it."""
+
+    def __init__(self, disk: Disk, new_uuid: Callable[[], bytes]) -> None:
+        self._disk = disk
+        self._epoch = 0
+        self._replay_from = 0
+        self._source: checkpoint.CheckpointFile | None = None
+        self._place = ""  # What is being read, for messages.
+        self._files: list[JournalFile] = []
+        self._store = Store(disk, Journal(disk, 0, self._files, 0), new_uuid)
+        self._found = Recovered()
+
+    def run(self) -> Store:
+        store, disk = self._store, self._disk
+        self._read_checkpoint()
+        end = self._read_journal()
+        store.journal.end = store.journal.written = store.journal.synced = end
+        store.journal.epoch = self._epoch + 1
+        store.checkpoint_end = self._replay_from
+        store.checkpoint_source = self._source
+        store.recovered = self._found
+        for log in store.logs.values():
+            log.epoch = store.journal.epoch
+            log.recovered()
+        # After a kill the kernel may hold what no sync has covered. It was found, so from now on it has to stay.
+        store.journal.sync_files()
+        disk.sync_folder(journal.FOLDER)
+        self._remove_strangers()
+        store.begin_run()
+        store.flush()
+        return store
+
+    # The checkpoint.
+
+    def _read_checkpoint(self) -> None:
+        disk = self._disk
+        names = [name for name in disk.names("") if name.startswith("checkpoint-")]
+        for name in [name for name in names if name.endswith(".new")]:
+            disk.remove(name)
+            names.remove(name)
+        if not names:
+            return
+        name = names[-1]
+        file = disk.open(name)
+        self._source = checkpoint.CheckpointFile(name, file)
+        self._place = name
+        complete = False
+        for frame in frames.scan(file.read, 0, file.size()):
+            if complete:
+                break
+            complete = self._apply(frame, self._source)
+        if not complete:
+            raise Corrupt(f"{name} is damaged: it was complete once. Restore the data directory from a copy")
+        for older in names[:-1]:
+            disk.remove(older)
+
+    # The journal.
+
+    def _read_journal(self) -> int:
+        """Replay it; returns its end."""
+        disk = self._disk
+        position = self._replay_from
+        bases = []
+        for name in disk.names(journal.FOLDER):
+            base = int(name.partition(".")[0])
+            if base < self._replay_from:
+                disk.remove(f"{journal.FOLDER}/{name}")
+            else:
+                bases.append(base)
+        for index, base in enumerate(bases):
+            if base == position:
+                position, whole = self._replay(base)
+                if whole:
+                    continue
+            self._cut(bases[index:], position)
+            break
+        if self._files and self._files[-1].base == position:
+            # Nothing is left of it; the next frame makes it anew.
+            empty = self._files.pop()
+            assert empty.file is not None
+            empty.file.close()
+            disk.remove(journal.file_name(empty.base))
+        return position
+
+    def _replay(self, base: int) -> tuple[int, bool]:
+        """Replay one file; returns where its last valid frame ends, and whether that is its end."""
+        name = self._place = journal.file_name(base)
+        file = self._disk.open(name)
+        size = file.size()
+        one = JournalFile(base, base, file)
+        self._files.append(one)
+        for frame in frames.scan(file.read, base, size):
+            self._apply(frame, self._store.journal)
+            self._found.frames += 1
+            one.end = frame.end
+        return one.end, one.end == base + size
+
+    def _cut(self, bases: list[int], position: int) -> None:
+        """The journal ends at `position`; judge what follows in these files, and cut it if it may be cut."""
+        disk = self._disk
+        for base in bases:
+            file = disk.open(journal.file_name(base))
+            size = file.size()
+            later = frames.read_frame(file.read, base, base, size) if base > position else None
+            later = later or frames.find_later(file.read, base, max(position, base), size)
+            file.close()
+            if later is not None and later.synced > position:
+                raise Corrupt(
+                    f"{journal.file_name(bases[0])} is damaged at position {max(position - bases[0], 0)}: it was "
+                    f"synced before the frame at {later.position - base} of {journal.file_name(base)} was written. "
+                    "Nothing was changed. Restore the data directory from a copy"
+                )
+            self._found.cut_bytes += max(base + size - max(position, base), 0)
+        for base in reversed(bases):
+            if base > position:
+                disk.remove(journal.file_name(base))
+            else:
+                file = disk.open(journal.file_name(base))
+                file.truncate(position - base)
+                file.sync()
+                file.close()
+        disk.sync_folder(journal.FOLDER)
+
+    # Entries.
+
+    def _apply(self, frame: frames.Frame, source: Source) -> bool:
+        """Do what the entries of a frame say; returns whether END was among them."""
+        self._epoch = max(self._epoch, frame.epoch)
+        self._found.clean = False
+        ended = False
+        try:
+            for kind, value in entries.read_entries(frame.payload):
+                if kind == entries.CLEAN:
+                    self._found.clean = True
+                elif kind == entries.END:
+                    ended = True
+                elif kind != entries.START:
+                    self._apply_entry(kind, value, frame, source)
+        except (Corrupt, CorruptBatch) as error:
+            raise Corrupt(f"{self._place}, position {frame.position}: {error}") from None
+        return ended
+
+    def _apply_entry(self, kind: int, value: tuple, frame: frames.Frame, source: Source) -> None:  # type: ignore[type-arg]
+        store = self._store
+        if kind == entries.BEGIN:
+            version, store.generation, self._replay_from, self._epoch, store.next_log = value
+            if version != entries.FORMAT_VERSION:
+                raise Corrupt(f"format version {version} is not known")
+        elif kind == entries.PUT:
+            store.catalog[value[0]] = value[1]
+        elif kind == entries.DELETE:
+            store.catalog.pop(value[0], None)
+        elif kind == entries.OPEN:
+            self._open(*value)
+        else:
+            log = store.logs.get(value[0])
+            if log is not None:  # Else it was dropped, or did not outlive its run.
+                self._apply_to_log(log, kind, value, frame, source)
+
+    def _apply_to_log(self, log: Log, kind: int, value: tuple, frame: frames.Frame, source: Source) -> None:  # type: ignore[type-arg]
+        if kind in (entries.APPEND, entries.VOLATILE):
+            append: entries.Append = value  # type: ignore[assignment]
+            position = frame.position + frames.HEADER_SIZE + append.start
+            log.recover_append(frame.payload, append.start, append.size, source, position)
+            if kind == entries.VOLATILE:
+                log.settled.add(log.extents[-1].first, log.extents[-1].end)
+        elif kind == entries.SETTLE:
+            log.recover_settled(value[1])
+        elif kind == entries.RETURN:
+            log.recover_return(value[1], value[2])
+        elif kind == entries.TRUNCATE:
+            log.recover_truncate(value[1])
+        elif kind == entries.SEEN:
+            log.seen_offset = value[1]
+        elif kind == entries.STATE:
+            self._restore(log, value)  # type: ignore[arg-type]
+        elif kind == entries.DROP:
+            del self._store.logs[log.number]
+
+    def _open(self, number: int, uuid: bytes) -> None:
+        store = self._store
+        store.next_log = max(store.next_log, number + 1)
+        if number not in store.logs:
+            store.logs[number] = Log(number, uuid, 0, store.changed, durable=True)
+
+    def _restore(self, log: Log, state: entries.State) -> None:
+        folder = log_folder(log.uuid)
+        log.next_offset = state.next_offset
+        log.settled = state.settled
+        log.epochs = state.epochs
+        for first, end in state.volatile:
+            log.settled.add(first, end)
+        for base, end, size in state.segments:
+            segment = Segment(self._store.handles, folder, base, end, size)
+            log.segments.append(segment)
+            log.extents.append(Extent(base, end, segment, 0, size))
+        log.recover_end()
+
+    def _remove_strangers(self) -> None:
+        """Folders of logs that are no more, or never were."""
+        known = {log.uuid.hex() for log in self._store.logs.values()}
+        for name in self._disk.names("logs"):
+            if name not in known:
+                self._disk.remove_folder(f"logs/{name}")

@@ -1,0 +1,184 @@
+"""The store: one data directory, its journal, its logs, its catalog, and the frame that is being filled.
+
+All state lives on the loop; what blocks is handed out as jobs (`Write`, the steps of a checkpoint) for somebody else's
+thread, see `flusher`. A turn of the broker calls `append`, `settle`, `put` as it goes; all of one turn lands in one
+frame, so all of it happens or none. `frame` is the number of the frame that is being filled: whatever was done so far
+is durable once `synced_frame` has reached it.
+
+The catalog is a map of keys to octets; what they mean is its owner's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.log import entries
+from broker.log.disk import Disk
+from broker.log.extents import Source
+from broker.log.frames import HEADER_SIZE
+from broker.log.journal import Journal, Write
+from broker.log.log import Log
+from broker.log.segment import Handles, log_folder
+
+JOURNAL_BYTES_MAX = 64 << 20
+"""A checkpoint is due when the journal has grown by this: it bounds recovery time and the disk that is used twice."""
+HANDLES_MAX = 256
+
+
+class Cut:
+    """A frame on its way: the write, and the logs that will have been synced up to here."""
+
+    __slots__ = ("ends", "frame", "write")
+
+    def __init__(self, frame: int, write: Write, ends: list[tuple[Log, int]]) -> None:
+        self.frame = frame
+        self.write = write
+        self.ends = ends
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What opening a data directory found."""
+
+    clean: bool = True
+    """Whether the last run stopped in order; else whatever is there may have been delivered."""
+    cut_bytes: int = 0
+    """Octets of a torn tail that were dropped: written, but promised to nobody."""
+    frames: int = 0
+    """Frames replayed."""
+
+
+class Store:
+    """An open data directory. Made by `recovery.open_store`."""
+
+    __slots__ = (
+        "_catalog_entries", "_dirty", "_next_uuid", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed",
+        "frame", "generation", "handles", "journal", "logs", "next_log", "recovered", "sync", "synced_frame",
+    )  # fmt: skip
+
+    def __init__(self, disk: Disk, journal: Journal, new_uuid: Callable[[], bytes]) -> None:
+        self.disk = disk
+        self.journal = journal
+        self.handles = Handles(disk, HANDLES_MAX)
+        self.sync = True  # flush: ack. Otherwise a frame counts when it is written (flush: os).
+        self.logs: dict[int, Log] = {}
+        self.catalog: dict[bytes, bytes] = {}
+        self.next_log = 1
+        self.generation = 0
+        self.checkpoint_end = 0
+        """Position from which the journal would be replayed."""
+        self.checkpoint_source: Source | None = None
+        """The file of the last checkpoint; small logs have batches in it."""
+        self.doomed: list[str] = []
+        """Files and folders (with a slash at the end) to be removed once a checkpoint no longer needs them."""
+        self.frame = 1
+        self.synced_frame = 0
+        self.recovered = Recovered()
+        self._next_uuid = new_uuid
+        self._catalog_entries: list[bytes] = []
+        self._dirty: list[Log] = []
+
+    def changed(self, log: Log) -> None:
+        """The log has something for the frame that is being filled; called once a frame."""
+        self._dirty.append(log)
+
+    # Changes. Each takes part in the frame that is being filled.
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key of the catalog."""
+        self.catalog[key] = value
+        self._catalog_entries.append(entries.put(key, value))
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key of the catalog; none is no error."""
+        if self.catalog.pop(key, None) is not None:
+            self._catalog_entries.append(entries.delete(key))
+
+    def create_log(self, *, durable: bool) -> Log:
+        """A new, empty log. One that is not durable may be read like any other, and is gone after a restart."""
+        log = Log(self.next_log, self._next_uuid(), self.journal.epoch, self.changed, durable=durable)
+        self.next_log += 1
+        self.logs[log.number] = log
+        if durable:
+            self._catalog_entries.append(entries.open_log(log.number, log.uuid))
+        return log
+
+    def drop_log(self, log: Log) -> None:
+        """The log is gone, with all that is in it; its files are removed after the next checkpoint."""
+        del self.logs[log.number]
+        for segment in log.segments:
+            segment.close()
+        if log.segments:
+            self.doomed.append(log_folder(log.uuid) + "/")
+        if log.durable:
+            self._catalog_entries.append(entries.drop(log.number))
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the frame that is being filled has anything in it."""
+        return bool(self._dirty or self._catalog_entries)
+
+    # Frames.
+
+    def cut(self) -> Cut | None:
+        """Close the frame; None when there is nothing to write. The frame before has to be finished."""
+        parts, self._catalog_entries = self._catalog_entries, []
+        dirty, self._dirty = self._dirty, []
+        journal = self.journal
+        start = journal.end + HEADER_SIZE
+        position = start + sum(map(len, parts))
+        # Logs that are opened in this frame stand before what they hold; a log that is dropped in it holds nothing.
+        ends = []
+        for log in dirty:
+            if self.logs.get(log.number) is log:
+                position = log.cut(parts, journal, position)
+                ends.append((log, log.next_offset))
+            else:
+                log.dirty = False
+        number = self.frame
+        self.frame += 1
+        if not parts:
+            self._synced(number, ends)
+            return None
+        return Cut(number, journal.begin(parts, sync=self.sync), ends)
+
+    def finish(self, cut: Cut) -> None:
+        """The frame is on the disk."""
+        self.journal.finish(cut.write)
+        self._synced(cut.frame, cut.ends)
+
+    def _synced(self, frame: int, ends: list[tuple[Log, int]]) -> None:
+        self.synced_frame = frame
+        for log, end in ends:
+            log.synced_offset = min(end, log.next_offset)
+
+    def begin_run(self) -> None:
+        """Note that this run has begun: until it ends in order, whatever is there may have been delivered."""
+        self._catalog_entries.append(entries.mark(entries.START))
+
+    def close_in_order(self) -> None:
+        """Note in the frame that is being filled that this run ends in order."""
+        for log in self.logs.values():
+            if log.durable and log.seen_offset:
+                self._catalog_entries.append(entries.seen(log.number, log.seen_offset))
+        self._catalog_entries.append(entries.mark(entries.CLEAN))
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the journal has grown enough."""
+        return self.journal.end - self.checkpoint_end >= JOURNAL_BYTES_MAX
+
+    def flush(self) -> None:
+        """Write and sync what is pending, here and now: for start, stop and tests. Raises OSError."""
+        while self.dirty:
+            cut = self.cut()
+            if cut is not None:
+                cut.write.write()
+                cut.write.flush()
+                self.finish(cut)
+
+    def close(self) -> None:
+        """Give all handles back; writes nothing."""
+        self.handles.close_all()
+        self.journal.close()

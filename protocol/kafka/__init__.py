@@ -1,0 +1,1 @@
+"""Kafka's formats: pure codecs."""

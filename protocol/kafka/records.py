@@ -1,0 +1,191 @@
+"""Hot path. RecordBatch v2, the one format of journal, segments and topics (Kafka: message format v2, KIP-98).
+
+Budget: 2 µs per batch to encode or to check, 1.5 µs per record to read back; held by `jackalope bench log`.
+Pure: octets in, values out. A batch is 61 octets of header, then records. *base offset* and *leader epoch* lie outside
+of the checksum (CRC-32C over everything from the attributes on), so that a log can place a producer's batch verbatim.
+
+Offsets of the records may have gaps; `last_offset_delta` says how far the batch reaches, whatever is left of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+HEADER = struct.Struct(">qiibIhiqqqhii")
+HEADER_SIZE = HEADER.size
+LENGTH_END = 12
+"""`batch length` counts what follows it: everything but base offset and itself."""
+CRC_START = 21
+"""Where the checksummed part begins: at the attributes."""
+MAGIC = 2
+_SUMMED = struct.Struct(">hiqqqhii")
+_FRONT = struct.Struct(">qiibI")
+_NO_PRODUCER = (-1, -1, -1)
+
+
+class CorruptBatch(ValueError):
+    """Octets that are no batch, or not the batch that was written. The message says where and why."""
+
+
+class BatchHeader(NamedTuple):
+    """The 61 octets in front of the records; `batch_length` as on the wire, see `size`."""
+
+    base_offset: int
+    batch_length: int
+    leader_epoch: int
+    magic: int
+    crc: int
+    attributes: int
+    last_offset_delta: int
+    base_timestamp_ms: int
+    max_timestamp_ms: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    records: int
+
+    @property
+    def size(self) -> int:
+        """Octets of the whole batch."""
+        return self.batch_length + LENGTH_END
+
+    @property
+    def next_offset(self) -> int:
+        """The first offset behind the batch."""
+        return self.base_offset + self.last_offset_delta + 1
+
+
+class Record(NamedTuple):
+    """One record; `headers` are (key, value) pairs, a value may be None."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[bytes, bytes | None], ...]
+
+
+def varint(value: int) -> bytes:
+    """A signed integer, zigzag, seven bits an octet, least significant first."""
+    rest = value << 1 if value >= 0 else ((-value) << 1) - 1
+    if rest < 0x80:
+        return bytes((rest,))
+    octets = bytearray()
+    while rest >= 0x80:
+        octets.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    octets.append(rest)
+    return bytes(octets)
+
+
+def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    """(value, position behind it). Raises CorruptBatch when it does not end within ten octets or the data."""
+    shift = rest = 0
+    for index in range(position, min(position + 10, len(data))):
+        octet = data[index]
+        rest |= (octet & 0x7F) << shift
+        if octet < 0x80:
+            return (rest >> 1) ^ -(rest & 1), index + 1
+        shift += 7
+    raise CorruptBatch(f"a varint at {position} does not end")
+
+
+def encode_batch(
+    base_offset: int,
+    last_offset_delta: int,
+    count: int,
+    records: bytes,
+    *,
+    leader_epoch: int,
+    base_timestamp_ms: int,
+    max_timestamp_ms: int,
+) -> bytes:
+    """A batch of records that are rendered already; no producer, not compressed."""
+    summed = _SUMMED.pack(0, last_offset_delta, base_timestamp_ms, max_timestamp_ms, *_NO_PRODUCER, count)
+    front = _FRONT.pack(
+        base_offset, HEADER_SIZE - LENGTH_END + len(records), leader_epoch, MAGIC, crc32c(records, crc32c(summed))
+    )
+    return b"".join((front, summed, records))
+
+
+def render_record(
+    delta: int,
+    value: bytes | None,
+    key: bytes | None = None,
+    headers: tuple[tuple[bytes, bytes | None], ...] = (),
+    timestamp_delta_ms: int = 0,
+) -> bytes:
+    """One record, the plain way; `delta` is its offset less the batch's."""
+    parts = [b"\x00", varint(timestamp_delta_ms), varint(delta), _octets(key), _octets(value), varint(len(headers))]
+    for name, content in headers:
+        parts += (_octets(name), _octets(content))
+    octets = b"".join(parts)
+    return varint(len(octets)) + octets
+
+
+def _octets(value: bytes | None) -> bytes:
+    return b"\x01" if value is None else varint(len(value)) + value
+
+
+def parse_header(data: bytes | memoryview, position: int = 0) -> BatchHeader:
+    """The header of the batch at `position`, its records not looked at. Raises CorruptBatch unless it can be one."""
+    if len(data) - position < HEADER_SIZE:
+        raise CorruptBatch(f"{len(data) - position} octets are less than a batch header")
+    header = BatchHeader._make(HEADER.unpack_from(data, position))
+    if header.magic != MAGIC:
+        raise CorruptBatch(f"magic {header.magic} is not 2")
+    if header.batch_length < HEADER_SIZE - LENGTH_END:
+        raise CorruptBatch(f"batch length {header.batch_length} is less than a header")
+    if header.last_offset_delta < 0 or header.records < 0 or header.records > header.last_offset_delta + 1:
+        raise CorruptBatch(f"{header.records} records do not fit {header.last_offset_delta + 1} offsets")
+    return header
+
+
+def check_batch(data: bytes | memoryview, position: int, header: BatchHeader) -> None:
+    """Raises CorruptBatch unless all octets of the batch are there and are those that were summed."""
+    end = position + header.size
+    if end > len(data):
+        raise CorruptBatch(f"the batch at offset {header.base_offset} ends {end - len(data)} octets behind the data")
+    if crc32c(memoryview(data)[position + CRC_START : end]) != header.crc:
+        raise CorruptBatch(f"the checksum of the batch at offset {header.base_offset} does not match")
+
+
+def _read_octets(data: bytes, position: int, end: int) -> tuple[bytes | None, int]:
+    length, position = read_varint(data, position)
+    if length < 0:
+        return None, position
+    if position + length > end:
+        raise CorruptBatch(f"{length} octets at {position} reach behind the batch")
+    return data[position : position + length], position + length
+
+
+def read_records(data: bytes, position: int, header: BatchHeader) -> Iterator[Record]:
+    """The records of an uncompressed batch, in order. Raises CorruptBatch where they are not what the header says."""
+    end = position + header.size
+    at = position + HEADER_SIZE
+    for _ in range(header.records):
+        length, at = read_varint(data, at)
+        record_end = at + length
+        if length < 0 or record_end > end:
+            raise CorruptBatch(f"a record at {at} reaches behind the batch")
+        timestamp_delta, at = read_varint(data, at + 1)
+        offset_delta, at = read_varint(data, at)
+        key, at = _read_octets(data, at, record_end)
+        value, at = _read_octets(data, at, record_end)
+        headers_count, at = read_varint(data, at)
+        headers: list[tuple[bytes, bytes | None]] = []
+        for _ in range(headers_count):
+            name, at = _read_octets(data, at, record_end)
+            content, at = _read_octets(data, at, record_end)
+            headers.append((name or b"", content))
+        if at != record_end or not 0 <= offset_delta <= header.last_offset_delta:
+            raise CorruptBatch(f"a record ends at {at} instead of {record_end}, at offset delta {offset_delta}")
+        yield Record(
+            header.base_offset + offset_delta, header.base_timestamp_ms + timestamp_delta, key, value, tuple(headers)
+        )
+    if at != end:
+        raise CorruptBatch(f"{end - at} octets follow the last record")

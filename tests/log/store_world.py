@@ -1,0 +1,267 @@
+"""A store and its model, side by side.
+
+The model keeps what the store must hold after each frame. After a power cut the store has to be exactly one of these:
+not before the last frame that was reported as synced, not between two frames. That covers all at once: nothing
+confirmed is lost, groups happen whole or not at all, nothing settled returns, no offset is used twice.
+"""
+
+import itertools
+import random
+
+from broker.log import checkpoint
+from broker.log.recovery import open_store
+from protocol.kafka.records import read_records, render_record
+from tests.log.sim_disk import PowerCut, SimDisk
+
+
+class Model:
+    """Logs as {offset: value}, how often offsets came back, the catalog; `volatile` offsets do not outlive a run."""
+
+    def __init__(self):
+        self.logs = {}
+        self.returns = {}
+        self.volatile = {}
+        self.catalog = {}
+
+    def copy(self):
+        other = Model()
+        other.logs = {number: dict(log) for number, log in self.logs.items()}
+        other.returns = {number: dict(counts) for number, counts in self.returns.items()}
+        other.volatile = {number: set(offsets) for number, offsets in self.volatile.items()}
+        other.catalog = dict(self.catalog)
+        return other
+
+    def restarted(self):
+        """As a restart finds it."""
+        other = self.copy()
+        for number, offsets in other.volatile.items():
+            for offset in offsets:
+                other.logs[number].pop(offset, None)
+                other.returns[number].pop(offset, None)
+        other.volatile = {number: set() for number in other.logs}
+        return other
+
+    def __eq__(self, other):
+        return (self.logs, self.returns, self.catalog) == (other.logs, other.returns, other.catalog)
+
+    __hash__ = None
+
+
+def read_all(log):
+    return {
+        record.offset: record.value
+        for batch in log.read(0)
+        for record in read_records(batch.data, batch.position, batch.header)
+        if record.offset not in log.settled
+    }
+
+
+def seen(store):
+    """What the store holds, as a model."""
+    model = Model()
+    model.logs = {number: read_all(log) for number, log in store.logs.items()}
+    model.returns = {number: dict(log.returns) for number, log in store.logs.items()}
+    model.catalog = dict(store.catalog)
+    return model
+
+
+class World:
+    """A store, its model, and anything a broker may do to them, with the disk's work cut into its steps."""
+
+    def __init__(self, seed, *, lies=False):
+        self.random = random.Random(seed)
+        self.disk = SimDisk(self.random.randrange, lies=lies)
+        self.uuids = itertools.count(1)
+        self.values = itertools.count(1)
+        self.model = Model()
+        self.cut = None
+        self.written = False
+        self.steps = None
+        self.restart_store()
+
+    def restart_store(self):
+        self.store = open_store(self.disk, lambda: next(self.uuids).to_bytes(16, "big"))
+        self.cut = self.steps = None
+        # Frames are counted anew; what was found is all there is.
+        self.model = seen(self.store)
+        self.model.volatile = {number: set() for number in self.model.logs}
+        self.after_frame = {self.store.synced_frame: self.model.copy()}
+
+    def log(self, pick):
+        return self.store.logs[sorted(self.store.logs)[pick % len(self.store.logs)]] if self.store.logs else None
+
+    # What a broker does.
+
+    def create_log(self):
+        if len(self.model.logs) >= 4:
+            return
+        log = self.store.create_log(durable=True)
+        self.model.logs[log.number], self.model.returns[log.number] = {}, {}
+        self.model.volatile[log.number] = set()
+
+    def append_to(self, log, count, size, *, volatile=False):
+        values = [b"%d:" % next(self.values) + bytes(size) for _ in range(count)]
+        records = b"".join(render_record(delta, value) for delta, value in enumerate(values))
+        first = log.append(records, count, 0, volatile=volatile)
+        self.model.logs[log.number].update(zip(range(first, first + count), values, strict=True))
+        if volatile:
+            self.model.volatile[log.number].update(range(first, first + count))
+
+    def append(self, pick, count, size, volatile):
+        if log := self.log(pick):
+            self.append_to(log, count, size, volatile=volatile)
+
+    def settle_in(self, log, pick, width):
+        live = sorted(self.model.logs[log.number])
+        if live:
+            first = live[pick % len(live)]
+            log.settle(first, first + width)
+            for offset in range(first, first + width):
+                self.model.logs[log.number].pop(offset, None)
+                self.model.returns[log.number].pop(offset, None)
+
+    def settle(self, pick, where, width):
+        if (log := self.log(pick)) and log.next_offset:
+            live = sorted(self.model.logs[log.number])
+            if live:
+                first = live[where % len(live)]
+                self.settle_in(log, where, min(width, log.next_offset - first))
+
+    def settle_all(self, pick):
+        if log := self.log(pick):
+            log.settle(0, log.next_offset)
+            self.model.logs[log.number].clear()
+            self.model.returns[log.number].clear()
+
+    def note_return(self, pick, where, count):
+        if log := self.log(pick):
+            live = sorted(self.model.logs[log.number])
+            if live:
+                offset = live[where % len(live)]
+                log.note_return(offset, count)
+                self.model.returns[log.number][offset] = count
+
+    def move(self, source, into, where):
+        """A dead letter: out of one log and into another, in one group."""
+        if (log := self.log(source)) and self.model.logs[log.number]:
+            self.append_to(self.log(into), 1, 5)
+            self.settle_in(log, where, 1)
+
+    def drop_log(self, pick):
+        if log := self.log(pick):
+            self.store.drop_log(log)
+            for of_log in (self.model.logs, self.model.returns, self.model.volatile):
+                del of_log[log.number]
+
+    def truncate(self, pick, where):
+        log = self.log(pick)
+        if log and (batches := list(log.read(0))):
+            offset = batches[where % len(batches)].header.base_offset
+            log.truncate(offset)
+            for of_log in (self.model.logs, self.model.returns):
+                of_log[log.number] = {key: value for key, value in of_log[log.number].items() if key < offset}
+            self.model.volatile[log.number] = {one for one in self.model.volatile[log.number] if one < offset}
+
+    def put(self, key, value):
+        if value is None:
+            self.store.delete(key)
+            self.model.catalog.pop(key, None)
+        else:
+            self.store.put(key, value)
+            self.model.catalog[key] = value
+
+    # What the disk does, a step at a time.
+
+    def begin_write(self):
+        if self.cut is not None:
+            return
+        number = self.store.frame
+        self.after_frame[number] = self.model.copy()
+        self.cut = self.store.cut()
+        self.written = False
+
+    def go_on_writing(self):
+        if self.cut is None:
+            return
+        if not self.written:
+            self.cut.write.write()
+            self.written = True
+        else:
+            self.cut.write.flush()
+            self.store.finish(self.cut)
+            self.cut = None
+
+    def begin_checkpoint(self):
+        if self.steps is not None:
+            return
+        self.steps = checkpoint.Checkpoint(self.store).steps()
+
+    def go_on_with_checkpoint(self, count):
+        if self.steps is None:
+            return
+        for _ in range(count):
+            try:
+                job = next(self.steps)
+            except StopIteration:
+                self.steps = None
+                return
+            if job is not None:
+                job()
+
+    # How it ends.
+
+    def crash(self, power, after, again):
+        if after is not None:
+            # In the middle of whatever comes next.
+            self.disk.left = after
+            try:
+                self.run_disk()
+            except PowerCut:
+                power = True
+        promised = self.store.synced_frame
+        possible = [model.restarted() for number, model in self.after_frame.items() if number >= promised]
+        (self.disk.power_cut if power else self.disk.kill)()
+        if again is not None:
+            # And once more while recovering.
+            self.disk.left = again
+            try:
+                self.restart_store()
+            except PowerCut:
+                self.disk.power_cut()
+            else:
+                self.disk.kill()
+        self.restart_store()
+        assert self.model in possible, f"after frame {promised} something else was promised"
+        assert not self.store.recovered.clean
+
+    def stop_in_order(self):
+        self.run_disk()
+        self.store.close_in_order()
+        self.store.flush()
+        self.store.close()
+        expected = self.model.restarted()
+        self.disk.power_cut()
+        self.restart_store()
+        assert self.store.recovered.clean
+        assert self.model == expected
+
+    def run_disk(self):
+        """All that is under way, to its end."""
+        if self.cut is not None:
+            if not self.written:
+                self.cut.write.write()
+            self.cut.write.flush()
+            self.store.finish(self.cut)
+            self.cut = None
+        self.after_frame[self.store.frame] = self.model.copy()
+        self.store.flush()
+        while self.steps is not None:
+            self.go_on_with_checkpoint(1)
+            self.after_frame[self.store.frame] = self.model.copy()
+            self.store.flush()
+
+    def it_reads_back(self):
+        """At every moment, whatever is pending, under way, moved or carried."""
+        assert seen(self.store) == self.model
+        for number, log in self.store.logs.items():
+            assert log.live_count == len(self.model.logs[number])

@@ -1,0 +1,155 @@
+"""The store against its model (`store_world`): by hypothesis, which shrinks what it finds, and by many seeds, fast."""
+
+import os
+import random
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from broker.log import checkpoint, extents
+from broker.log.errors import Corrupt
+from tests.log.store_world import World
+
+SEEDS = int(os.environ.get("JACKALOPE_STORE_SEEDS", "150"))
+picks = st.integers(0, 2**16)
+sizes = (0, 10, 300, 1500)
+keys = (b"a", b"b", b"queue/x")
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch):
+    """Small enough for everything to happen: full segments, logs too large to be carried, extents to be split."""
+    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 700)
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 2000)
+    monkeypatch.setattr(extents, "EXTENT_BYTES_MAX", 1200)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Anything a broker may do, in any order."""
+
+    @initialize(seed=st.integers(0, 2**32))
+    def start(self, seed):
+        self.world = World(seed)
+
+    @rule()
+    def create_log(self):
+        self.world.create_log()
+
+    @rule(pick=picks, count=st.integers(1, 5), size=st.sampled_from(sizes), volatile=st.booleans())
+    def append(self, **chosen):
+        self.world.append(**chosen)
+
+    @rule(pick=picks, where=picks, width=st.integers(1, 4))
+    def settle(self, **chosen):
+        self.world.settle(**chosen)
+
+    @rule(pick=picks)
+    def settle_all(self, pick):
+        self.world.settle_all(pick)
+
+    @rule(pick=picks, where=picks, count=st.integers(1, 9))
+    def note_return(self, **chosen):
+        self.world.note_return(**chosen)
+
+    @rule(source=picks, into=picks, where=picks)
+    def move(self, **chosen):
+        self.world.move(**chosen)
+
+    @rule(pick=picks)
+    def drop_log(self, pick):
+        self.world.drop_log(pick)
+
+    @rule(pick=picks, where=picks)
+    def truncate(self, **chosen):
+        self.world.truncate(**chosen)
+
+    @rule(key=st.sampled_from(keys), value=st.none() | st.binary(max_size=20))
+    def put(self, **chosen):
+        self.world.put(**chosen)
+
+    @rule()
+    def write(self):
+        self.world.begin_write()
+
+    @rule()
+    def go_on_writing(self):
+        self.world.go_on_writing()
+
+    @rule()
+    def begin_checkpoint(self):
+        self.world.begin_checkpoint()
+
+    @rule(count=st.integers(1, 8))
+    def go_on_with_checkpoint(self, count):
+        self.world.go_on_with_checkpoint(count)
+
+    @rule(power=st.booleans(), after=st.none() | st.integers(0, 12), again=st.none() | st.integers(0, 9))
+    def crash(self, **chosen):
+        self.world.crash(**chosen)
+
+    @rule()
+    def stop_in_order(self):
+        self.world.stop_in_order()
+
+    @invariant()
+    def it_reads_back(self):
+        if hasattr(self, "world"):
+            self.world.it_reads_back()
+
+
+def test_the_store_comes_back_as_it_was_after_some_frame():
+    """Whatever is done to it and however it ends."""
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=settings(
+            max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def simulate(seed, steps=250, *, lies=False):
+    """One run of a broker's life, the same for the same seed."""
+    chance = random.Random(f"life {seed}")
+    world = World(seed, lies=lies)
+    pick = lambda: chance.randrange(1 << 16)  # noqa: E731 - a name for what each action is given
+    actions = [
+        (2, world.create_log),
+        (25, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (12, lambda: world.settle(pick(), pick(), chance.randint(1, 4))),
+        (1, lambda: world.settle_all(pick())),
+        (4, lambda: world.note_return(pick(), pick(), chance.randint(1, 9))),
+        (8, lambda: world.move(pick(), pick(), pick())),
+        (0.5, lambda: world.drop_log(pick())),
+        (2, lambda: world.truncate(pick(), pick())),
+        (4, lambda: world.put(chance.choice(keys), chance.choice((None, bytes(pick() % 20))))),
+        (20, world.begin_write),
+        (30, world.go_on_writing),
+        (6, world.begin_checkpoint),
+        (20, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
+        (4, lambda: world.crash(chance.random() < 0.7, *(chance.choice((None, chance.randint(0, 12))) for _ in "12"))),
+        (0.5, world.stop_in_order),
+    ]
+    weights = [weight for weight, _ in actions]
+    for _, action in chance.choices(actions, weights, k=steps):
+        action()
+        world.it_reads_back()
+
+
+@pytest.mark.parametrize("seeds", range(0, SEEDS, 10))
+def test_many_lives(seeds):
+    """Ten lives each, of many crashes."""
+    for seed in range(seeds, seeds + 10):
+        simulate(seed)
+
+
+def test_a_disk_that_lies_is_found_out():
+    """The same lives on a disk whose sync does nothing: something promised is gone, or the store says it is damaged."""
+
+    def live():
+        for seed in range(20):
+            simulate(seed, lies=True)
+
+    with pytest.raises((AssertionError, Corrupt)):
+        live()
