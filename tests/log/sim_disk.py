@@ -183,7 +183,7 @@ class SimDisk:
                 apply(self.synced_files, change)
         self.unsynced = {}
         self.files = dict(self.synced_files)
-        for inode in set(self.files.values()):
+        for inode in dict.fromkeys(self.files.values()):
             inode.after_power_cut(lambda: self.pick(2))
 
 

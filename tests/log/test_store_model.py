@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from broker.log import checkpoint, extents
-from broker.log.errors import Corrupt
+from broker.log.errors import StorageError
 from tests.log.store_world import World
 
 SEEDS = int(os.environ.get("JACKALOPE_STORE_SEEDS", "150"))
@@ -151,5 +151,5 @@ def test_a_disk_that_lies_is_found_out():
         for seed in range(20):
             simulate(seed, lies=True)
 
-    with pytest.raises((AssertionError, Corrupt)):
+    with pytest.raises((AssertionError, StorageError)):
         live()
