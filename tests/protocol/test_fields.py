@@ -127,7 +127,12 @@ def sort_keys(value):
     return [sort_keys(item) for item in value] if isinstance(value, list) else value
 
 
-@given(st.dictionaries(NAMES, st.none() | st.booleans() | st.text(max_size=20) | st.integers(2**17, 2**31 - 1)))
+# Keys of up to 128 octets: pamqp cuts longer ones.
+@given(
+    st.dictionaries(
+        st.text(max_size=32), st.none() | st.booleans() | st.text(max_size=20) | st.integers(2**17, 2**31 - 1)
+    )
+)
 def test_byte_for_byte_like_pamqp(values):
     """Where both have only one letter to choose, the octets are the same (keys in pamqp's order)."""
     assert encode_table(dict(sorted(values.items()))) == pamqp_encode.field_table(values)

@@ -14,7 +14,9 @@ from protocol.amqp.methods import DECODERS, METHODS, NAMES, encode_method, erlan
 
 SHORTSTR = st.text(max_size=60).filter(lambda text: len(text.encode()) <= 255)
 TABLES = st.dictionaries(
-    SHORTSTR, st.none() | st.booleans() | st.text(max_size=20) | st.integers(-(2**63), 2**63 - 1), max_size=4
+    st.text(max_size=32),  # pamqp cuts keys at 128 octets.
+    st.none() | st.booleans() | st.text(max_size=20) | st.integers(-(2**63), 2**63 - 1),
+    max_size=4,
 )
 VALUES = {
     "o": st.integers(0, 255), "s": st.integers(0, 2**16 - 1), "l": st.integers(0, 2**32 - 1),
