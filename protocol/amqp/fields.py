@@ -167,7 +167,7 @@ def without_entry(table: bytes, name: str) -> bytes:
     return _U32.pack(len(body)) + body
 
 
-def _pack_value(value: Any) -> bytes:
+def _pack_value(value: Any, depth: int) -> bytes:
     if value is None:
         return b"V"
     if isinstance(value, bool):
@@ -189,11 +189,17 @@ def _pack_value(value: Any) -> bytes:
     if isinstance(value, Decimal):
         return _pack_decimal(value)
     if isinstance(value, Mapping):
-        return b"F" + encode_table(value)
+        return b"F" + encode_table(value, depth + 1)
     if isinstance(value, Sequence):
-        body = b"".join(map(_pack_value, value))
-        return b"A" + _U32.pack(len(body)) + body
+        return _pack_array(value, depth + 1)
     raise TypeError(f"no field type for {type(value).__name__}")
+
+
+def _pack_array(values: Sequence[Any], depth: int) -> bytes:
+    if depth > DEPTH_MAX:
+        raise ValueError(f"nested deeper than {DEPTH_MAX}")
+    body = b"".join([_pack_value(value, depth) for value in values])
+    return b"A" + _U32.pack(len(body)) + body
 
 
 def _pack_decimal(value: Decimal) -> bytes:
@@ -203,11 +209,13 @@ def _pack_decimal(value: Decimal) -> bytes:
     return b"D" + bytes([max(-exponent, 0)]) + _I32.pack(unscaled)
 
 
-def encode_table(values: Mapping[str, Any]) -> bytes:
-    """The table with its length. Raises TypeError or struct.error for values that no letter can carry."""
+def encode_table(values: Mapping[str, Any], depth: int = 1) -> bytes:
+    """The table with its length. Raises TypeError, ValueError or struct.error for what no table can carry."""
+    if depth > DEPTH_MAX:
+        raise ValueError(f"nested deeper than {DEPTH_MAX}")
     parts = []
     for name, value in values.items():
         raw = name.encode()
-        parts.append(bytes([len(raw)]) + raw + _pack_value(value))
+        parts.append(bytes([len(raw)]) + raw + _pack_value(value, depth))
     body = b"".join(parts)
     return _U32.pack(len(body)) + body

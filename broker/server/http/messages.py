@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from protocol.amqp.errors import ACCESS_REFUSED, PRECONDITION_FAILED
 from protocol.amqp.fields import encode_table
 
 FRAME_MAX_BYTES = 131_072
+PROPERTIES_BYTES_MAX = FRAME_MAX_BYTES - 22
+"""A header frame is never split, and no client could have sent a longer one: 8 octets of frame, 14 of header."""
 GET_MAX = 10_000
 """Messages one request may take."""
 
@@ -60,9 +63,12 @@ def encode_properties(properties: Mapping[str, Any]) -> tuple[int, bytes]:
                 parts.append(encode_table(value))
             else:
                 parts.append(int(value).to_bytes(1 if letter == "o" else 8, "big"))
-        except (ValueError, OverflowError, TypeError, AttributeError) as error:
+        except (ValueError, OverflowError, TypeError, AttributeError, struct.error) as error:
             raise _bad(f"property '{name}': {error}") from None
-    return flags, b"".join(parts)
+    octets = b"".join(parts)
+    if len(octets) > PROPERTIES_BYTES_MAX:
+        raise _bad(f"properties of {len(octets)} octets do not fit a frame")
+    return flags, octets
 
 
 def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], size_max: int, wall_ms: int) -> bool:

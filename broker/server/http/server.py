@@ -105,7 +105,11 @@ class HttpServer:
         request = Request(
             method, parts, query, fields, user, self._hub, self._statistics, self._limits.message_size_max_bytes
         )
-        result = answer(request)
+        try:
+            result = answer(request)
+        except UnicodeEncodeError:
+            # JSON can write half of a surrogate pair; AMQP cannot.
+            raise HttpError(400, "bad_request", "the body has text that is not Unicode") from None
         self._hub.end_turn()
         if isinstance(result, Listing) and query.get("columns"):
             columns = query["columns"].split(",")
@@ -187,6 +191,8 @@ class _Exchanges:
                 # h11 checks the size only while an event is incomplete.
                 if sum(len(name) + len(value) for name, value in event.headers) > self._limits.http_header_bytes_max:
                     raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
+                if int(dict(event.headers).get(b"content-length", b"0")) > self._limits.http_body_bytes_max:
+                    raise h11.RemoteProtocolError("body too large", error_status_hint=413)
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > self._limits.http_body_bytes_max:

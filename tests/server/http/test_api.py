@@ -151,6 +151,7 @@ def test_lists_show_what_a_client_holds(api):
         (b"GET /api/overview HTTP/1.1\r\n\r\n", b"400"),  # No Host.
         (b"GET /api/overview HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 20_000 + b"\r\n\r\n", b"431"),
         (b"POST /api/overview HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" + b"z" * 1_100_000, b"413"),
+        (b"POST /api/overview HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", b"413"),  # Before it comes.
     ],
 )
 def test_malformed_and_oversized_requests_are_refused(api, octets, status):
@@ -166,3 +167,25 @@ def test_a_body_that_is_no_json_object_is_400(api):
         connection.request("POST", "/api/queues/%2F/q/get", body, GUEST)
         assert connection.getresponse().status == 400
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ('"routing_key":"\\ud800"', "not Unicode"),
+        ('"routing_key":"k","properties":{"headers":{"a":1180591620717411303424}}', "headers"),
+        ('"routing_key":"k","properties":{"headers":{"a":-9223372036854775809}}', "headers"),
+        ('"routing_key":"k","properties":{"headers":' + '{"a":' * 40 + "1" + "}" * 40 + "}", "nested deeper"),
+        ('"routing_key":"k","properties":{"headers":{"a":' + "[" * 40 + "]" * 40 + "}}", "nested deeper"),
+        ('"routing_key":"k","properties":{"headers":{"a":"' + "x" * 140_000 + '"}}', "do not fit a frame"),
+    ],
+)
+def test_what_amqp_cannot_carry_is_400(api, fields, reason):
+    """Nothing that JSON can say becomes a message no client could have sent, or ends in a bug."""
+    body = '{"payload":"","payload_encoding":"string",' + fields + "}"
+    connection = http.client.HTTPConnection(*api, timeout=10)
+    connection.request("POST", "/api/exchanges/%2F/amq.default/publish", body, GUEST)
+    response = connection.getresponse()
+    assert response.status == 400
+    assert reason in json.loads(response.read())["reason"]
+    connection.close()
