@@ -44,8 +44,6 @@ CLOSE = method_number("channel.close")
 CLOSE_OK = method_number("channel.close-ok")
 ASSEMBLING_MESSAGES_MAX = 4
 """How many messages of the largest size may be unfinished on one connection: else 2047 channels are 32 GiB."""
-RETURN_SLICE = 2048
-"""Leases returned in one slice when a channel dies with many outstanding."""
 
 
 def handles(name: str) -> Callable[[Handler], Handler]:
@@ -296,30 +294,12 @@ class Channel:
         self._drop_assembly()
         if self.transaction is not None:
             self.transaction.abandon(self)
-        leases = list(self.unacked.values())
-        self.unacked.clear()
-        queues = {lease[0].queue for lease in leases}
-        # No queue may hand out later messages before earlier ones are back, so all are held until the end.
-        for queue in queues:
-            queue.hold()
+        leases = settle.take_all(self, 0)
         for consumer in list(self.consumers.values()):
             consumer.queue.remove_consumer(consumer, connection.now_ms())
         self.consumers.clear()
         connection.forget_reply_consumer(self)
-        if len(leases) <= RETURN_SLICE:
-            settle.return_leases(leases)
-            for queue in queues:
-                queue.unhold()
-        else:
-            connection.broker.scheduler.add_job(_return_in_slices(leases, queues))
-
-
-def _return_in_slices(leases: list[Lease], queues: set[Any]) -> Any:
-    for start in range(0, len(leases), RETURN_SLICE):
-        settle.return_leases(leases[start : start + RETURN_SLICE])
-        yield RETURN_SLICE // 2
-    for queue in queues:
-        queue.unhold()
+        settle.return_in_slices(connection.broker.scheduler, leases)
 
 
 def _unimplemented(number: int) -> PeerError:

@@ -145,6 +145,9 @@ def _settle(channel: Channel, tag: int, multiple: bool, *, ack: bool, requeue: b
             raise settle.unknown_tag(tag) from None
         channel.transaction.add_settlement(tagged, requeue and not ack)
         return
+    if requeue and multiple:
+        settle.return_in_slices(channel.connection.broker.scheduler, settle.take_all(channel, tag))
+        return
     while True:
         leases, complete = settle.take_leases(channel, tag, multiple, settle.MULTIPLE_SLICE)
         if ack or not requeue:
@@ -173,9 +176,7 @@ def _nack(channel: Channel, tag: int, multiple: bool, requeue: bool) -> None:
 def _recover(channel: Channel, requeue: bool) -> None:
     if not requeue:
         raise PeerError(NOT_IMPLEMENTED, "requeue=false")
-    leases = list(channel.unacked.values())
-    channel.unacked.clear()
-    settle.return_leases(leases)
+    settle.return_in_slices(channel.connection.broker.scheduler, settle.take_all(channel, 0))
 
 
 @handles("basic.recover")

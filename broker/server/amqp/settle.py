@@ -8,10 +8,11 @@ that a multiple ack never looks at a tag twice.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from broker.core.queue import Holder, Lease
+from broker.core.queue import Holder, Lease, Queue
+from broker.core.scheduler import Scheduler
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.frames import FRAME_END
 
@@ -23,6 +24,8 @@ ACK_TAIL = b"\x00\x00\x00\x0d\x00\x3c\x00\x50"
 ACK_FRAME = struct.Struct(">11sQBB")
 MULTIPLE_SLICE = 4096
 """Leases that one multiple ack ends before others get their turn."""
+RETURN_SLICE = 2048
+"""Leases that go back in one slice."""
 
 
 def unknown_tag(tag: int) -> PeerError:
@@ -138,6 +141,43 @@ def finish(holder: Holder, count: int) -> None:
     """`count` leases of one holder are over for good."""
     holder.queue.settle(count)
     holder.settled(count)
+
+
+def take_all(channel: Channel, tag: int) -> list[Lease]:
+    """Remove everything up to `tag` (0: everything at all) from the unacknowledged, in one go. Raises PeerError 406."""
+    unacked = channel.unacked
+    last = channel.next_tag - 1
+    if tag and tag not in unacked:
+        raise unknown_tag(tag)
+    if tag in (0, last):
+        leases = list(unacked.values())
+        unacked.clear()
+    else:
+        leases = [unacked.pop(each) for each in range(channel.lowest_tag, tag + 1) if each in unacked]
+    channel.lowest_tag = (tag or last) + 1
+    return leases
+
+
+def return_in_slices(scheduler: Scheduler, leases: list[Lease]) -> None:
+    """Leases go back to their places, in slices when they are many.
+
+    No queue hands out anything meanwhile, or later messages would overtake those that are not back yet.
+    """
+    if len(leases) <= RETURN_SLICE:
+        return_leases(leases)
+        return
+    queues = {lease[0].queue for lease in leases}
+    for queue in queues:
+        queue.hold()
+    scheduler.add_job(_return_slices(leases, queues))
+
+
+def _return_slices(leases: list[Lease], queues: set[Queue]) -> Iterator[int]:
+    for start in range(0, len(leases), RETURN_SLICE):
+        return_leases(leases[start : start + RETURN_SLICE])
+        yield RETURN_SLICE // 2
+    for queue in queues:
+        queue.unhold()
 
 
 def return_leases(leases: Iterable[Lease]) -> None:

@@ -46,7 +46,8 @@ class Transaction:
         for queues, message, mandatory in publishes:
             channel.deliver_published(queues, message, mandatory)
         settle.end_leases(lease for _, lease, requeue in settlements if not requeue)
-        settle.return_leases(lease for _, lease, requeue in settlements if requeue)
+        returned = [lease for _, lease, requeue in settlements if requeue]
+        settle.return_in_slices(channel.connection.broker.scheduler, returned)
 
     def rollback(self, channel: Channel) -> None:
         """Forget the publishes; what was settled is unacknowledged again."""

@@ -69,3 +69,27 @@ def test_a_multiple_ack_over_many_deliveries():
     assert worst < STEP_MS_MAX
     assert world.queue("q").cursor.leased_count == 0
     assert not machine.channels[1].unacked
+
+
+@pytest.mark.parametrize(
+    "method",
+    [("basic.nack", 0, True, True), ("basic.nack", COUNT, True, True), ("basic.nack", COUNT - 1, True, True),
+     ("basic.recover", True)],
+)  # fmt: skip
+def test_returning_many_deliveries_at_once(method):
+    """They go back in slices, and none is handed out again before all are in their places."""
+    world, client = filled_world()
+    world.queue("q").remove_consumer(world.queue("q").consumers[0], 0)
+    began = time.thread_time()
+    client.machine.receive(method_frame(1, *method))
+    worst = (time.thread_time() - began) * 1000
+    assert world.queue("q").get() is None
+    while world.broker.scheduler.busy:
+        began = time.thread_time()
+        world.broker.scheduler.run_slice()
+        worst = max(worst, (time.thread_time() - began) * 1000)
+    assert worst < STEP_MS_MAX
+    returned = COUNT - 1 if COUNT - 1 in method else COUNT
+    assert world.queue("q").cursor.ready_count == returned
+    assert world.queue("q").cursor.take(2)[1] == [0, 1]
+    assert len(client.machine.channels[1].unacked) == COUNT - returned
