@@ -17,6 +17,9 @@ import yaml
 
 from tools.bench.control import HOST, Broker, TlsFiles, rabbitmq_missing, running_jackalope, running_rabbitmq
 
+EXCHANGE_PLUGINS = (
+    "rabbitmq_consistent_hash_exchange", "rabbitmq_random_exchange", "rabbitmq_recent_history_exchange",
+)  # fmt: skip
 VHOSTS = 120  # One a test and one a probe script; a run that needs more says so.
 USER, PASSWORD = "guest", "guest"
 READER, READER_PASSWORD = "bunny_reader", "reader_password"
@@ -97,7 +100,7 @@ def rabbitmq_pool(tls: TlsFiles) -> Iterator[Pool]:
             {"user": READER, "vhost": PROBE_VHOST_OF_READER, **READER_PERMISSIONS},
         ],
     }
-    with running_rabbitmq(definitions=definitions, tls=tls) as broker:
+    with running_rabbitmq(definitions=definitions, tls=tls, plugins=EXCHANGE_PLUGINS) as broker:
         yield Pool(broker, tls)
 
 
