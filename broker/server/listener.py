@@ -62,6 +62,10 @@ class TlsListening:
     login_from: str
 
 
+ACCEPTS_MAX = 16
+"""In one go: what was accepted is to be read before a flood behind it turns it out as half open."""
+
+
 class Listener:
     """Accepts on one socket until cancelled."""
 
@@ -89,7 +93,7 @@ class Listener:
         while True:
             await trio.lowlevel.wait_readable(self._sock.fileno())
             try:
-                while True:
+                for _ in range(ACCEPTS_MAX):
                     sock, peer = self._sock.accept()
                     self._admit(sock, peer)
             except BlockingIOError:

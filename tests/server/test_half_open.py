@@ -47,3 +47,19 @@ def test_who_is_open_or_gone_is_not_counted():
     half_open.discard(second)
     assert half_open.count == 0
     assert half_open.surplus("a", 1, 1) is None
+
+
+def test_who_has_spoken_goes_last():
+    """A client in its handshake is not turned out by silent sockets, older or newer."""
+    half_open = HalfOpen()
+    first, second, third = fill(half_open, "a", 3)
+    half_open.heard(first)
+    assert half_open.surplus("a", 3, 10) is second
+    half_open.discard(second)
+    half_open.heard(third)
+    assert half_open.surplus("a", 2, 10) is first
+    half_open.discard(first)
+    half_open.discard(third)
+    assert half_open.count == 0
+    half_open.heard(third)
+    assert half_open.surplus("a", 1, 1) is None

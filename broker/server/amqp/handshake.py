@@ -32,6 +32,7 @@ def on_protocol_header(connection: Connection, header: bytes) -> None:
         connection.finish()
         return
     settings = connection.settings
+    connection.hub.half_open.heard(connection)
     connection.state = State.START
     offered = mechanisms(certificate=connection.external_name is not None).encode()
     connection.send(method_frame(0, "connection.start", 0, 9, settings.server_properties(), offered, b"en_US"))
