@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -26,8 +27,13 @@ from broker.core.access import Access
 from broker.core.broker import Broker
 from broker.core.vhost import VHostLimits
 from broker.errors import ConfigError, Refused
+from broker.log.disk import RealDisk
+from broker.log.errors import StorageError
+from broker.log.recovery import open_store
+from broker.log.store import Store
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator, apply_users
+from broker.server.durability import Durability
 from broker.server.hub import Hub
 from broker.server.listener import AcceptLimits, Listener, TlsListening, open_listener, shown_address
 from broker.server.pump import Poller, PumpLimits
@@ -38,8 +44,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("jackalope")
 
-STORAGE = "memory"
-"""What the ready line says of durability: definitions and messages live in memory and end with the process."""
+MEMORY = "memory"
+"""The storage.dir of a broker that keeps nothing; its ready line says so."""
+SWITCH_INTERVAL_S = 0.0005
+STORAGE_FAILED_DRAIN_S = 1.0
+EXIT_STORAGE_FAILED = 74
+"""EX_IOERR: a write or sync has failed, what was in flight was refused."""
 
 
 def own_version() -> str:
@@ -51,18 +61,20 @@ def own_version() -> str:
 
 
 def run(config_paths: Sequence[str], data: str | None, sets: Sequence[str]) -> int:
-    """`jackalope serve`: until a signal ends it. Returns the exit code: 0 stopped, 1 could not start."""
+    """`jackalope serve`: until a signal ends it.
+
+    Returns the exit code: 0 stopped, 1 could not start, 74 the disk has failed.
+    """
     sets = [*sets, *([f"storage.dir={data}"] if data is not None else [])]
     try:
         config = load(config_paths, sets)
         _set_up_logging(config)
         for warning in config.warnings:
             log.warning("%s", warning)
-        trio.run(_Server(config, tuple(config_paths), tuple(sets)).run)
-    except ConfigError as error:
+        return trio.run(_Server(config, tuple(config_paths), tuple(sets)).run)
+    except (ConfigError, StorageError) as error:
         print(f"jackalope: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _set_up_logging(config: Config) -> None:
@@ -88,16 +100,23 @@ class _Server:
     sockets: dict[str, socket.socket] = field(default_factory=dict)
     stopping: bool = False
 
-    async def run(self) -> None:
+    async def run(self) -> int:
         config, limits = self.config, self.config.limits
+        store = open_storage(config)
         broker = Broker(
-            random.Random().randrange, VHostLimits(limits.queues_max, limits.exchanges_max, limits.bindings_max)
+            random.Random().randrange, VHostLimits(limits.queues_max, limits.exchanges_max, limits.bindings_max), store
         )
+        broker.scheduler.report = _report
         access = Access()
         authenticator = Authenticator(access, config.security)
         apply_users(config.users.values(), access, authenticator)
-        hub = Hub(broker, access, authenticator)
+        durability = Durability(store) if store is not None else None
+        hub = Hub(broker, access, authenticator, durability)
+        hub.scheduler.wall_ms = hub.wall_ms()
+        broker.restore(hub.now_ms)
         declare_topology(hub, config)
+        if store is not None:
+            store.flush()
         context = tls_context(config) if config.listeners.amqps is not None else None
         for name, address in (
             ("amqp", config.listeners.amqp),
@@ -111,17 +130,22 @@ class _Server:
             handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
             memory_watermark_bytes=memory_watermark_bytes(limits.memory_watermark),
             send_timeout_ms=int(limits.send_timeout_s * 1000),
+            disk_free_bytes_min=config.storage.disk_free_bytes_min,
         )
         async with trio.open_nursery() as nursery:
             pump_limits = PumpLimits(limits.read_chunk_bytes, limits.read_chunk_bytes_max, limits.out_buffer_bytes_max)
             poller = Poller(hub, nursery, pump_limits)
+            if durability is not None:
+                poller.watch(durability.flusher.fd, durability.flusher.collect)
+                durability.set_space = hub.set_space
+                nursery.start_soon(self._stop_when_failed, durability, hub, nursery.cancel_scope)
             nursery.start_soon(poller.run)
             nursery.start_soon(ticker.run)
             accepting = trio.CancelScope()
             nursery.start_soon(self._accept, accepting, hub, poller, context, ticker)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 self._settle_memory()
-                print(ready_line(self.sockets), flush=True)
+                print(ready_line(self.sockets, durable=store is not None), flush=True)
                 async for number in signals:
                     if number == signal.SIGHUP:
                         self._reload(hub)
@@ -132,6 +156,34 @@ class _Server:
                         log.info("stopping: %d connections", len(hub.connections))
                         accepting.cancel()
                         nursery.start_soon(self._drain, hub, nursery.cancel_scope)
+        return self._close_storage(broker, durability)
+
+    async def _stop_when_failed(self, durability: Durability, hub: Hub, everything: trio.CancelScope) -> None:
+        """The disk has failed: tell every peer, then end. Nothing that was in flight is confirmed."""
+        await durability.failed.wait()
+        for connection in list(hub.connections):
+            connection.fail(541, "INTERNAL_ERROR - storage failed, the broker stops")
+        hub.end_turn()
+        with trio.move_on_after(STORAGE_FAILED_DRAIN_S):
+            while hub.connections:
+                await trio.sleep(0.02)
+        everything.cancel()
+
+    @staticmethod
+    def _close_storage(broker: Broker, durability: Durability | None) -> int:
+        """Write what is left and that it was left in order; returns the exit code."""
+        if durability is None:
+            return 0
+        if durability.flusher.failed is not None:
+            return EXIT_STORAGE_FAILED
+        try:
+            broker.close_in_order()
+            durability.flusher.stop()
+        except OSError as error:
+            log.critical("storage failed while stopping: %s", error)
+            return EXIT_STORAGE_FAILED
+        durability.store.close()
+        return 0
 
     async def _accept(
         self, scope: trio.CancelScope, hub: Hub, poller: Poller, context: ssl.SSLContext | None, ticker: Ticker
@@ -196,12 +248,34 @@ class _Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)
+        # A thread that has synced has to get the interpreter back soon, or confirms wait for the default's 5 ms.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
-def ready_line(sockets: dict[str, socket.socket]) -> str:
-    """`ready amqp=HOST:PORT http=HOST:PORT storage=memory`, with the ports that were found."""
+def _report(text: str, error: Exception) -> None:
+    logging.getLogger("jackalope.core").error("%s: %s", text, error)
+
+
+def open_storage(config: Config) -> Store | None:
+    """The store of the data directory; None when all is to be kept in memory. Raises StorageError."""
+    if config.storage.dir == MEMORY:
+        return None
+    try:
+        store = open_store(RealDisk(Path(config.storage.dir)), lambda: os.urandom(16))
+    except OSError as error:
+        raise StorageError(f"the data directory {config.storage.dir} cannot be used: {error}") from None
+    store.sync = config.storage.flush == "ack"
+    found = store.recovered
+    log.info("storage: %s, %d logs, %d frames replayed%s%s", config.storage.dir, len(store.logs), found.frames,
+             "" if found.clean else ", the last run did not stop in order",
+             f", {found.cut_bytes} octets of a torn tail cut" if found.cut_bytes else "")  # fmt: skip
+    return store
+
+
+def ready_line(sockets: dict[str, socket.socket], *, durable: bool) -> str:
+    """`ready amqp=HOST:PORT http=HOST:PORT`, with the ports that were found; `storage=memory` when that is all."""
     parts = [f"{name}={shown_address(*sock.getsockname()[:2])}" for name, sock in sockets.items()]
-    return " ".join(["ready", *parts, f"storage={STORAGE}"])
+    return " ".join(["ready", *parts, *([] if durable else [f"storage={MEMORY}"])])
 
 
 def amqp_settings(config: Config) -> AmqpSettings:

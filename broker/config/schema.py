@@ -24,6 +24,7 @@ from broker.config.kinds import (
     optional,
     seconds,
     secret,
+    size,
     text,
     words,
 )
@@ -177,7 +178,22 @@ class Topology:
 class Storage:
     """Where data is kept."""
 
-    dir: str = option("./jackalope-data", text(), "The data directory; `--data DIR` sets it.")
+    dir: str = option(
+        "./jackalope-data",
+        text(),
+        "The data directory; `--data DIR` sets it. `memory`: there is none, and everything ends with the process.",
+    )
+    flush: str = option(
+        "ack",
+        choice("ack", "os"),
+        "When a message counts as safe. ack: fdatasync comes before the confirm, a power cut loses nothing confirmed."
+        " os: the kernel has it; kill -9 loses nothing, but a power cut can lose confirmed messages.",
+    )
+    disk_free_bytes_min: int = option(
+        200 * 1024 * 1024,
+        size(1024 * 1024, 1 << 50),
+        "Publishers wait while less is free; consumers go on. Room for two journals and what acknowledging writes.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from broker.core.catalog import EXCHANGE, QUEUE, read_catalog
 from broker.core.exchange.base import Choose
 from broker.core.scheduler import Scheduler
 from broker.core.vhost import VHost, VHostLimits
+from broker.log.store import Store
 
 
 class Broker:
     """What every face gets. `alarm` is the reason why publishers wait ("low on memory"), None when they need not."""
 
-    __slots__ = ("_choose", "_limits", "alarm", "scheduler", "vhosts")
+    __slots__ = ("_choose", "_limits", "alarm", "alarms", "scheduler", "store", "vhosts")
 
-    def __init__(self, choose: Choose, limits: VHostLimits | None = None) -> None:
+    def __init__(self, choose: Choose, limits: VHostLimits | None = None, store: Store | None = None) -> None:
+        self.store = store
         self.scheduler = Scheduler()
         self.vhosts: dict[str, VHost] = {}
         self.alarm: str | None = None
+        self.alarms: frozenset[str] = frozenset()
         self._choose = choose
         self._limits = limits
 
@@ -23,8 +27,39 @@ class Broker:
         """Create a vhost with its predeclared exchanges; returns the one there if there is one."""
         vhost = self.vhosts.get(name)
         if vhost is None:
-            vhost = self.vhosts[name] = VHost(name, self.scheduler, self._choose, self._limits)
+            vhost = self.vhosts[name] = VHost(name, self.scheduler, self._choose, self._limits, self.store)
         return vhost
+
+    def restore(self, now_ms: int) -> None:
+        """Bring back what the store's catalog knows; logs that belong to no queue any more go. Once, at the start."""
+        store = self.store
+        if store is None:
+            return
+        owned = set()
+        for entry in read_catalog(store.catalog):
+            vhost = self.add_vhost(entry.names[0])
+            if entry.kind == EXCHANGE:
+                vhost.restore_exchange(entry.names[1], entry.known, entry.arguments)
+            elif entry.kind == QUEUE:
+                log = store.logs[entry.known["log"]]
+                owned.add(log.number)
+                clean = store.recovered.clean
+                vhost.restore_queue(entry.names[1], entry.known, entry.arguments, log, now_ms=now_ms, clean=clean)
+            else:
+                _, source, kind, destination, routing_key, _ = entry.names
+                vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
+        for log in [log for log in store.logs.values() if log.number not in owned]:
+            store.drop_log(log)
+
+    def close_in_order(self) -> None:
+        """Note for the next start what may have been delivered."""
+        if self.store is None:
+            return
+        for vhost in self.vhosts.values():
+            for queue in vhost.queues.values():
+                if queue.backlog is not None:
+                    queue.backlog.note_seen(queue.cursor)
+        self.store.close_in_order()
 
     def tick(self, now_ms: int) -> None:
         """Time has passed: expire queues. `now_ms` is monotonic, the same clock as in every other call."""

@@ -14,10 +14,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from broker.core.backlog import HEAD_BYTES_MAX, LOW_MESSAGES, MESSAGE_OVERHEAD_BYTES, Backlog
 from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
 from broker.core.message import Message, redelivered
 from broker.core.scheduler import Scheduler
 from broker.errors import Refused
+from broker.log.errors import StorageError
+from broker.log.log import Log
+from broker.log.store import Store
 from protocol.amqp.errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 Lease = tuple["Holder", int, Message]
@@ -60,12 +64,12 @@ class Consumer(Holder, Protocol):
 
 
 class Queue:
-    """One queue in memory. `arguments` are those of the declaration, checked before."""
+    """One queue. `arguments` are those of the declaration, checked before."""
 
     __slots__ = (
-        "arguments", "auto_delete", "consumers", "cursor", "deleted", "dirty", "durable", "enqueued_count",
+        "arguments", "auto_delete", "backlog", "consumers", "cursor", "deleted", "dirty", "durable", "enqueued_count",
         "expires_ms", "had_consumer", "held", "hungry", "last_used_ms", "levels", "name", "on_unused", "owner",
-        "scheduler", "settled_count", "single_active", "vhost",
+        "scheduler", "settled_count", "single_active", "store", "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -79,10 +83,13 @@ class Queue:
         owner: object | None = None,
         arguments: Mapping[str, Any] | None = None,
         now_ms: int = 0,
+        store: Store | None = None,
+        log: Log | None = None,
     ) -> None:
         self.name = name
         self.vhost = vhost
         self.scheduler = scheduler
+        self.store = store
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner  # The connection of an exclusive queue.
@@ -91,6 +98,7 @@ class Queue:
         self.expires_ms: int | None = self.arguments.get("x-expires")
         self.last_used_ms = now_ms
         self.cursor = LeaseCursor()
+        self.backlog = Backlog(store, log) if store is not None and log is not None else None
         self.consumers: list[Consumer] = []  # In order of registration.
         self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
         self.dirty = False
@@ -106,17 +114,34 @@ class Queue:
 
     def enqueue(self, messages: Sequence[Message]) -> None:
         """Append messages in order; who waits is served in the scheduler's next slice."""
-        self.cursor.head.extend(messages)
+        if self.backlog is not None:
+            self.backlog.enqueue(self.cursor, messages, self.scheduler.wall_ms)
+        else:
+            head = self.cursor.head
+            head.extend(messages)
+            if len(head) * (len(messages[-1][1]) + MESSAGE_OVERHEAD_BYTES) > HEAD_BYTES_MAX:
+                self._spill()
         self.enqueued_count += len(messages)
         if not self.dirty and self.hungry and self.levels:
             self.dirty = True
             self.scheduler.dirty.append(self)
 
+    def _spill(self) -> None:
+        """The head of a queue without a log is full: what comes from now on goes to a log that ends with the process.
+
+        Its number of messages is an estimate from the size of the last one.
+        """
+        if self.store is not None:
+            log = self.store.create_log(durable=False)
+            log.begin_at(self.cursor.tail_offset)
+            self.backlog = Backlog(self.store, log)
+            self.backlog.adopt(self.cursor)
+
     def wake(self) -> None:
         """A consumer may have capacity again."""
         self.hungry = True
         cursor = self.cursor
-        if not self.dirty and (cursor.head or cursor.returned):
+        if not self.dirty and (cursor.head or cursor.returned or cursor.unloaded_count):
             self.dirty = True
             self.scheduler.dirty.append(self)
 
@@ -125,8 +150,11 @@ class Queue:
     def dispatch(self) -> int:
         """Hand out one batch to whoever has capacity; asks to be called again while it could go on."""
         cursor = self.cursor
+        loaded = 0
+        if cursor.unloaded_count and len(cursor.head) < LOW_MESSAGES:
+            loaded = self._load()
         if self.held or not (cursor.head or cursor.returned):
-            return 1
+            return 1 + loaded
         for level in self.levels:
             if len(level) == 1:
                 consumer = level[0]
@@ -145,8 +173,20 @@ class Queue:
         self.hungry = False
         return 1 + len(self.consumers)
 
+    def _load(self) -> int:
+        """Bring messages back from the log; what cannot be read stops the queue, and says so, but not the broker."""
+        assert self.backlog is not None
+        try:
+            return self.backlog.load(self.cursor)
+        except (StorageError, OSError) as error:
+            self.held += 1
+            self.scheduler.report(
+                f"queue '{self.name}' in vhost '{self.vhost}' cannot be read, delivers nothing", error
+            )
+            return 0
+
     def _again(self, served: int) -> int:
-        if self.cursor.head or self.cursor.returned:
+        if self.cursor.head or self.cursor.returned or self.cursor.unloaded_count:
             self.scheduler.mark(self)
         return served + 2
 
@@ -174,11 +214,12 @@ class Queue:
     def _dispatch_singly(self, level: deque[Consumer]) -> int:
         """One message at a time, since what one consumer gets another may have no room for any more."""
         served = refused = 0
-        while self.cursor.ready_count and served < BATCH_MAX and refused < len(level):
+        cursor = self.cursor
+        while (cursor.head or cursor.returned) and served < BATCH_MAX and refused < len(level):
             consumer = level[0]
             level.rotate(-1)
             if consumer.capacity() > 0:
-                self._hand(consumer, *self.cursor.take(1))
+                self._hand(consumer, *cursor.take(1))
                 served += 1
                 refused = 0
             else:
@@ -187,23 +228,27 @@ class Queue:
 
     def _hand(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         if consumer.no_ack:
-            self.cursor.end(len(messages))
-            self.settled_count += len(messages)
+            self.settle(offsets)
         consumer.deliver(messages, offsets)
 
     def get(self) -> tuple[Message, int] | None:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""
-        if self.held or not self.cursor.ready_count:
+        if self.cursor.unloaded_count and not self.cursor.head:
+            self._load()
+        if self.held or not (self.cursor.head or self.cursor.returned):
             return None
         messages, offsets = self.cursor.take(1)
         return messages[0], offsets[0]
 
     # Leases end.
 
-    def settle(self, count: int) -> None:
-        """`count` leases are over for good."""
+    def settle(self, offsets: Sequence[int]) -> None:
+        """The leases of these offsets are over for good."""
+        count = len(offsets)
         self.cursor.end(count)
         self.settled_count += count
+        if self.backlog is not None and not self.deleted:
+            self.backlog.settle(offsets)
 
     def release(self, leases: Sequence[Lease]) -> None:
         """Leases come back to their places, marked as redelivered."""
@@ -223,6 +268,10 @@ class Queue:
 
     def purge(self) -> int:
         """Drop what is ready; unacknowledged deliveries stay (RabbitMQ). Returns how many were dropped."""
+        if self.backlog is not None and not self.deleted:
+            self.backlog.purge(self.cursor)
+            if self.kept:
+                self.backlog.store.promised_count += 1
         count, garbage = self.cursor.clear_ready()
         self.settled_count += count
         for container in garbage:
@@ -275,6 +324,11 @@ class Queue:
             by_priority.setdefault(consumer.priority, deque()).append(consumer)
         self.levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
 
+    @property
+    def kept(self) -> bool:
+        """Whether a restart finds it again."""
+        return self.backlog is not None and self.backlog.log.durable
+
     def expired(self, now_ms: int) -> bool:
         """Whether `x-expires` has passed without consumers, redeclaration or get."""
         return self.expires_ms is not None and not self.consumers and now_ms - self.last_used_ms >= self.expires_ms
@@ -283,6 +337,8 @@ class Queue:
         """The queue is deleted: its messages go, its consumers are told."""
         self.deleted = True
         self.purge()
+        if self.backlog is not None:
+            self.backlog.store.drop_log(self.backlog.log)
         consumers, self.consumers, self.levels = self.consumers, [], []
         for consumer in consumers:
             consumer.cancelled()

@@ -20,13 +20,15 @@ from collections.abc import Iterator, Sequence
 
 from broker.core.message import Message, make_origin
 from protocol.amqp import content as wire
-from protocol.amqp.frames import content_frames
-from protocol.kafka.records import BatchHeader, CorruptBatch, Record, read_records, varint
+from protocol.amqp.frames import BODY, FRAME_HEAD, HEADER, content_frames, frame
+from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, read_varint, varint
 
 FRAME_MAX_BYTES = 131_072
 CONTENT_HEAD = b"\x00\x3c\x00\x00"
 """Class basic, weight 0: how every content header begins."""
-_PROPERTIES, _EXCHANGE = b"p", b"x"
+NAME_BYTES_MAX = 255
+BODY_BYTES_MAX = FRAME_MAX_BYTES - 8
+"""What one body frame holds."""
 _VARINTS = [varint(number) for number in range(8192)]
 PERSISTENT = 2
 
@@ -35,15 +37,22 @@ def _varint(number: int) -> bytes:
     return _VARINTS[number] if number < 8192 else varint(number)
 
 
-def render(messages: Sequence[Message]) -> bytes:
-    """The records of these messages, with the offset deltas 0, 1, ...; for `Log.append`."""
+def render(messages: Sequence[Message]) -> Iterator[tuple[bool, bytes, int]]:
+    """(persistent, records with the offset deltas 0, 1, ..., their number) of each stretch of messages that are or are
+    not persistent; the records are for `Log.append`."""
     parts: list[bytes] = []
     append = parts.append
     shape = b"\xff"  # Never the start of a content.
     seen_origin = before = after = b""
-    content_size = body_start = body_end = base = 0
-    for delta, (origin, content) in enumerate(messages):
+    content_size = body_start = body_end = base = delta = 0
+    persistent = is_persistent(messages[0][1])
+    for origin, content in messages:
         if origin is not seen_origin or len(content) != content_size or not content.startswith(shape):
+            if is_persistent(content) != persistent:
+                yield persistent, b"".join(parts), delta
+                parts.clear()
+                delta = 0
+                persistent = not persistent
             header_end = 7 + int.from_bytes(content[3:7], "big")
             payload = content[7:header_end]
             shape = content[: header_end + 1]
@@ -52,8 +61,7 @@ def render(messages: Sequence[Message]) -> bytes:
             size = int.from_bytes(payload[4:12], "big")
             key, exchange = _names(origin)
             before = b"%b%b%b" % (_varint(len(key)), key, _varint(size))
-            properties = payload[12:]
-            after = b"\x04\x02p%b%b\x02x%b%b" % (_varint(len(properties)), properties, _varint(len(exchange)), exchange)
+            after = _headers(payload[12:], exchange)
             body_start = header_end + 8
             body_end = body_start + size
             base = 2 + len(before) + size + len(after)
@@ -62,7 +70,13 @@ def render(messages: Sequence[Message]) -> bytes:
         body = content[body_start:body_end] if body_start >= 0 else wire.body(content)
         number = _varint(delta)
         append(b"%b\x00\x00%b%b%b%b" % (_varint(base + len(number)), number, before, body, after))
-    return b"".join(parts)
+        delta += 1
+    yield persistent, b"".join(parts), delta
+
+
+def _headers(properties: bytes, exchange: bytes) -> bytes:
+    """The record's headers."""
+    return b"\x04\x02p%b%b\x02x%b%b" % (_varint(len(properties)), properties, _varint(len(exchange)), exchange)
 
 
 def _names(origin: bytes) -> tuple[bytes, bytes]:
@@ -71,26 +85,71 @@ def _names(origin: bytes) -> tuple[bytes, bytes]:
     return origin[split + 1 : -1], origin[2:split]
 
 
-def read(data: bytes, position: int, header: BatchHeader) -> Iterator[tuple[int, Message]]:
-    """(offset, message) of each record of a batch that `render` made. Raises CorruptBatch for any other."""
-    seen_key: bytes | None = None
-    seen_headers: tuple[tuple[bytes, bytes | None], ...] | None = None
-    origin = properties = b""
-    for record in read_records(data, position, header):
-        if record.headers != seen_headers or record.key != seen_key:
-            origin, properties = _origin_and_properties(record)
-            seen_headers, seen_key = record.headers, record.key
-        body = record.value or b""
-        payload = b"%b%b%b" % (CONTENT_HEAD, len(body).to_bytes(8, "big"), properties)
-        yield record.offset, (origin, content_frames(1, payload, body, FRAME_MAX_BYTES))
+def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
+    """The messages of a batch that `render` made; their offsets follow its base offset without gaps.
+
+    Raises CorruptBatch for any other batch.
+    """
+    messages: list[Message] = []
+    append = messages.append
+    at = position + HEADER_SIZE
+    end = position + header.size
+    startswith = data.startswith
+    before = after = origin = head = b""
+    size = 0
+    rest = -1  # Octets of a record behind its offset delta, while a shape is known.
+    for delta in range(header.records):
+        number = _varint(delta)
+        front = b"%b\x00\x00%b%b" % (_varint(rest + 2 + len(number)), number, before) if rest >= 0 else b"\xff"
+        start = at + len(front)
+        if not startswith(front, at) or not startswith(after, start + size):
+            key_start, record_end = _begin_record(data, at, number, end)
+            key, start, size = _octets(data, key_start, record_end)
+            before = data[key_start:start]
+            after = data[start + size : record_end]
+            rest = record_end - key_start
+            properties, exchange = _read_headers(after)
+            origin = make_origin(exchange, key)
+            head = b"%b%b%b" % (CONTENT_HEAD, size.to_bytes(8, "big"), properties)
+            if 0 < size <= BODY_BYTES_MAX:
+                head = frame(HEADER, 1, head) + FRAME_HEAD.pack(BODY, 1, size)
+        body = data[start : start + size]
+        if 0 < size <= BODY_BYTES_MAX:
+            append((origin, b"%b%b\xce" % (head, body)))
+        else:
+            append((origin, content_frames(1, head, body, FRAME_MAX_BYTES)))
+        at = start + size + len(after)
+    if at != end or header.records != header.last_offset_delta + 1:
+        raise CorruptBatch(f"the batch at offset {header.base_offset} is no batch of a queue")
+    return messages
 
 
-def _origin_and_properties(record: Record) -> tuple[bytes, bytes]:
-    values = dict(record.headers)
-    properties, exchange = values.get(_PROPERTIES), values.get(_EXCHANGE)
-    if properties is None or exchange is None or record.key is None or len(properties) < 2:
-        raise CorruptBatch(f"the record at offset {record.offset} is no AMQP message")
-    return make_origin(exchange, record.key), properties
+def _begin_record(data: bytes, position: int, number: bytes, end: int) -> tuple[int, int]:
+    """(where the key begins, where the record ends); `number` is the offset delta it is to have."""
+    length, start = read_varint(data, position)
+    if length < 0 or start + length > end or not data.startswith(b"\x00\x00" + number, start):
+        raise CorruptBatch(f"the record at {position} is not that of a message")
+    return start + 2 + len(number), start + length
+
+
+def _octets(data: bytes, position: int, end: int) -> tuple[bytes, int, int]:
+    """(the key at `position`, where the value begins, its size), all of it before `end`."""
+    key_size, position = read_varint(data, position)
+    value_size, start = read_varint(data, position + max(key_size, 0))
+    if not 0 <= key_size <= NAME_BYTES_MAX or value_size < 0 or start + value_size > end:
+        raise CorruptBatch(f"a record at {position} reaches behind its end, or has no key")
+    return data[position : position + key_size], start, value_size
+
+
+def _read_headers(octets: bytes) -> tuple[bytes, bytes]:
+    """(properties, exchange) of what `_headers` made."""
+    size, start = read_varint(octets, 3)
+    properties = octets[start : start + max(size, 0)]
+    exchange_size, exchange_start = read_varint(octets, start + max(size, 0) + 2)
+    exchange = octets[exchange_start : exchange_start + max(exchange_size, 0)]
+    if len(properties) < 2 or len(exchange) > NAME_BYTES_MAX or _headers(properties, exchange) != octets:
+        raise CorruptBatch("a record's headers are not those of an AMQP message")
+    return properties, exchange
 
 
 def is_persistent(content: bytes) -> bool:

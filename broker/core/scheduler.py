@@ -9,7 +9,7 @@ that may be long is cut here into slices; whoever drives the broker (the pump, a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -17,6 +17,10 @@ SLICE_UNITS = 1000
 """About a millisecond: what one connection may cost the others before they get their turn."""
 FREE_SLICE = 2000
 """Messages freed in one slice."""
+
+
+def _raise(_: str, error: Exception) -> None:
+    raise error
 
 
 class Dispatchable(Protocol):
@@ -30,11 +34,14 @@ class Dispatchable(Protocol):
 
 
 class Scheduler:
-    """Everything that waits for a later slice. `wake` is called when work appears outside of anybody's turn."""
+    """Everything that waits for a later slice, and what time it is: whoever drives it moves `wall_ms`."""
 
-    __slots__ = ("_jobs", "_trash", "dirty")
+    __slots__ = ("_jobs", "_trash", "dirty", "report", "wall_ms")
 
     def __init__(self) -> None:
+        self.wall_ms = 0
+        self.report: Callable[[str, Exception], None] = _raise
+        """What has gone wrong with one queue and is to be told to an operator: (what it means, why)."""
         self.dirty: deque[Dispatchable] = deque()
         self._jobs: deque[Iterator[int]] = deque()
         self._trash: deque[deque[Any]] = deque()

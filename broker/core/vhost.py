@@ -6,17 +6,21 @@ the face's business and are checked before these calls. Each method either does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from broker.core import arguments as checks
+from broker.core import catalog
 from broker.core.exchange.base import Binding, Choose, Destination
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
+from broker.core.message import Message
 from broker.core.queue import Queue
 from broker.core.scheduler import Scheduler
 from broker.errors import Refused
+from broker.log.log import Log
+from broker.log.store import Store
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 
 DEFAULT_EXCHANGE = ""
@@ -47,12 +51,20 @@ class VHost:
 
     __slots__ = (
         "_choose", "_inbound", "_owned", "binding_count", "epoch", "exchanges", "expiring", "limits", "name",
-        "queues", "scheduler",
+        "queues", "scheduler", "store",
     )  # fmt: skip
 
-    def __init__(self, name: str, scheduler: Scheduler, choose: Choose, limits: VHostLimits | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        scheduler: Scheduler,
+        choose: Choose,
+        limits: VHostLimits | None = None,
+        store: Store | None = None,
+    ) -> None:
         self.name = name
         self.scheduler = scheduler
+        self.store = store  # None keeps everything in memory.
         self.limits = limits or VHostLimits()
         self.epoch = 0
         self.exchanges: dict[str, Exchange] = {}
@@ -128,7 +140,31 @@ class VHost:
         )
         self.exchanges[name] = exchange
         self.epoch += 1
+        if durable:
+            self._keep(catalog.exchange_key(self.name, exchange), catalog.exchange_value(exchange))
         return exchange
+
+    def restore_exchange(self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        """An exchange of the catalog comes back."""
+        self.exchanges[name] = Exchange(
+            name,
+            ROUTERS[known["type"]](arguments, self._choose),
+            durable=True,
+            auto_delete=known["auto_delete"],
+            internal=known["internal"],
+            arguments=arguments,
+        )
+        self.epoch += 1
+
+    def _keep(self, key: bytes, value: bytes) -> None:
+        if self.store is not None:
+            self.store.put(key, value)
+            self.store.promised_count += 1
+
+    def _unkeep(self, key: bytes) -> None:
+        if self.store is not None:
+            self.store.delete(key)
+            self.store.promised_count += 1
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Delete the exchange; one that is not there is no error (RabbitMQ 3.x and later)."""
@@ -145,6 +181,8 @@ class VHost:
     def _drop_exchange(self, exchange: Exchange) -> None:
         del self.exchanges[exchange.name]
         self.epoch += 1
+        if exchange.durable:
+            self._unkeep(catalog.exchange_key(self.name, exchange))
         for binding in list(exchange.bindings.values()):
             self._forget(exchange, binding)
         self._drop_inbound(exchange)
@@ -179,6 +217,8 @@ class VHost:
         if len(self.queues) >= self.limits.queues_max:
             raise self._full("queue", name, self.limits.queues_max)
         checks.check_queue(name, self.name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
+        # An exclusive queue ends with its connection, so no restart finds it, durable or not.
+        keeps = durable and not exclusive and self.store is not None
         queue = Queue(
             name,
             self.name,
@@ -188,15 +228,41 @@ class VHost:
             owner=connection if exclusive else None,
             arguments=arguments,
             now_ms=now_ms,
+            store=self.store,
+            log=self.store.create_log(durable=True) if keeps and self.store is not None else None,
         )
-        queue.on_unused = self.drop_queue
-        self.queues[name] = queue
         if exclusive:
             self._owned.setdefault(connection, set()).add(queue)
+        self._add_queue(queue)
+        if keeps:
+            self._keep(catalog.queue_key(queue), catalog.queue_value(queue))
+        return queue
+
+    def _add_queue(self, queue: Queue) -> None:
+        queue.on_unused = self.drop_queue
+        self.queues[queue.name] = queue
         if queue.expires_ms is not None:
             self.expiring.add(queue)
         self.epoch += 1
-        return queue
+
+    def restore_queue(
+        self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any], log: Log, *, now_ms: int, clean: bool
+    ) -> None:
+        """A queue of the catalog comes back with what is in its log; `clean` says how the last run ended."""
+        queue = Queue(
+            name,
+            self.name,
+            self.scheduler,
+            durable=True,
+            auto_delete=known["auto_delete"],
+            arguments=arguments,
+            now_ms=now_ms,
+            store=self.store,
+            log=log,
+        )
+        assert queue.backlog is not None
+        queue.backlog.recover(queue.cursor, clean=clean)
+        self._add_queue(queue)
 
     def delete_queue(self, name: str, connection: object, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """Delete the queue, 0 when there is none; returns how many ready messages went with it."""
@@ -222,6 +288,8 @@ class VHost:
         if owned is not None:
             owned.discard(queue)
         self._drop_inbound(queue)
+        if queue.kept:
+            self._unkeep(catalog.queue_key(queue))
         queue.close()
 
     def drop_owned(self, connection: object) -> None:
@@ -247,12 +315,32 @@ class VHost:
         if self.binding_count >= self.limits.bindings_max:
             raise Refused(PRECONDITION_FAILED, f"binding limit in vhost '{self.name}' is reached")
         exchange.router.check_binding(routing_key, binding.arguments)
-        history = exchange.add(binding)
-        self._inbound.setdefault(destination, set()).add(binding)
-        self.binding_count += 1
-        self.epoch += 1
+        history = self._add_binding(exchange, binding)
+        if self._is_kept(exchange, destination):
+            self._keep(catalog.binding_key(self.name, binding), catalog.binding_value(binding))
         if history and isinstance(destination, Queue):
             destination.enqueue(history)
+
+    def _add_binding(self, exchange: Exchange, binding: Binding) -> Sequence[Message]:
+        history = exchange.add(binding)
+        self._inbound.setdefault(binding.destination, set()).add(binding)
+        self.binding_count += 1
+        self.epoch += 1
+        return history
+
+    @staticmethod
+    def _is_kept(exchange: Exchange, destination: Destination) -> bool:
+        """A binding is as durable as both of its ends (RabbitMQ)."""
+        if isinstance(destination, Queue):
+            return exchange.durable and destination.kept
+        return exchange.durable and isinstance(destination, Exchange) and destination.durable
+
+    def restore_binding(
+        self, source: str, kind: str, destination: str, routing_key: str, arguments: Mapping[str, Any]
+    ) -> None:
+        """A binding of the catalog comes back."""
+        end: Destination = self.queues[destination] if kind == "queue" else self.exchanges[destination]
+        self._add_binding(self.exchanges[source], Binding(source, end, routing_key, dict(arguments), freeze(arguments)))
 
     def unbind(self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any]) -> None:
         """Remove a binding; one that is not there is no error."""
@@ -269,6 +357,8 @@ class VHost:
 
     def _forget(self, exchange: Exchange, binding: Binding) -> None:
         exchange.remove(binding)
+        if self._is_kept(exchange, binding.destination):
+            self._unkeep(catalog.binding_key(self.name, binding))
         inbound = self._inbound.get(binding.destination)
         if inbound is not None:
             inbound.discard(binding)

@@ -35,7 +35,7 @@ class JournalFile:
 class Write:
     """One frame on its way to the disk."""
 
-    __slots__ = ("_disk", "_epoch", "_target", "parts", "position", "size", "sync", "synced")
+    __slots__ = ("_disk", "_epoch", "_target", "parts", "position", "size", "sync", "synced", "written")
 
     def __init__(
         self,
@@ -56,6 +56,12 @@ class Write:
         self.parts = parts
         self.size = frames.HEADER_SIZE + sum(map(len, parts))
         self.sync = sync
+        self.written = False
+
+    def run(self) -> None:
+        """Write and sync (any thread). Raises OSError; may be tried again as long as it is not `written`."""
+        self.write()
+        self.flush()
 
     def write(self) -> None:
         """Write the frame (any thread). May be tried again after an error: it overwrites its own remains."""
@@ -63,9 +69,11 @@ class Write:
         head = frames.encode(self.position, self.synced, self._epoch, payload)
         target = self._target
         if target.file is None:
-            target.file = self._disk.open(file_name(target.base), create=True)
-            self._disk.sync_folder(FOLDER)
+            file = self._disk.open(file_name(target.base), create=True)
+            self._disk.sync_folder(FOLDER)  # After an error here the next try fails at `create`: no sync is repeated.
+            target.file = file
         target.file.write(self.position - target.base, (head, payload))
+        self.written = True
 
     def flush(self) -> None:
         """Sync it, if it is to be (any thread). After an error the journal is offline for good."""

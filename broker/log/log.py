@@ -95,6 +95,11 @@ class Log:
 
     # What goes in.
 
+    def begin_at(self, offset: int) -> None:
+        """The first offset of an empty log; all before it count as settled."""
+        self.next_offset = offset
+        self.settled.add(0, offset)
+
     def append(self, records: bytes, count: int, timestamp_ms: int, *, volatile: bool = False) -> int:
         """Append `count` rendered records (offset deltas 0, 1, ...); returns the offset of the first."""
         first = self.next_offset

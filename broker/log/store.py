@@ -54,7 +54,8 @@ class Store:
 
     __slots__ = (
         "_catalog_entries", "_dirty", "_next_uuid", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed",
-        "frame", "generation", "handles", "journal", "logs", "next_log", "recovered", "sync", "synced_frame",
+        "frame", "generation", "handles", "journal", "logs", "next_log", "pending_bytes", "promised_count",
+        "recovered", "sync", "synced_frame",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, journal: Journal, new_uuid: Callable[[], bytes]) -> None:
@@ -74,6 +75,10 @@ class Store:
         """Files and folders (with a slash at the end) to be removed once a checkpoint no longer needs them."""
         self.frame = 1
         self.synced_frame = 0
+        self.pending_bytes = 0
+        """About what the frame that is being filled holds; moved by whoever appends."""
+        self.promised_count = 0
+        """Moved by whoever does what a peer will be told of only when it is synced; see `Connection.send_confirms`."""
         self.recovered = Recovered()
         self._next_uuid = new_uuid
         self._catalog_entries: list[bytes] = []
@@ -125,6 +130,7 @@ class Store:
         """Close the frame; None when there is nothing to write. The frame before has to be finished."""
         parts, self._catalog_entries = self._catalog_entries, []
         dirty, self._dirty = self._dirty, []
+        self.pending_bytes = 0
         journal = self.journal
         start = journal.end + HEADER_SIZE
         position = start + sum(map(len, parts))

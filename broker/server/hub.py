@@ -16,6 +16,7 @@ from broker.core.broker import Broker
 from broker.server.amqp import handshake
 from broker.server.amqp.reply_to import ReplyAddresses
 from broker.server.auth import LoginRefused
+from broker.server.durability import Durability
 from broker.server.half_open import HalfOpen
 
 if TYPE_CHECKING:
@@ -30,12 +31,19 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "access", "authenticator", "blocked", "broker", "connections", "half_open", "now_ms", "reply_addresses",
-        "scheduler", "touched", "turns",
+        "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "now_ms",
+        "reply_addresses", "scheduler", "touched", "turns",
     )  # fmt: skip
 
-    def __init__(self, broker: Broker, access: Access, authenticator: Authenticator) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        access: Access,
+        authenticator: Authenticator,
+        durability: Durability | None = None,
+    ) -> None:
         self.broker = broker
+        self.durability = durability  # None keeps everything in memory.
         self.scheduler = broker.scheduler
         self.access = access
         self.authenticator = authenticator
@@ -52,6 +60,8 @@ class Hub:
         self.turns += 1
         if self.scheduler.dirty:
             self.scheduler.dispatch()
+        if self.durability is not None:
+            self.durability.turn_ended()
         touched = self.touched
         for connection in touched:
             connection.touched = False
@@ -59,10 +69,19 @@ class Hub:
                 connection.transport.flush()
         touched.clear()
 
-    def set_alarm(self, reason: str | None) -> None:
-        """Publishers wait for this reason; None lets them go on."""
-        if reason == self.broker.alarm:
+    def set_space(self, there_is: bool) -> None:
+        """The disk is full, or no longer."""
+        self.set_alarm("disk", active=not there_is)
+
+    def set_alarm(self, reason: str, *, active: bool) -> None:
+        """Publishers wait as long as the broker is low on anything (`reason`: "memory", "disk")."""
+        broker = self.broker
+        if active == (reason in broker.alarms):
             return
+        broker.alarms = broker.alarms | {reason} if active else broker.alarms - {reason}
+        self._on_alarm("low on " + " & ".join(sorted(broker.alarms, reverse=True)) if broker.alarms else None)
+
+    def _on_alarm(self, reason: str | None) -> None:
         log.warning("alarm: %s", reason or "cleared")
         self.broker.alarm = reason
         if reason is None:

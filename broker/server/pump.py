@@ -22,6 +22,7 @@ import select
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -275,7 +276,7 @@ class Pump:
 class Poller:
     """The task that gives every connection its turns."""
 
-    __slots__ = ("_bulk", "_epoll", "_hub", "_nursery", "_pumps", "_wake", "limits")
+    __slots__ = ("_bulk", "_epoll", "_hub", "_nursery", "_pumps", "_wake", "_watched", "limits")
 
     def __init__(self, hub: Hub, nursery: trio.Nursery, limits: PumpLimits | None = None) -> None:
         self._hub = hub
@@ -288,7 +289,8 @@ class Poller:
         self._wake = socket.socketpair()
         for end in self._wake:
             end.setblocking(False)
-        self._epoll.register(self._wake[0].fileno(), _IN)
+        self._watched: dict[int, Callable[[], None]] = {}
+        self.watch(self._wake[0].fileno(), self._drop_wakes)
 
     def add(self, pump: Pump) -> None:
         """A new connection."""
@@ -299,6 +301,11 @@ class Poller:
         """A connection is about to be closed."""
         if self._pumps.pop(pump.fd, None) is not None:
             self._epoll.unregister(pump.fd)
+
+    def watch(self, fd: int, collect: Callable[[], None]) -> None:
+        """Call `collect` within a turn whenever `fd` is readable."""
+        self._watched[fd] = collect
+        self._epoll.register(fd, _IN)
 
     def modify(self, pump: Pump, interest: int) -> None:
         """What epoll is to report of a connection."""
@@ -379,7 +386,9 @@ class Poller:
         for fd, mask in events:
             pump = pumps.get(fd)
             if pump is None:
-                self._drop_wakes(fd)
+                collect = self._watched.get(fd)
+                if collect is not None:
+                    collect()
                 continue
             try:
                 if mask & _OUT:
@@ -407,9 +416,8 @@ class Poller:
                 break
         return now
 
-    def _drop_wakes(self, fd: int) -> None:
-        if fd == self._wake[0].fileno():
-            self._wake[0].recv(4096)
+    def _drop_wakes(self) -> None:
+        self._wake[0].recv(4096)
 
     @staticmethod
     def _bug(pump: Pump) -> None:

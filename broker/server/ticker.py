@@ -37,6 +37,7 @@ class Ticker:
     """`lag_ms_max` is the worst delay of the loop since the last time it was read through `take_lag`."""
 
     __slots__ = (
+        "_disk_free_bytes_min",
         "_handshake_timeout_ms",
         "_hub",
         "_memory_watermark_bytes",
@@ -46,9 +47,15 @@ class Ticker:
     )
 
     def __init__(
-        self, hub: Hub, handshake_timeout_ms: int, memory_watermark_bytes: int, send_timeout_ms: int = 30_000
+        self,
+        hub: Hub,
+        handshake_timeout_ms: int,
+        memory_watermark_bytes: int,
+        send_timeout_ms: int = 30_000,
+        disk_free_bytes_min: int = 0,
     ) -> None:
         self._hub = hub
+        self._disk_free_bytes_min = disk_free_bytes_min
         self._handshake_timeout_ms = handshake_timeout_ms
         self._memory_watermark_bytes = memory_watermark_bytes
         self._send_timeout_ms = send_timeout_ms
@@ -68,19 +75,25 @@ class Ticker:
         """Tick for ever."""
         hub = self._hub
         self._watch_memory()
+        self._watch_disk()
         ticks = 0
         due = trio.current_time()
         while True:
             due = max(due + TICK_MS / 1000, trio.current_time())
             await trio.sleep_until(due)
             self.lag_ms_max = max(self.lag_ms_max, (trio.current_time() - due) * 1000)
-            hub.now_ms = time.monotonic_ns() // 1_000_000
+            elapsed_ms = time.monotonic_ns() // 1_000_000 - hub.now_ms
+            hub.now_ms += elapsed_ms
+            hub.scheduler.wall_ms = hub.wall_ms()
             hub.broker.tick(hub.now_ms)
+            if hub.durability is not None:
+                hub.durability.flusher.tick(elapsed_ms)
             ticks += 1
             if ticks % SWEEP_TICKS == 0:
                 for connection in list(hub.connections):
                     self._watch(connection, hub.now_ms)
                 self._watch_memory()
+                self._watch_disk()
             scheduler = hub.broker.scheduler
             hub.end_turn()
             while scheduler.busy:
@@ -122,9 +135,18 @@ class Ticker:
         connection.transport.close()
         return True
 
+    def _watch_disk(self) -> None:
+        durability = self._hub.durability
+        if durability is not None and not durability.flusher.full:
+            free = durability.store.disk.free_bytes()
+            if free < self._disk_free_bytes_min:
+                self._hub.set_alarm("disk", active=True)
+            elif free > self._disk_free_bytes_min * 1.05:
+                self._hub.set_alarm("disk", active=False)
+
     def _watch_memory(self) -> None:
         self.resident_bytes = resident_bytes()
         if self.resident_bytes > self._memory_watermark_bytes:
-            self._hub.set_alarm("low on memory")
+            self._hub.set_alarm("memory", active=True)
         elif self.resident_bytes < self._memory_watermark_bytes * 0.95:
-            self._hub.set_alarm(None)
+            self._hub.set_alarm("memory", active=False)

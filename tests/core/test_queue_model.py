@@ -97,9 +97,11 @@ class QueueMachine(RuleBasedStateMachine):
         """The oldest deliveries of a consumer are acknowledged."""
         if not taker.no_ack:
             ended = min(count, taker.in_flight)
-            del taker.got[: len(taker.got) - taker.in_flight + ended]
+            start = len(taker.got) - taker.in_flight
+            offsets = [offset for offset, _ in taker.got[start : start + ended]]
+            del taker.got[: start + ended]
             taker.seen = len(taker.got)
-            self.queue.settle(ended)
+            self.queue.settle(offsets)
             taker.settled(ended)
             self.settle()
 
@@ -127,7 +129,7 @@ class QueueMachine(RuleBasedStateMachine):
         message, offset = self.queue.get()
         assert offset == min(self.ready)
         assert self.ready.pop(offset) == message[0][0]
-        self.queue.settle(1)
+        self.queue.settle((offset,))
         self.settle()
 
     @rule()

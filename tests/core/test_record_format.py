@@ -1,12 +1,14 @@
 """Messages as records: they come back as they went in, whatever their shape, and Kafka's layout is kept."""
 
+import contextlib
+
 import hypothesis.strategies as st
 from hypothesis import given
 
 from broker.core.message import make_origin, origin_names
 from broker.core.record_format import is_persistent, read, render
 from protocol.amqp import content as wire
-from protocol.kafka.records import encode_batch, parse_header, read_records
+from protocol.kafka.records import CorruptBatch, encode_batch, parse_header, read_records
 
 names = st.binary(max_size=60)
 modes = st.sampled_from([(0, b""), (wire.DELIVERY_MODE, b"\x01"), (wire.DELIVERY_MODE, b"\x02")])
@@ -36,27 +38,48 @@ def batch(records, count):
     return encode_batch(7, count - 1, count, records, leader_epoch=3, base_timestamp_ms=5, max_timestamp_ms=5)
 
 
+def rendered(some):
+    """(batch, the messages in it) of each stretch that is or is not persistent."""
+    taken = 0
+    for persistent, records, count in render(some):
+        stretch = some[taken : taken + count]
+        assert all(is_persistent(content) == persistent for _, content in stretch)
+        yield batch(records, count), stretch
+        taken += count
+    assert taken == len(some)
+
+
 @given(messages())
 def test_they_come_back(some):
-    """Origin, properties and body of each, in order, with their offsets."""
-    data = batch(render(some), len(some))
-    back = list(read(data, 0, parse_header(data)))
-    assert [offset for offset, _ in back] == list(range(7, 7 + len(some)))
-    for (origin, content), (_, (new_origin, new_content)) in zip(some, back, strict=True):
-        assert new_origin == origin
-        assert wire.header_payload(new_content) == wire.header_payload(content)
-        assert wire.body(new_content) == wire.body(content)
-        assert is_persistent(new_content) == is_persistent(content)
+    """Origin, properties and body of each, in order, in stretches that agree on persistence."""
+    for data, stretch in rendered(some):
+        back = read(data, 0, parse_header(data))
+        assert len(back) == len(stretch)
+        for (origin, content), (new_origin, new_content) in zip(stretch, back, strict=True):
+            assert new_origin == origin
+            assert wire.header_payload(new_content) == wire.header_payload(content)
+            assert wire.body(new_content) == wire.body(content)
+            assert is_persistent(new_content) == is_persistent(content)
 
 
 @given(messages())
 def test_kafkas_layout(some):
     """Key, value and headers are those of the table in `record_format`."""
-    data = batch(render(some), len(some))
-    for record, (origin, content) in zip(read_records(data, 0, parse_header(data)), some, strict=True):
-        exchange, routing_key = origin[2 : 2 + origin[1]], origin[3 + origin[1] : -1]
-        assert (record.key, record.value) == (routing_key, wire.body(content))
-        assert record.headers == ((b"p", wire.header_payload(content)[12:]), (b"x", exchange))
+    for data, stretch in rendered(some):
+        for record, (origin, content) in zip(read_records(data, 0, parse_header(data)), stretch, strict=True):
+            exchange, routing_key = origin[2 : 2 + origin[1]], origin[3 + origin[1] : -1]
+            assert (record.key, record.value) == (routing_key, wire.body(content))
+            assert record.headers == ((b"p", wire.header_payload(content)[12:]), (b"x", exchange))
+
+
+@given(messages(), st.data())
+def test_other_octets_are_refused(some, draw):
+    """Whatever is changed in a batch: CorruptBatch or other messages, no other error (the checksum comes before)."""
+    for data, _ in rendered(some):
+        at = draw.draw(st.integers(61, len(data) - 1))
+        bad = data[:at] + bytes([data[at] ^ draw.draw(st.integers(1, 255))]) + data[at + 1 :]
+        with contextlib.suppress(CorruptBatch):
+            read(bad, 0, parse_header(bad))
 
 
 def test_persistence_behind_other_properties():

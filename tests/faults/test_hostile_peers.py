@@ -297,7 +297,7 @@ def test_the_loop_is_not_held(broker):
 def test_sigterm_drains_and_a_second_one_does_not_wait():
     """SIGTERM: connection.close 320 to everybody and exit 0. A second one while a peer hangs: exit at once."""
     command = [sys.executable, "-m", "tools.cli.main", "serve", "--set", "listeners.amqp=127.0.0.1:0",
-               "--set", "listeners.http=off"]  # fmt: skip
+               "--set", "listeners.http=off", "--data", "memory"]  # fmt: skip
 
     def start():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

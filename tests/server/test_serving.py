@@ -84,12 +84,12 @@ def test_sighup_swaps_users_or_keeps_the_old_ones(tmp_path):
 
 
 def test_the_ready_line_says_that_storage_is_memory():
-    """Nothing pretends to be durable: the contract's ready line ends in storage=memory."""
+    """Nothing pretends to be durable: without a data directory the ready line ends in storage=memory."""
     import subprocess
     import sys
 
     command = [sys.executable, "-m", "tools.cli.main", "serve", "--set", "listeners.amqp=[::1]:0", "--set",
-               "listeners.http=off"]  # fmt: skip
+               "listeners.http=off", "--data", "memory"]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         line = process.stdout.readline().split()
         process.send_signal(signal.SIGTERM)

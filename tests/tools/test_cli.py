@@ -95,6 +95,6 @@ def test_config_check(tmp_path):
 
 def test_a_port_in_use_is_named(broker):
     """serve exits with 1 and a sentence that names the address."""
-    code, _, err = jackalope(None, "serve", "--set", f"listeners.amqp={broker.host}:{broker.port}")
+    code, _, err = jackalope(None, "serve", "--data", "memory", "--set", f"listeners.amqp={broker.host}:{broker.port}")
     assert code == 1
     assert f"cannot listen on {broker.host}:{broker.port}" in err

@@ -3,8 +3,12 @@
 Budget: 0.15 µs per message taken in a batch; held by `jackalope bench amqp` (rows autoack, multiack, ack1). Pure.
 A message's *offset* is its number in the queue, from 0. Taking leases it, `release` returns it, acknowledging ends it.
 
+`head` holds the next messages in order. Their offsets are consecutive as a rule; where they are not (some in between
+were settled before a restart, or have expired) they are *runs*: the first is [head_offset, run_end), the others stand
+in `runs`, and the last one has no end. What is behind the head may lie in a log, see `core.backlog`.
+
 Invariant: every returned offset lies below `head_offset` (it was taken once), so that serving what was returned first,
-lowest offset first, restores the original order. Priorities, expiry and settled bitmaps of durable queues attach here.
+lowest offset first, restores the original order.
 """
 
 from __future__ import annotations
@@ -17,33 +21,62 @@ from broker.core.message import Message
 
 BATCH_MAX = 256
 """Messages taken at once: long enough to spread the cost of a take, short enough for others to get their turn."""
+ENDLESS = 1 << 63
+"""The end of the last run: it grows."""
 
 
 class LeaseCursor:
-    """The ready messages of one in-memory queue, and those that were returned."""
+    """The ready messages of one queue that are in memory, and those that were returned."""
 
-    __slots__ = ("head", "head_offset", "leased_count", "returned")
+    __slots__ = ("head", "head_offset", "leased_count", "returned", "run_end", "runs", "unloaded_count")
 
     def __init__(self) -> None:
         self.head: deque[Message] = deque()
         self.head_offset = 0
+        self.run_end = ENDLESS
+        self.runs: deque[tuple[int, int]] = deque()
         self.leased_count = 0
+        self.unloaded_count = 0
+        """Ready messages behind the head that are not in memory."""
         self.returned: list[tuple[int, Message]] = []
 
     @property
     def ready_count(self) -> int:
         """Messages that can be taken now."""
-        return len(self.head) + len(self.returned)
+        return len(self.head) + len(self.returned) + self.unloaded_count
+
+    @property
+    def tail_offset(self) -> int:
+        """The offset behind the last message of the head."""
+        if not self.runs:
+            return self.head_offset + len(self.head)
+        behind = sum(end - first for first, end in list(self.runs)[:-1]) + self.run_end - self.head_offset
+        return self.runs[-1][0] + len(self.head) - behind
+
+    def extend(self, first: int, messages: Iterable[Message], tail_offset: int) -> None:
+        """Append messages from offset `first` on, which may leave a gap behind `tail_offset`."""
+        if not self.head:
+            self.head_offset, self.run_end = first, ENDLESS
+            self.runs.clear()
+        elif first != tail_offset:
+            if self.runs:
+                self.runs[-1] = (self.runs[-1][0], tail_offset)
+            else:
+                self.run_end = tail_offset
+            self.runs.append((first, ENDLESS))
+        self.head.extend(messages)
 
     def take(self, count: int) -> tuple[list[Message], Sequence[int]]:
         """Lease up to `count` messages, lowest offset first; returns them with their offsets.
 
-        Returned messages are not mixed with fresh ones in one answer, so it may be shorter than what is ready.
+        An answer has either returned messages or one run of fresh ones, so it may be shorter than what is ready.
         """
         if self.returned:
             return self._take_returned(count)
         head = self.head
         first = self.head_offset
+        if first + count > self.run_end:
+            count = self.run_end - first
         if count >= len(head):
             messages = list(head)
             head.clear()
@@ -51,9 +84,11 @@ class LeaseCursor:
             popleft = head.popleft
             messages = [popleft() for _ in range(count)]
         taken = len(messages)
-        self.head_offset = first + taken
+        self.head_offset = end = first + taken
+        if end == self.run_end:
+            self.head_offset, self.run_end = self.runs.popleft()
         self.leased_count += taken
-        return messages, range(first, first + taken)
+        return messages, range(first, end)
 
     def _take_returned(self, count: int) -> tuple[list[Message], list[int]]:
         returned = self.returned
@@ -80,7 +115,10 @@ class LeaseCursor:
         """Drop everything ready; returns the count, and the containers for somebody to free at leisure."""
         count = self.ready_count
         garbage: list[Sequence[object]] = [self.head, self.returned]
-        self.head_offset += len(self.head)
+        self.head_offset = self.tail_offset
+        self.run_end = ENDLESS
+        self.runs.clear()
         self.head = deque()
         self.returned = []
+        self.unloaded_count = 0
         return count, garbage

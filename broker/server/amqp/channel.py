@@ -34,6 +34,7 @@ from protocol.amqp.methods import DECODERS, NAMES, method_number
 
 if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
+    from broker.server.durability import Waiting
 
 Handler = Callable[..., None]
 HANDLERS: dict[int, Handler] = {}
@@ -82,9 +83,10 @@ class Channel:
     """State of one open channel of one connection."""
 
     __slots__ = (
-        "_get_holders", "ack_head", "assembly", "closing", "confirmed_seq", "confirming", "connection", "consumers",
+        "_get_holders", "ack_head", "answered_seq", "assembly", "closing", "confirmed_seq", "confirming", "connection",
+        "consumers",
         "head", "in_flight", "last_queue", "lowest_tag", "next_consumer_prefetch", "next_tag", "number", "prefetch",
-        "publish_seq", "reply_consumer", "transaction", "unacked",
+        "publish_seq", "reply_consumer", "transaction", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, number: int) -> None:
@@ -106,7 +108,9 @@ class Channel:
         self._get_holders: dict[int, GetHolder] = {}
         self.confirming = False
         self.publish_seq = 0
-        self.confirmed_seq = 0
+        self.answered_seq = 0  # Up to here confirms were sent, or wait for the disk.
+        self.confirmed_seq = 0  # Up to here they were sent.
+        self.waiting: Waiting | None = None
         self.transaction: Transaction | None = None
 
     @property
@@ -247,22 +251,42 @@ class Channel:
         connection.units -= units
         connection.published_count += count
         if self.confirming:
-            if self.publish_seq == self.confirmed_seq:
+            if self.publish_seq == self.answered_seq:
                 connection.unconfirmed.append(self)
             self.publish_seq += count
 
     def send_confirms(self) -> None:
-        """One basic.ack for everything published since the last; in memory all of it is finished."""
-        pending = self.publish_seq - self.confirmed_seq
-        if pending and not self.closing:
-            self.confirmed_seq = self.publish_seq
-            self.connection.send(_CONFIRM.pack(METHOD, self.number, 13, 60, 80, self.publish_seq, pending > 1, 0xCE))
+        """One basic.ack for everything published since the last, now or when it is durable."""
+        if self.publish_seq == self.answered_seq or self.closing:
+            return
+        self.answered_seq = self.publish_seq
+        connection = self.connection
+        durability = connection.durability
+        if durability is not None and (self.waiting or durability.store.promised_count != connection.promised_seen):
+            durability.wait(self)
+        else:
+            self.confirm(self.publish_seq)
+
+    def confirm(self, seq: int) -> None:
+        """basic.ack for everything up to `seq`."""
+        if not self.closing:
+            multiple = seq - self.confirmed_seq > 1
+            self.confirmed_seq = seq
+            self.connection.send(_CONFIRM.pack(METHOD, self.number, 13, 60, 80, seq, multiple, 0xCE))
+
+    def refuse(self, seq: int) -> None:
+        """basic.nack for everything up to `seq`: it is not durable and will not be."""
+        if not self.closing:
+            self.confirmed_seq = seq
+            self.reply("basic.nack", seq, True, False)
 
     def send_nack(self) -> None:
         """Refuse one publish on a confirm channel."""
         self.send_confirms()
         self.publish_seq += 1
-        self.confirmed_seq = self.publish_seq
+        self.answered_seq = self.publish_seq
+        if self.waiting is None:
+            self.confirmed_seq = self.publish_seq
         self.reply("basic.nack", self.publish_seq, False, False)
 
     # Leases.

@@ -48,6 +48,8 @@ ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
 PIECES_MAX = 4096
 """Pieces on `out` before they are written in the middle of a turn."""
+PARKING_CLASSES = (40, 50, 90)
+"""exchange, queue, tx: what these change may have to be durable before it is answered."""
 WRITE_SOON_BYTES = 262_144
 """Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
 
@@ -81,6 +83,7 @@ class Connection:
         "culprit",
         "current",
         "drop_at_ms",
+        "durability",
         "external_name",
         "finished",
         "frame_max",
@@ -94,9 +97,11 @@ class Connection:
         "need",
         "out",
         "out_size",
+        "parked",
         "peer",
         "ports",
         "probe",
+        "promised_seen",
         "published_count",
         "received_octets",
         "regular_size_max",
@@ -122,6 +127,8 @@ class Connection:
     ) -> None:
         self.hub = hub
         self.broker: Broker = hub.broker
+        self.durability = hub.durability
+        self.promised_seen = 0
         self.settings = settings
         self.peer = peer
         self.external_name = external_name  # From a verified client certificate.
@@ -153,6 +160,7 @@ class Connection:
         self.culprit = (0, 0)
         self.unconfirmed: list[Channel] = []
         self.held: HeldPublishes | None = None
+        self.parked: list[bytes] | None = None  # Replies that wait for the disk, and everything behind them.
         self.transport: Any = None  # Who writes `out`: the pump; None in tests that drain it themselves.
         self.out: list[bytes] = []
         self.out_size = 0  # An upper bound of the content octets on `out`.
@@ -176,8 +184,8 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        """Nothing may be taken now: a login is under way, or the alarm holds this publisher."""
-        return self.login is not None or (self.held is not None and self.held.full)
+        """Nothing may be taken now: a login is under way, a reply waits for the disk, or an alarm holds this peer."""
+        return self.login is not None or self.parked is not None or (self.held is not None and self.held.full)
 
     @property
     def has_said_all(self) -> bool:
@@ -206,6 +214,11 @@ class Connection:
         self.units = SLICE_UNITS
         if self.vhost is not None:
             self.check_epoch()
+        durability = self.durability
+        if durability is not None:
+            self.promised_seen = durability.store.promised_count
+            if self.published_count and durability.congested and not self.paused:
+                self.park([])
         while not self.paused and not self.finished:
             try:
                 self._take()
@@ -288,12 +301,42 @@ class Connection:
                 self.broker.scheduler.dispatch()
             if payload[:2] == b"\x00\x0a":
                 raise PeerError(503, "unimplemented method", 10, int.from_bytes(payload[2:4], "big"))
-            channel.on_method(payload)
+            if self.durability is not None and payload[1] in PARKING_CLASSES:
+                self._on_durable_method(channel, payload)
+            else:
+                channel.on_method(payload)
             self.check_epoch()
         elif frame_type == HEADER:
             channel.on_header(payload)
         else:
             channel.on_body(payload)
+
+    def _on_durable_method(self, channel: Channel, payload: bytes) -> None:
+        """A method whose answer may have to wait until what it says is durable."""
+        assert self.durability is not None
+        store = self.durability.store
+        promised, said = store.promised_count, len(self.out)
+        channel.on_method(payload)
+        if store.promised_count != promised and len(self.out) > said:
+            replies = self.out[said:]
+            del self.out[said:]
+            self.park(replies)
+
+    def park(self, replies: list[bytes]) -> None:
+        """Say these, and go on reading, when what was done so far is durable."""
+        assert self.durability is not None
+        self.parked = replies
+        self.durability.park(self)
+
+    def unpark(self) -> None:
+        """It is durable."""
+        replies, self.parked = self.parked, None
+        if self.released or replies is None:
+            return
+        for reply in replies:
+            self.send(reply)
+        if self.transport is not None:
+            self.transport.resume()
 
     def _on_unopened(self, frame_type: int, number: int, payload: bytes) -> None:
         method = int.from_bytes(payload[:4], "big") if frame_type == METHOD else 0
@@ -368,6 +411,7 @@ class Connection:
             return
         self.released = True
         self.held = None
+        self.parked = None
         self.send_confirms()
         self.unconfirmed.clear()
         for channel in list(self.channels.values()):

@@ -119,7 +119,7 @@ def _get(channel: Channel, _ticket: int, name: str, no_ack: bool) -> None:
     tag = channel.next_tag
     channel.next_tag += 1
     if no_ack:
-        queue.settle(1)
+        queue.settle((offset,))
     else:
         holder = channel.get_holder(queue)
         holder.in_flight += 1

@@ -8,7 +8,9 @@ that a multiple ack never looks at a tag twice.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from broker.core.queue import Holder, Lease, Queue
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 ACK_TAIL = b"\x00\x00\x00\x0d\x00\x3c\x00\x50"
 """Frame size 13, class basic, method ack: with type and channel before it the constant start of an ack frame."""
 ACK_FRAME = struct.Struct(">11sQBB")
+_HOLDER, _OFFSET = itemgetter(0), itemgetter(1)
 MULTIPLE_SLICE = 4096
 """Leases that one multiple ack ends before others get their turn."""
 RETURN_SLICE = 2048
@@ -47,7 +50,7 @@ def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
             lease = channel.unacked.pop(tag, None)
             if lease is None:
                 raise unknown_tag(tag)
-            finish(lease[0], 1)
+            finish(lease[0], (lease[1],))
             channel.connection.units -= 1
             return end
     count = min((end - position) // ACK_FRAME.size, MULTIPLE_SLICE)
@@ -74,22 +77,22 @@ def end_each(channel: Channel, tags: Iterable[int]) -> None:
     """These deliveries are acknowledged one by one."""
     pop = channel.unacked.pop
     holder: Holder | None = None
-    count = 0
+    offsets: list[int] = []
     for tag in tags:
         lease = pop(tag, None)
         if lease is None:
             if holder is not None:
-                finish(holder, count)
+                finish(holder, offsets)
             raise unknown_tag(tag)
         if lease[0] is not holder:
             if holder is not None:
-                finish(holder, count)
+                finish(holder, offsets)
             holder = lease[0]
-            count = 0
-        count += 1
+            offsets = []
+        offsets.append(lease[1])
     if holder is not None:
-        finish(holder, count)
-        channel.connection.units -= count
+        finish(holder, offsets)
+        channel.connection.units -= len(offsets)
 
 
 def take_leases(channel: Channel, tag: int, multiple: bool, slice_max: int) -> tuple[list[Lease], bool]:
@@ -124,23 +127,14 @@ def end_up_to(channel: Channel, tag: int, slice_max: int) -> bool:
 
 def end_leases(leases: Iterable[Lease]) -> None:
     """Leases that are over for good, grouped by who held them."""
-    holder: Holder | None = None
-    count = 0
-    for lease in leases:
-        if lease[0] is not holder:
-            if holder is not None:
-                finish(holder, count)
-            holder = lease[0]
-            count = 0
-        count += 1
-    if holder is not None:
-        finish(holder, count)
+    for holder, group in groupby(leases, _HOLDER):
+        finish(holder, list(map(_OFFSET, group)))
 
 
-def finish(holder: Holder, count: int) -> None:
-    """`count` leases of one holder are over for good."""
-    holder.queue.settle(count)
-    holder.settled(count)
+def finish(holder: Holder, offsets: Sequence[int]) -> None:
+    """Leases of one holder are over for good."""
+    holder.queue.settle(offsets)
+    holder.settled(len(offsets))
 
 
 def take_all(channel: Channel, tag: int) -> list[Lease]:

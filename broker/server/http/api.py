@@ -151,7 +151,7 @@ def _overview(request: Request) -> dict[str, Any]:
         "loop_lag_ms_max": statistics["loop_lag_ms_max"],
         "mem_used": statistics["resident_bytes"],
         "alarm": hub.broker.alarm,
-        "storage": "memory",
+        "storage": "memory" if hub.durability is None else "disk",
     }
 
 

@@ -126,7 +126,7 @@ def get(queue: Queue, count: int, ackmode: str, encoding: str, truncate: int | N
     if ackmode.endswith("true"):
         queue.release(leases)
     else:
-        queue.settle(len(leases))
+        queue.settle([offset for _, offset, _ in leases])
     return shown
 
 

@@ -93,6 +93,20 @@ class HttpServer:
             log.warning("login refused: %s", error)
             raise refused from None
 
+    async def answer(self, method: str, target: str, body: bytes, user: User) -> Any:
+        """Like `respond`, once what the request has changed is durable. Raises HttpError."""
+        durability = self._hub.durability
+        if durability is None:
+            return self.respond(method, target, body, user)
+        promised = durability.store.promised_count
+        result = self.respond(method, target, body, user)
+        if durability.store.promised_count != promised:
+            try:
+                await durability.synced()
+            except OSError as error:
+                raise HttpError(500, "storage_failed", str(error)) from None
+        return result
+
     def respond(self, method: str, target: str, body: bytes, user: User) -> Any:
         """The answer to an authenticated request. Raises HttpError."""
         parts, query = split_target(target)
@@ -210,7 +224,7 @@ class _Exchanges:
             method = request.method.decode("ascii")
             if method == "HEAD":
                 self._without_body, method = True, "GET"
-            result = self._server.respond(method, request.target.decode("ascii"), body, user)
+            result = await self._server.answer(method, request.target.decode("ascii"), body, user)
         except HttpError as error:
             await self._send(error.status, error.body)
             return

@@ -310,13 +310,13 @@ def test_the_connection_is_blocked_at_its_first_publish(world):
     consumer = world.connect()
     publisher.declare("q")
     consumer.consume("q", no_ack=True)
-    world.hub.set_alarm("low on memory")
+    world.hub.set_alarm("memory", active=True)
     assert publisher.frames() == []
     publisher.publish("q", b"held")
     assert publisher.frames() == [("connection.blocked", 0, ("low on memory",))]
     assert publisher.machine.paused
     assert deliveries(consumer.frames()) == []
-    world.hub.set_alarm(None)
+    world.hub.set_alarm("memory", active=False)
     assert publisher.frames() == [("connection.unblocked", 0, ())]
     assert not publisher.machine.paused
     assert [body for *_, body in deliveries(consumer.frames())] == [b"held"]
@@ -327,7 +327,7 @@ def test_consumers_and_the_silent_go_on_under_an_alarm(world):
     plain, consumer = world.connect(), world.connect()
     plain.declare("q")
     plain.publish("q", b"before")
-    world.hub.set_alarm("low on disk")
+    world.hub.set_alarm("disk", active=True)
     assert plain.publish("q", b"held").frames() == []
     assert consumer.get("q")[2] == b"before"
     consumer.send(1, "basic.ack", 1, False)

@@ -44,7 +44,7 @@ def test_overview_says_who_it_is_and_what_storage_means(api):
     status, overview = ask(api, "GET", "/api/overview")
     assert status == 200
     assert overview["product_name"] == "Jackalope"
-    assert overview["storage"] == "memory"
+    assert overview["storage"] == "disk"
     assert overview["object_totals"]["exchanges"] == 6  # Five predeclared and the default one.
 
 

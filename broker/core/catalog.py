@@ -1,0 +1,93 @@
+"""The catalog: what is declared durable, as keys and octets of the store, and back.
+
+A value is two field tables (`protocol.amqp.fields`): what is known of it, and its arguments, which so keep their types
+and may be as deep as on the wire. Exclusive queues are not in it: they go with their connection, so with the process.
+
+| key | the first table |
+|---|---|
+| `x` vhost, name | type, auto_delete, internal |
+| `q` vhost, name | auto_delete, number of the log |
+| `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from broker.core.exchange.base import Binding
+from broker.core.exchange.exchange import Exchange
+from broker.core.queue import Queue
+from protocol.amqp.fields import decode_table, encode_table
+
+EXCHANGE, QUEUE, BINDING = b"x", b"q", b"b"
+
+
+class Entry(NamedTuple):
+    """One key and value, taken apart: `names` are the parts of the key as its kind has them."""
+
+    kind: bytes
+    names: tuple[str, ...]
+    known: dict[str, Any]
+    arguments: dict[str, Any]
+
+
+def _key(kind: bytes, *names: str) -> bytes:
+    parts = [kind]
+    for name in names:
+        raw = name.encode()
+        parts += (len(raw).to_bytes(2, "big"), raw)
+    return b"".join(parts)
+
+
+def exchange_key(vhost: str, exchange: Exchange) -> bytes:
+    """The key of an exchange."""
+    return _key(EXCHANGE, vhost, exchange.name)
+
+
+def exchange_value(exchange: Exchange) -> bytes:
+    """Its definition."""
+    known = {"type": exchange.type, "auto_delete": exchange.auto_delete, "internal": exchange.internal}
+    return encode_table(known) + encode_table(exchange.arguments)
+
+
+def queue_key(queue: Queue) -> bytes:
+    """The key of a queue."""
+    return _key(QUEUE, queue.vhost, queue.name)
+
+
+def queue_value(queue: Queue) -> bytes:
+    """Its definition, and which log is its."""
+    assert queue.backlog is not None
+    known = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.number}
+    return encode_table(known) + encode_table(queue.arguments)
+
+
+def binding_key(vhost: str, binding: Binding) -> bytes:
+    """The key of a binding."""
+    kind = "queue" if isinstance(binding.destination, Queue) else "exchange"
+    digest = sha256(encode_table(binding.arguments)).hexdigest()[:32]
+    return _key(BINDING, vhost, binding.source, kind, binding.destination.name, binding.routing_key, digest)
+
+
+def binding_value(binding: Binding) -> bytes:
+    """Its arguments."""
+    return encode_table({}) + encode_table(binding.arguments)
+
+
+def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry]:
+    """The entries: exchanges, then queues, then bindings, so that each finds what it needs."""
+    for wanted in (EXCHANGE, QUEUE, BINDING):
+        for key, value in catalog.items():
+            if key[:1] == wanted:
+                known, position = decode_table(value)
+                yield Entry(wanted, tuple(_names(key)), known, decode_table(value, position)[0])
+
+
+def _names(key: bytes) -> Iterator[str]:
+    position = 1
+    while position < len(key):
+        end = position + 2 + int.from_bytes(key[position : position + 2], "big")
+        yield key[position + 2 : end].decode()
+        position = end

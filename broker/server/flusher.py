@@ -1,0 +1,189 @@
+"""Takes frames to the disk and checkpoints along, off the loop; tells the hub what is durable.
+
+One frame is on its way at a time, in a thread of its own; what turns do meanwhile gathers in the next one. So the sync
+itself decides how much is committed together, and no timer is needed. Checkpoint jobs have a second thread.
+
+    idle --turn ended, something to write--> writing --done--> idle, or the next frame at once
+                                               |--no space--> waits RETRY_MS, writes the same again
+                                               |--sync failed, any other error--> failed, for good
+
+A failed sync is never tried again: the kernel has forgotten what it could not write, and the next sync would lie.
+Whoever owns the loop watches `fd` and calls `collect` when it is readable, `turn_ended` after each turn, `tick` now
+and then.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+
+from broker.log.checkpoint import Checkpoint, Step
+from broker.log.store import Cut, Store
+
+log = logging.getLogger("jackalope.storage")
+
+RETRY_MS = 200
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+Job = Callable[[], None]
+
+
+class Worker:
+    """A thread that runs one job at a time; `results` gets (job, error or None), `fd` becomes readable."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self._fd = fd
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.results: SimpleQueue[OSError | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Run the job as soon as the one before is done."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """Finish what was submitted, then end."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            error = None
+            try:
+                job()
+            except OSError as failed:
+                error = failed
+            self.results.put(error)
+            os.eventfd_write(self._fd, 1)
+
+
+class Flusher:
+    """See the module. `on_synced(frame)` is called when everything up to a frame is durable."""
+
+    def __init__(self, store: Store, on_synced: Callable[[int], None], on_failed: Callable[[OSError], None],
+                 on_space: Callable[[bool], None]) -> None:  # fmt: skip
+        self.store = store
+        self.failed: OSError | None = None
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._on_synced = on_synced
+        self._on_failed = on_failed
+        self._on_space = on_space
+        self._writer = Worker("journal", self.fd)
+        self._copier = Worker("checkpoint", self.fd)
+        self._cut: Cut | None = None
+        self.full = False  # The last write found no space.
+        self._retry_ms: int | None = None
+        self._steps: Iterator[Step] | None = None
+        self._copying = False
+        self.waiting_frame = 0
+        """Somebody waits for this frame although it may stay empty."""
+        self.frames_count = 0
+        self.checkpoints_count = 0
+
+    # Frames.
+
+    def turn_ended(self) -> None:
+        """Send what has gathered on its way, unless a frame is under way."""
+        store = self.store
+        while self._cut is None and (store.dirty or self.waiting_frame >= store.frame) and self.failed is None:
+            cut = store.cut()
+            if cut is None:
+                self._on_synced(store.synced_frame)
+            else:
+                self._cut = cut
+                self._writer.submit(cut.write.run)
+
+    def collect(self) -> None:
+        """Something is done: tell who waits for it, and go on."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return  # Collected already.
+        while not self._writer.results.empty():
+            self._written(self._writer.results.get())
+        while not self._copier.results.empty():
+            self._copying = False
+            error = self._copier.results.get()
+            if error is not None:
+                self._fail(error)
+        self._advance()
+        self.turn_ended()
+
+    def _written(self, error: OSError | None) -> None:
+        cut = self._cut
+        assert cut is not None
+        if error is None:
+            self._cut = None
+            self.frames_count += 1
+            self.store.finish(cut)
+            if self.full:
+                self.full = False
+                self._on_space(True)
+            self._on_synced(cut.frame)
+        elif error.errno in NO_SPACE and not cut.write.written:
+            if not self.full:
+                self.full = True
+                log.error("no space left: publishers wait until there is some: %s", error)
+                self._on_space(False)
+            self._retry_ms = RETRY_MS
+        else:
+            self._fail(error)
+
+    def tick(self, elapsed_ms: int) -> None:
+        """Time has passed: try again what found no space, go on with a checkpoint, begin one that is due."""
+        if self._retry_ms is not None and self.failed is None:
+            self._retry_ms -= elapsed_ms
+            if self._retry_ms <= 0:
+                self._retry_ms = None
+                assert self._cut is not None
+                self._writer.submit(self._cut.write.run)
+        self._advance()
+        self.turn_ended()
+
+    def _fail(self, error: OSError) -> None:
+        if self.failed is None:
+            self.failed = error
+            self._on_failed(error)
+
+    # Checkpoints.
+
+    def _advance(self) -> None:
+        """Take the checkpoint one step further, if its thread is idle."""
+        if self._copying or self.failed is not None:
+            return
+        if self._steps is None:
+            if not self.store.checkpoint_due:
+                return
+            self._steps = Checkpoint(self.store).steps()
+        try:
+            step = next(self._steps)
+        except StopIteration:
+            self._steps = None
+            self.checkpoints_count += 1
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if step is not None:
+            self._copying = True
+            self._copier.submit(step)
+
+    # The end.
+
+    def stop(self) -> None:
+        """Let both threads finish, then write what is left here and now. Blocks; raises OSError."""
+        self._writer.stop()
+        self._copier.stop()
+        if self._cut is not None and self.failed is None:
+            error = self._writer.results.get()
+            if error is not None:
+                raise error
+            self.store.finish(self._cut)
+            self._cut = None
+        if self.failed is None:
+            self.store.flush()
+        os.close(self.fd)
