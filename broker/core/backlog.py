@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from broker.core.cursor.lease import LeaseCursor
 from broker.core.message import Message, redelivered
-from broker.core.record_format import read, render
+from broker.core.record_format import Renderer, read
 from broker.log.errors import Corrupt
 from broker.log.extents import Batch
 from broker.log.log import Log
@@ -41,7 +41,7 @@ BATCH_BYTES_MAX = 128 << 10
 class Backlog:
     """The log of one queue, as the queue uses it."""
 
-    __slots__ = ("_head_count", "head_bytes", "log", "redelivered_below", "store", "tail_offset")
+    __slots__ = ("_head_count", "_renderer", "head_bytes", "log", "redelivered_below", "store", "tail_offset")
 
     def __init__(self, store: Store, log: Log) -> None:
         self.store = store
@@ -50,6 +50,7 @@ class Backlog:
         self.head_bytes = 0  # About what the head held when it had `_head_count` messages.
         self._head_count = 0
         self.redelivered_below = 0
+        self._renderer = Renderer()
 
     def recover(self, cursor: LeaseCursor, *, clean: bool) -> None:
         """The queue comes back: all is behind the head. After an unclean stop all of it may have been delivered."""
@@ -93,7 +94,7 @@ class Backlog:
 
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:
         log = self.log
-        for persistent, records, count in render(messages):
+        for persistent, records, count in self._renderer.render(messages):
             if persistent and log.durable:
                 log.append(records, count, wall_ms)
                 self.store.promised_count += 1

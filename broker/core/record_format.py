@@ -37,41 +37,66 @@ def _varint(number: int) -> bytes:
     return _VARINTS[number] if number < 8192 else varint(number)
 
 
-def render(messages: Sequence[Message]) -> Iterator[tuple[bool, bytes, int]]:
-    """(persistent, records with the offset deltas 0, 1, ..., their number) of each stretch of messages that are or are
-    not persistent; the records are for `Log.append`."""
-    parts: list[bytes] = []
-    append = parts.append
-    shape = b"\xff"  # Never the start of a content.
-    seen_origin = before = after = b""
-    content_size = body_start = body_end = base = delta = 0
-    persistent = is_persistent(messages[0][1])
-    for origin, content in messages:
-        if origin is not seen_origin or len(content) != content_size or not content.startswith(shape):
-            if is_persistent(content) != persistent:
-                yield persistent, b"".join(parts), delta
-                parts.clear()
-                delta = 0
-                persistent = not persistent
-            header_end = 7 + int.from_bytes(content[3:7], "big")
-            payload = content[7:header_end]
-            shape = content[: header_end + 1]
-            seen_origin = origin
-            content_size = len(content)
-            size = int.from_bytes(payload[4:12], "big")
-            key, exchange = _names(origin)
-            before = b"%b%b%b" % (_varint(len(key)), key, _varint(size))
-            after = _headers(payload[12:], exchange)
-            body_start = header_end + 8
-            body_end = body_start + size
-            base = 2 + len(before) + size + len(after)
-            if size and content_size != body_end + 1:
-                body_start = -1  # Several body frames; each content of this shape has to be joined.
-        body = content[body_start:body_end] if body_start >= 0 else wire.body(content)
-        number = _varint(delta)
-        append(b"%b\x00\x00%b%b%b%b" % (_varint(base + len(number)), number, before, body, after))
-        delta += 1
-    yield persistent, b"".join(parts), delta
+class Renderer:
+    """Renders messages as records; remembers the shape of the last one, since the next is likely to have it too."""
+
+    __slots__ = (
+        "_after", "_before", "_body_end", "_body_start", "_content_size", "_origin", "_persistent", "_rest", "_shape",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._shape = b"\xff"  # Never the start of a content.
+        self._origin = self._before = self._after = b""
+        self._content_size = self._body_start = self._body_end = self._rest = 0
+        self._persistent = False
+
+    def render(self, messages: Sequence[Message]) -> Iterator[tuple[bool, bytes, int]]:
+        """(persistent, records with the offset deltas 0, 1, ..., their number) of each stretch of messages that are or
+        are not persistent; the records are for `Log.append`."""
+        parts: list[bytes] = []
+        append = parts.append
+        shape, seen_origin, content_size = self._shape, self._origin, self._content_size
+        before, after = self._before, self._after
+        body_start, body_end, rest = self._body_start, self._body_end, self._rest
+        persistent = self._persistent
+        delta = 0
+        for origin, content in messages:
+            if origin is not seen_origin or len(content) != content_size or not content.startswith(shape):
+                shape = self._learn(origin, content)
+                seen_origin, content_size = origin, self._content_size
+                before, after = self._before, self._after
+                body_start, body_end, rest = self._body_start, self._body_end, self._rest
+                if self._persistent != persistent:
+                    if delta:
+                        yield persistent, b"".join(parts), delta
+                        parts.clear()
+                        delta = 0
+                    persistent = self._persistent
+            body = content[body_start:body_end] if body_start >= 0 else wire.body(content)
+            number = _varint(delta)
+            append(b"%b\x00\x00%b%b%b%b" % (_varint(rest + len(number)), number, before, body, after))
+            delta += 1
+        yield persistent, b"".join(parts), delta
+
+    def _learn(self, origin: bytes, content: bytes) -> bytes:
+        """Take a message apart; returns the octets that all contents of its shape begin with."""
+        header_end = 7 + int.from_bytes(content[3:7], "big")
+        payload = content[7:header_end]
+        self._shape = content[: header_end + 1]
+        self._origin = origin
+        self._content_size = len(content)
+        self._persistent = is_persistent(content)
+        size = int.from_bytes(payload[4:12], "big")
+        split = 2 + origin[1]
+        key = origin[split + 1 : -1]
+        self._before = b"%b%b%b" % (_varint(len(key)), key, _varint(size))
+        self._after = _headers(payload[12:], origin[2:split])
+        self._body_start = header_end + 8
+        self._body_end = self._body_start + size
+        self._rest = 2 + len(self._before) + size + len(self._after)
+        if size and len(content) != self._body_end + 1:
+            self._body_start = -1  # Several body frames; each content of this shape has to be joined.
+        return self._shape
 
 
 def _headers(properties: bytes, exchange: bytes) -> bytes:
@@ -79,14 +104,8 @@ def _headers(properties: bytes, exchange: bytes) -> bytes:
     return b"\x04\x02p%b%b\x02x%b%b" % (_varint(len(properties)), properties, _varint(len(exchange)), exchange)
 
 
-def _names(origin: bytes) -> tuple[bytes, bytes]:
-    """(routing key, exchange)."""
-    split = 2 + origin[1]
-    return origin[split + 1 : -1], origin[2:split]
-
-
 def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
-    """The messages of a batch that `render` made; their offsets follow its base offset without gaps.
+    """The messages of a batch that `Renderer` made; their offsets follow its base offset without gaps.
 
     Raises CorruptBatch for any other batch.
     """

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from broker.core.message import make_origin, origin_names
-from broker.core.record_format import is_persistent, read, render
+from broker.core.record_format import Renderer, is_persistent, read
 from protocol.amqp import content as wire
 from protocol.kafka.records import CorruptBatch, encode_batch, parse_header, read_records
 
@@ -41,7 +41,7 @@ def batch(records, count):
 def rendered(some):
     """(batch, the messages in it) of each stretch that is or is not persistent."""
     taken = 0
-    for persistent, records, count in render(some):
+    for persistent, records, count in Renderer().render(some):
         stretch = some[taken : taken + count]
         assert all(is_persistent(content) == persistent for _, content in stretch)
         yield batch(records, count), stretch

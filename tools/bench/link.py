@@ -90,9 +90,11 @@ class Link:
         self.socket.sendall(frames.method(channel, class_id, method_id, arguments))
         return self._expect(answer_class, answer_method)
 
-    def declare_queue(self, name: str, *, exclusive: bool = False, arguments: dict[str, Any] | None = None) -> str:
-        """A transient queue; returns its name."""
-        bits = b"\x04" if exclusive else b"\x00"
+    def declare_queue(
+        self, name: str, *, exclusive: bool = False, durable: bool = False, arguments: dict[str, Any] | None = None
+    ) -> str:
+        """A queue, transient unless `durable`; returns its name."""
+        bits = bytes((durable * 2 + exclusive * 4,))
         packed = b"\0\0" + frames.shortstr(name) + bits + frames.table(arguments or {})
         answer = self.call(50, 10, packed, 50, 11)
         return answer[1 : 1 + answer[0]].decode()

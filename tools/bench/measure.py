@@ -86,7 +86,7 @@ def target_of(broker: Broker, scenario: Scenario, ca_file: str, congestion: str)
 
 
 @contextlib.contextmanager
-def _topology(job: Job) -> Iterator[None]:
+def _topology(job: Job, *, quorum: bool) -> Iterator[None]:
     """The scenario's exchange and queues, for the time of a run."""
     scenario = job.scenario
     queues = [job.queue(number) for number in range(scenario.queues)]
@@ -95,7 +95,8 @@ def _topology(job: Job) -> Iterator[None]:
         if job.exchange:
             admin.declare_exchange(job.exchange, scenario.exchange_type)
         for queue in queues:
-            admin.declare_queue(queue)
+            arguments = {"x-queue-type": "quorum"} if quorum else None
+            admin.declare_queue(queue, durable=scenario.durable, arguments=arguments)
             if job.exchange:
                 admin.bind_queue(queue, job.exchange, "#" if scenario.unique_keys else "order.*.eu")
         yield
@@ -178,7 +179,8 @@ def _measure(broker: Broker, scenario: Scenario, target: Target, seconds: float)
     board = Board(life_s=CONNECT_TIMEOUT_S + FIRST_MESSAGE_TIMEOUT_S + WARM_UP_S + seconds + 10)
     forked = multiprocessing.get_context("fork")  # The board is inherited, and nothing is imported again.
     functions = [_load_function(name) for name in scenario.loads]
-    with _topology(Job(target, scenario, run, 0)):
+    quorum = scenario.peer_queue_type == "quorum" and broker.name == "rabbitmq"
+    with _topology(Job(target, scenario, run, 0), quorum=quorum):
         processes: list[BaseProcess] = [
             forked.Process(target=function, args=(Job(target, scenario, run, worker), board), daemon=True)
             for worker, function in enumerate(functions)

@@ -44,6 +44,9 @@ class Scenario:
     idle_connections: int = 0
     other_queues: int = 0
     bystander_only: bool = False
+    durable: bool = False  # Durable queues, persistent messages; publishes go round the queues.
+    peer_queue_type: Literal["", "quorum"] = ""  # What the control declares instead of a classic queue.
+    confirm_latency: bool = False  # p50 and p99 are those of a publish to its confirm.
     window_factor: float = 1.0  # The window is so many times longer: for few events and a percentile of them.
 
 
@@ -53,6 +56,13 @@ _PACED = Goal(throughput_min=1.5, cpu_max=1 / 2)
 _VARIANT = Goal(throughput_min=3.0, cpu_max=1 / 4)
 _RTT = Goal(throughput_min=1.2, cpu_max=2 / 3, p99_max=1.0)
 _USER = Goal(throughput_min=1.0)
+_DURABLE = Goal(throughput_min=4.0, cpu_max=1 / 6)
+_DURABLE_PACED = Goal(throughput_min=2.0, cpu_max=1 / 2)
+
+_CONTROLS: tuple[tuple[str, str, Literal["", "quorum"]], ...] = (
+    ("", "", ""),
+    ("_quorum", ", control: quorum", "quorum"),
+)
 
 SCENARIOS: dict[str, Scenario] = {
     row.name: row
@@ -78,6 +88,24 @@ SCENARIOS: dict[str, Scenario] = {
                  window_factor=3.0),
         Scenario("autoack_idle", "auto-ack beside 1,000 idle connections, 1,000 queues", Goal(),
                  idle_connections=1000, other_queues=1000),
+        *(
+            Scenario(name + ending, f"durable, {title}{of}", goal, loads=("confirmed", "consume"), durable=True,
+                     acks="multiple", prefetch=1000, peer_queue_type=kind, window=window, queues=queues,
+                     body_bytes=body_bytes)
+            for ending, of, kind in _CONTROLS
+            for name, title, goal, window, queues, body_bytes in (
+                ("durable", "window 2000", _DURABLE, 2000, 1, 100),
+                ("durable8", "eight queues, window 2000", _DURABLE, 2000, 8, 100),
+                ("durable_w100", "window 100", _DURABLE_PACED, 100, 1, 100),
+                ("durable10k", "window 2000, 10 kB bodies", Goal(), 2000, 1, 10_000),
+            )
+        ),
+        Scenario("durable50x1", "durable, 50 publishers, window 1", _DURABLE_PACED, loads=("unbatched", "consume"),
+                 connections=50, durable=True, acks="multiple", prefetch=1000),
+        Scenario("durable_w1", "durable, one publisher, window 1", Goal(), loads=("unbatched", "consume"), durable=True,
+                 acks="multiple", prefetch=100, confirm_latency=True),
+        Scenario("durable1000", "1,000 durable queues, window 2000", Goal(3.0, 1 / 4), loads=("confirmed", "consume"),
+                 durable=True, acks="multiple", prefetch=100, window=2000, queues=1000),
         Scenario("pika", "auto-ack, driven by pika", _USER, loads=("pika_publish", "pika_consume")),
         Scenario("aiopika", "auto-ack, driven by aio-pika", _USER, loads=("aiopika_publish", "aiopika_consume")),
     )

@@ -22,6 +22,7 @@ CHUNK_MESSAGES_MAX = 1000
 RECEIVE_BYTES = 512 * 1024
 RECEIVE_LOW_BYTES = 16 * 1024
 THROTTLE_S = 0.0005
+CONSUMER_CONNECTIONS_MAX = 16
 POLL_S = 0.2
 SEND_TIMEOUT_S = 10
 MARK = b"~!~!~!~!"  # Overwritten with the generation: 8 hexadecimal digits.
@@ -56,6 +57,8 @@ def render_message(job: Job, number: int, index: int, frame_bytes_max: int) -> b
     key = f"order.{index:04d}.{mark}" if scenario.unique_keys else job.routing_key(number)
     task_id = f"{mark}-7c1e-4b52-a3f0-{index:012d}"
     property_bytes = frames.celery_properties(task_id) if scenario.properties == "celery" else b"\0\0"
+    if scenario.durable:
+        property_bytes = frames.properties(delivery_mode=2)
     body = frames.body_of(scenario.body_bytes)
     return frames.publish(job.exchange, key, body, property_bytes, frame_bytes_max=frame_bytes_max)
 
@@ -67,6 +70,18 @@ def render_chunk(job: Job, number: int, frame_bytes_max: int, count_max: int = C
     marked = job.scenario.unique_keys or job.scenario.properties == "celery"
     messages = [render_message(job, number, index, frame_bytes_max) for index in range(count)]
     return frames.Chunk(messages, MARK if marked else b"")
+
+
+def render_round(job: Job, frame_bytes_max: int, count: int) -> list[frames.Chunk]:
+    """Chunks of `count` messages that together go round all queues of the scenario."""
+    queues = job.scenario.queues if job.scenario.durable else 1
+    size = len(render_message(job, 0, 0, frame_bytes_max))
+    count = max(1, min(count, CHUNK_MESSAGES_MAX, CHUNK_BYTES // size))
+    starts = range(0, max(queues, count), count)
+    return [
+        frames.Chunk([render_message(job, at % queues, at, frame_bytes_max) for at in range(start, start + count)])
+        for start in starts
+    ]
 
 
 def flood(job: Job, board: Board) -> None:
@@ -100,7 +115,8 @@ def confirmed(job: Job, board: Board) -> None:
     """Publish with a window of unconfirmed messages, an eighth of it at a time."""
     link, window = open_link(job.target), job.scenario.window
     link.confirm_select()
-    chunk = render_chunk(job, 0, link.frame_bytes_max, count_max=window // 8)
+    chunks = itertools.cycle(render_round(job, link.frame_bytes_max, window // 8))
+    chunk = next(chunks)
     connection = link.hand_over()
     _set_send_timeout(connection)
     buffer, counter, published = memoryview(bytearray(65536)), frames.ConfirmCounter(), 0
@@ -109,6 +125,7 @@ def confirmed(job: Job, board: Board) -> None:
         while published - counter.count <= window - chunk.count:
             connection.sendall(chunk.view)
             published += chunk.count
+            chunk = next(chunks)
         counter.feed(bytes(buffer[: receive_into(connection, buffer)]), published)
         board.set_published(job.worker, published)
         while published - board.delivered > job.scenario.lag_messages_max and board.running:
@@ -125,6 +142,7 @@ def unbatched(job: Job, board: Board) -> None:
         poll, connections = _poll(links)
         board.wait_for_load(job.worker)
         received, published = dict.fromkeys(connections, 0), 0
+        sent_ns = time.perf_counter_ns()
         for connection in connections.values():
             connection.sendall(message)
             published += 1
@@ -136,6 +154,9 @@ def unbatched(job: Job, board: Board) -> None:
                     raise frames.StreamError(f"expected a confirm: {data[:80]!r}")
                 received[number] += len(data)
                 if received[number] % frames.ACK_BYTES == 0:
+                    if job.scenario.confirm_latency and board.measuring:
+                        board.add_latency_ns(time.perf_counter_ns() - sent_ns)
+                    sent_ns = time.perf_counter_ns()
                     connection.sendall(message)
                     published += 1
             board.set_published(job.worker, published)
@@ -183,16 +204,18 @@ def floods(job: Job, board: Board) -> None:
 
 
 class Consumer:
-    """One subscription: its socket, its count, and how it acknowledges."""
+    """One connection that consumes from `queues`: its socket, its count, and how it acknowledges."""
 
     __slots__ = ("_acked", "_connection", "_sheet", "_step", "counter", "link")
 
-    def __init__(self, job: Job, queue: str, sheet: frames.AckSheet | None) -> None:
+    def __init__(self, job: Job, queues: list[str], sheet: frames.AckSheet | None) -> None:
         scenario = job.scenario
         self.link = open_link(job.target)
         if scenario.prefetch:
             self.link.qos(scenario.prefetch)
-        first = self.link.consume(queue, f"c{job.worker:02d}", auto_ack=scenario.acks == "auto")
+        first = b""
+        for number, queue in enumerate(queues):
+            first += self.link.consume(queue, f"c{job.worker:02d}.{number:03d}", auto_ack=scenario.acks == "auto")
         self._connection = self.link.hand_over()
         if scenario.acks == "auto" and not scenario.tls:
             # Waking up for every small write of the broker would make the client dearer than a fast broker.
@@ -223,9 +246,11 @@ class Consumer:
 
 
 def consume(job: Job, board: Board) -> None:
-    """One connection and consumer per queue, all in this process."""
+    """One connection and consumer per queue, all in this process; one connection for all when they are many."""
     sheet = None if job.scenario.acks == "auto" else frames.AckSheet()
-    consumers = [Consumer(job, job.queue(number), sheet) for number in range(job.scenario.queues)]
+    queues = [job.queue(number) for number in range(job.scenario.queues)]
+    groups = [queues] if len(queues) > CONSUMER_CONNECTIONS_MAX else [[queue] for queue in queues]
+    consumers = [Consumer(job, group, sheet) for group in groups]
     buffer = memoryview(bytearray(RECEIVE_BYTES))
     delivered = sum(consumer.counter.count for consumer in consumers)
     board.wait_for_load(job.worker)

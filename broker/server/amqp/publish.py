@@ -38,6 +38,9 @@ REPLY_TO_NAME = "amq.rabbitmq.reply-to"
 _REPLY_TO = REPLY_TO_NAME.encode()
 
 
+_Run = tuple[tuple[Queue, ...], Exchange | None, list[Message]]
+
+
 class Port:
     """An exchange as one connection may publish to it: found, allowed, and how far its answers may be remembered."""
 
@@ -151,7 +154,8 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     shape_total = 0
     messages: list[Message] = []
     append = messages.append
-    queues: tuple[Queue, ...] | None = None
+    runs: list[_Run] = []
+    queues: tuple[Queue, ...] = ()
     exchange: Exchange | None = None
     origin = b""
     left = RUN_MAX
@@ -172,7 +176,7 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
                 break
             if found.queues is not queues or found.exchange is not exchange:
                 if messages:
-                    _enqueue(channel, queues, exchange, messages)
+                    runs.append((queues, exchange, messages))
                     messages = []
                     append = messages.append
                 queues = found.queues
@@ -199,18 +203,45 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
         append((origin, data[header:after]))
         position = after
         left -= 1
-    if messages:
+    if runs:
+        if messages:
+            runs.append((queues, exchange, messages))
+        _enqueue_runs(channel, runs)
+    elif messages:
         _enqueue(channel, queues, exchange, messages)
     return position
 
 
-def _enqueue(
-    channel: Channel, queues: tuple[Queue, ...] | None, exchange: Exchange | None, messages: list[Message]
-) -> None:
+def _enqueue(channel: Channel, queues: tuple[Queue, ...], exchange: Exchange | None, messages: list[Message]) -> None:
     count = len(messages)
-    assert queues is not None
     for queue in queues:
         queue.enqueue(messages)
     if exchange is not None:
         exchange.published_count += count
     channel.published(count, count * (len(queues) + 1))
+
+
+def _enqueue_runs(channel: Channel, runs: list[_Run]) -> None:
+    """Several runs of messages, gathered by queue: a publisher that goes round many queues gives each its share once.
+
+    Order is kept per queue, so what goes to several queues at once goes out behind all that was before it.
+    """
+    gathered: dict[Queue, list[Message]] = {}
+    for queues, exchange, messages in runs:
+        if len(queues) != 1:
+            for queue, some in gathered.items():
+                queue.enqueue(some)
+            gathered.clear()
+            _enqueue(channel, queues, exchange, messages)
+            continue
+        queue = queues[0]
+        have = gathered.get(queue)
+        if have is None:
+            gathered[queue] = messages
+        else:
+            have += messages
+        if exchange is not None:
+            exchange.published_count += len(messages)
+        channel.published(len(messages), 2 * len(messages))
+    for queue, some in gathered.items():
+        queue.enqueue(some)
