@@ -28,7 +28,7 @@ ENDLESS = 1 << 63
 class LeaseCursor:
     """The ready messages of one queue that are in memory, and those that were returned."""
 
-    __slots__ = ("head", "head_offset", "leased_count", "returned", "run_end", "runs", "unloaded_count")
+    __slots__ = ("_highest", "head", "head_offset", "leased_count", "returned", "run_end", "runs", "unloaded_count")
 
     def __init__(self) -> None:
         self.head: deque[Message] = deque()
@@ -39,6 +39,7 @@ class LeaseCursor:
         self.unloaded_count = 0
         """Ready messages behind the head that are not in memory."""
         self.returned: list[tuple[int, Message]] = []
+        self._highest = -1  # No offset in `returned` is above it.
 
     @property
     def ready_count(self) -> int:
@@ -93,6 +94,8 @@ class LeaseCursor:
     def _take_returned(self, count: int) -> tuple[list[Message], list[int]]:
         returned = self.returned
         pairs = [heappop(returned) for _ in range(min(count, len(returned)))]
+        if not returned:
+            self._highest = -1
         self.leased_count += len(pairs)
         return [message for _, message in pairs], [offset for offset, _ in pairs]
 
@@ -102,12 +105,19 @@ class LeaseCursor:
 
     def release(self, leases: Iterable[tuple[int, Message]]) -> int:
         """Leases (offset, message) come back to their places; returns how many."""
-        leases = list(leases)
-        if len(leases) == 1:
-            heappush(self.returned, leases[0])
+        leases = sorted(leases)
+        if not leases:
+            return 0
+        returned = self.returned
+        if not returned or leases[0][0] > self._highest:
+            returned += leases  # In order behind the highest: still a heap.
+        elif len(leases) * 8 < len(returned):
+            for lease in leases:
+                heappush(returned, lease)
         else:
-            self.returned += leases
-            heapify(self.returned)
+            returned += leases
+            heapify(returned)
+        self._highest = max(self._highest, leases[-1][0])
         self.leased_count -= len(leases)
         return len(leases)
 
@@ -120,5 +130,6 @@ class LeaseCursor:
         self.runs.clear()
         self.head = deque()
         self.returned = []
+        self._highest = -1
         self.unloaded_count = 0
         return count, garbage

@@ -14,10 +14,14 @@ COUNT = 50_000
 
 @pytest.fixture(autouse=True)
 def _as_served():
-    """What was there before does not take part in garbage collection, as in a broker that serves (`broker.app`)."""
+    """What was there before does not take part in garbage collection, and collections are as rare as in a broker that
+    serves (`broker.app`)."""
     gc.collect()
     gc.freeze()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 50, 50)
     yield
+    gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 
