@@ -39,13 +39,13 @@ def origin_names(origin: bytes) -> tuple[str, str]:
 class Incoming:
     """One publication on its way through the exchanges (`core.exchange.base.Publication`); parses only when asked."""
 
-    __slots__ = ("_headers", "exchange", "message", "now_ms", "routing_key")
+    __slots__ = ("_headers", "exchange", "message", "routing_key", "wall_ms")
 
-    def __init__(self, exchange: str, routing_key: str, message: Message, now_ms: int) -> None:
+    def __init__(self, exchange: str, routing_key: str, message: Message, wall_ms: int) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.message = message
-        self.now_ms = now_ms
+        self.wall_ms = wall_ms
         self._headers: Mapping[str, Any] | None = None
 
     @property

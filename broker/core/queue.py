@@ -68,7 +68,7 @@ class Queue:
 
     __slots__ = (
         "arguments", "auto_delete", "backlog", "consumers", "cursor", "deleted", "dirty", "durable", "enqueued_count",
-        "expires_ms", "had_consumer", "held", "hungry", "last_used_ms", "levels", "name", "on_unused", "owner",
+        "expires_ms", "held", "hungry", "last_used_ms", "levels", "name", "on_unused", "owner",
         "scheduler", "settled_count", "single_active", "store", "vhost",
     )  # fmt: skip
 
@@ -105,7 +105,6 @@ class Queue:
         self.hungry = True
         self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
         self.deleted = False
-        self.had_consumer = False
         self.on_unused: Callable[[Queue], None] | None = None
         self.enqueued_count = 0
         self.settled_count = 0
@@ -296,7 +295,6 @@ class Queue:
         if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
             raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
         self.consumers.append(consumer)
-        self.had_consumer = True
         self._rank()
         self.wake()
 

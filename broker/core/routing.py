@@ -5,7 +5,7 @@ Runs when a connection's route cache misses, and per message where an answer may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from broker.core.exchange.base import Destination, Publication
 from broker.core.exchange.exchange import Exchange
@@ -35,13 +35,20 @@ def is_cacheable(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
     return True
 
 
-def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publication) -> tuple[Queue, ...]:
+KEYED = ("direct", "topic")
+"""Exchange types that look up every key of a message; the others see a message once, however many keys it has."""
+
+
+def route(
+    exchanges: Mapping[str, Exchange], source: Exchange, publication: Publication, more_keys: Sequence[str] = ()
+) -> tuple[Queue, ...]:
     """The queues that a publication to `source` reaches, each once, in binding order.
 
-    An exchange that leads nowhere hands over to its alternate; each exchange is visited once, which cuts loops.
+    `more_keys` (CC, BCC) are tried besides its own by the routers that know keys. An exchange that leads nowhere hands
+    over to its alternate; each exchange is visited once, which cuts loops.
     Raises PeerError 502 for a malformed headers table and Refused 406 where a router declines.
     """
-    if source.plain:
+    if source.plain and not more_keys:
         # Queues only, and the router names each once; the same object, so that equal answers stay comparable by `is`.
         return source.router.route(publication)  # type: ignore[return-value]
     queues: dict[Queue, None] = {}
@@ -50,6 +57,8 @@ def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publ
     while pending:
         exchange = pending.pop()
         destinations: list[Destination] = list(exchange.router.route(publication))
+        if more_keys and exchange.type in KEYED:
+            destinations += _by_more_keys(exchange, publication, more_keys)
         if not destinations and exchange.alternate is not None:
             alternate = exchanges.get(exchange.alternate)
             destinations = [alternate] if alternate is not None else []
@@ -60,3 +69,13 @@ def route(exchanges: Mapping[str, Exchange], source: Exchange, publication: Publ
                 seen.add(destination)
                 pending.append(destination)
     return tuple(queues)
+
+
+def _by_more_keys(exchange: Exchange, publication: Publication, more_keys: Sequence[str]) -> list[Destination]:
+    found: list[Destination] = []
+    own = publication.routing_key
+    for key in more_keys:
+        publication.routing_key = key
+        found += exchange.router.route(publication)
+    publication.routing_key = own
+    return found

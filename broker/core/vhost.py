@@ -95,10 +95,6 @@ class VHost:
             found.check_access(connection)
         return found
 
-    def bindings_to(self, destination: Destination) -> set[Binding]:
-        """The bindings that lead to a queue or exchange (the default exchange's implied ones are not among them)."""
-        return self._inbound.get(destination, set())
-
     # Exchanges.
 
     def declare_exchange(
@@ -179,13 +175,18 @@ class VHost:
         self._drop_exchange(exchange)
 
     def _drop_exchange(self, exchange: Exchange) -> None:
-        del self.exchanges[exchange.name]
-        self.epoch += 1
-        if exchange.durable:
-            self._unkeep(catalog.exchange_key(self.name, exchange))
-        for binding in list(exchange.bindings.values()):
-            self._forget(exchange, binding)
-        self._drop_inbound(exchange)
+        """Drop it, and the auto-delete exchanges that lose their last binding by it, and so on."""
+        doomed = [exchange]
+        while doomed:
+            exchange = doomed.pop()
+            if self.exchanges.pop(exchange.name, None) is None:
+                continue
+            self.epoch += 1
+            if exchange.durable:
+                self._unkeep(catalog.exchange_key(self.name, exchange))
+            for binding in list(exchange.bindings.values()):
+                self._forget(exchange, binding)
+            doomed += self._drop_inbound(exchange)
 
     # Queues.
 
@@ -287,7 +288,8 @@ class VHost:
         owned = self._owned.get(queue.owner)
         if owned is not None:
             owned.discard(queue)
-        self._drop_inbound(queue)
+        for exchange in self._drop_inbound(queue):
+            self._drop_exchange(exchange)
         if queue.kept:
             self._unkeep(catalog.queue_key(queue))
         queue.close()
@@ -352,8 +354,8 @@ class VHost:
         binding = exchange.bindings.get(key)
         if binding is not None:
             self._forget(exchange, binding)
-            self._inbound[destination].discard(binding)
-            self._maybe_auto_delete(exchange)
+            if exchange.auto_delete and not exchange.bindings:
+                self._drop_exchange(exchange)
 
     def _forget(self, exchange: Exchange, binding: Binding) -> None:
         exchange.remove(binding)
@@ -365,17 +367,16 @@ class VHost:
         self.binding_count -= 1
         self.epoch += 1
 
-    def _drop_inbound(self, destination: Destination) -> None:
+    def _drop_inbound(self, destination: Destination) -> list[Exchange]:
+        """Remove the bindings that lead to it; returns the auto-delete exchanges that have no other."""
+        unused = []
         for binding in list(self._inbound.pop(destination, ())):
             exchange = self.exchanges.get(binding.source)
             if exchange is not None:
                 self._forget(exchange, binding)
-                self._maybe_auto_delete(exchange)
-
-    def _maybe_auto_delete(self, exchange: Exchange) -> None:
-        """An auto-delete exchange goes with the last binding that leads out of it."""
-        if exchange.auto_delete and not exchange.bindings:
-            self._drop_exchange(exchange)
+                if exchange.auto_delete and not exchange.bindings:
+                    unused.append(exchange)
+        return unused
 
     def _full(self, kind: str, name: str, limit: int) -> Refused:
         return Refused(

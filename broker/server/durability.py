@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.log.store import Store
-from broker.server.flusher import Flusher
+from broker.server.flusher import Flusher, Worker
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
@@ -41,9 +41,9 @@ class Waiting:
 class Durability:
     """The store, its flusher, and everybody who waits for them. `set_space(False)` is called when the disk is full."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, new_worker: Callable[[str, int], Worker] | None = None) -> None:
         self.store = store
-        self.flusher = Flusher(store, self._on_synced, self._on_failed, self._on_space)
+        self.flusher = Flusher(store, self._on_synced, self._on_failed, self._on_space, new_worker)
         self.set_space: Callable[[bool], None] = _ignore
         self.failed = trio.Event()
         """Set when the disk has failed us: the process has to end."""

@@ -14,6 +14,7 @@ and then.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -64,16 +65,23 @@ class Worker:
 class Flusher:
     """See the module. `on_synced(frame)` is called when everything up to a frame is durable."""
 
-    def __init__(self, store: Store, on_synced: Callable[[int], None], on_failed: Callable[[OSError], None],
-                 on_space: Callable[[bool], None]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        store: Store,
+        on_synced: Callable[[int], None],
+        on_failed: Callable[[OSError], None],
+        on_space: Callable[[bool], None],
+        new_worker: Callable[[str, int], Worker] | None = None,
+    ) -> None:
+        new_worker = new_worker or Worker
         self.store = store
         self.failed: OSError | None = None
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._on_synced = on_synced
         self._on_failed = on_failed
         self._on_space = on_space
-        self._writer = Worker("journal", self.fd)
-        self._copier = Worker("checkpoint", self.fd)
+        self._writer = new_worker("journal", self.fd)
+        self._copier = new_worker("checkpoint", self.fd)
         self._cut: Cut | None = None
         self.full = False  # The last write found no space.
         self._retry_ms: int | None = None
@@ -98,11 +106,9 @@ class Flusher:
                 self._writer.submit(cut.write.run)
 
     def collect(self) -> None:
-        """Something is done: tell who waits for it, and go on."""
-        try:
+        """Something may be done: tell who waits for it, and go on."""
+        with contextlib.suppress(BlockingIOError):  # Collected already.
             os.eventfd_read(self.fd)
-        except BlockingIOError:
-            return  # Collected already.
         while not self._writer.results.empty():
             self._written(self._writer.results.get())
         while not self._copier.results.empty():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.broker import Broker
 from broker.server.amqp import handshake
 from broker.server.amqp.reply_to import ReplyAddresses
+from broker.server.amqp.state import State
 from broker.server.auth import LoginRefused
 from broker.server.durability import Durability
 from broker.server.half_open import HalfOpen
@@ -114,9 +115,11 @@ class Hub:
                 mechanism, response, connection.peer[0], connection.external_name
             )
         except LoginRefused as refused:
-            handshake.login_refused(connection, refused)
+            if connection.state is State.START:
+                handshake.login_refused(connection, refused)
         else:
-            handshake.login_ok(connection, user)
+            if connection.state is State.START:  # Else it was closed meanwhile.
+                handshake.login_ok(connection, user)
 
     def wall_ms(self) -> int:
         """The wall clock."""

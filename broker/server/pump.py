@@ -43,7 +43,7 @@ BULK_MS = 1.0
 LINGER_MS = 1
 AWAY_MS = 4.0
 EVENTS_MAX = 256
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_IN, _OUT, _GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,9 @@ class Pump:
     def flush(self) -> None:
         """Send what is on `out` without waiting; at the end of a turn, and within one when `out` grows large."""
         machine = self.machine
+        if self.tls is not None and not self.tls.established and machine.out:
+            self.close()  # In mid-handshake there is no way to say anything.
+            return
         if self._pending:
             machine.congested = machine.out_size + len(self._pending) > self._limits.out_buffer_bytes_max
         while machine.out and not self._pending and not self.closed:
@@ -238,6 +241,11 @@ class Pump:
                 self.machine.drained()
                 if self.machine.more:
                     self._poller.add_bulk(self)
+
+    @property
+    def listening(self) -> bool:
+        """Whether it is read when something comes."""
+        return bool(self._interest & _IN)
 
     @property
     def pending_bytes(self) -> int:
@@ -393,6 +401,8 @@ class Poller:
             try:
                 if mask & _OUT:
                     pump.drain()
+                if mask & _GONE and not pump.closed and not pump.listening:
+                    pump.close()  # Reported whether asked for or not; nobody will read to find out.
                 if mask & ~_OUT and not pump.bulk and not pump.closed:
                     pump.step(False)
             except Exception:  # noqa: BLE001 - see _bug

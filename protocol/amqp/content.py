@@ -94,9 +94,10 @@ def scan(data: bytes, position: int, end: int, channel: int, size_max: int) -> t
     it never guesses and never raises.
     """
     if position + 22 > end:
-        # A shorter frame of another kind must not be waited behind.
-        regular = position >= end or data[position] == HEADER
-        return (NEED_DATA, 0, 22) if regular else (IRREGULAR, 0, 0)
+        # A shorter frame of another kind must not be waited behind, so nothing is known before the first octet.
+        if position >= end:
+            return NEED_DATA, 0, 1
+        return (NEED_DATA, 0, 22) if data[position] == HEADER else (IRREGULAR, 0, 0)
     frame_type, on_channel, size, class_id, weight, body_size, flags = HEADER_FRAME.unpack_from(data, position)
     if frame_type != HEADER or on_channel != channel or class_id != BASIC_CLASS or weight or size < HEADER_PAYLOAD_MIN:
         return IRREGULAR, 0, 0

@@ -2,7 +2,7 @@
 
 Each row is `name: (class id, method id, argument types)`. The types, in wire order: `o` octet, `s` short, `l` long,
 `q` longlong, `z` shortstr (str), `Z` longstr (bytes), `F` table (dict), `b` bit (packed into shared octets, bool).
-Constants such as `QUEUE_DECLARE` are the 32-bit numbers class id << 16 | method id; codecs are found by them.
+A method's number is the 32-bit class id << 16 | method id; codecs are found by it.
 Sources: spec XML `amqp0-9-1.stripped.extended.xml`; connection.blocked/unblocked/update-secret, exchange.bind/unbind,
 basic.nack and the confirm class are RabbitMQ's.
 """

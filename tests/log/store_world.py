@@ -8,10 +8,11 @@ confirmed is lost, groups happen whole or not at all, nothing settled returns, n
 import itertools
 import random
 
+from sim_disk import PowerCut, SimDisk
+
 from broker.log import checkpoint
 from broker.log.recovery import open_store
 from protocol.kafka.records import read_records, render_record
-from tests.log.sim_disk import PowerCut, SimDisk
 
 
 class Model:

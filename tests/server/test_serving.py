@@ -1,7 +1,10 @@
 """A broker process as its operator meets it: mutual TLS with EXTERNAL, reloading users, the ready line."""
 
+import os
 import signal
+import socket
 import ssl
+import struct
 import time
 
 import pika
@@ -9,6 +12,7 @@ import pytest
 import trustme
 
 from tools.bench.control import running_jackalope
+from tools.bench.processes import cpu_s
 
 
 def test_external_login_over_mutual_tls(tmp_path):
@@ -97,3 +101,36 @@ def test_the_ready_line_says_that_storage_is_memory():
     assert line[0] == "ready"
     assert line[1].startswith("amqp=[::1]:")
     assert line[-1] == "storage=memory"
+
+
+def test_an_orderly_stop_with_a_tls_peer_in_its_handshake(tmp_path):
+    """Nothing can be said to it, so it is dropped; the broker still ends in order (exit 0, the data left clean)."""
+    authority = trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    server.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    server.private_key_pem.write_to_path(tmp_path / "key.pem")
+    settings = ["listeners.amqps=127.0.0.1:0", f"tls.cert={tmp_path / 'cert.pem'}", f"tls.key={tmp_path / 'key.pem'}"]
+    with (
+        running_jackalope(settings=settings, http=False, directory=tmp_path) as broker,
+        socket.create_connection((broker.host, broker.tls_port)),
+    ):
+        time.sleep(0.1)
+        os.kill(broker.root_pid, signal.SIGTERM)
+        assert os.waitid(os.P_PID, broker.root_pid, os.WEXITED | os.WNOWAIT).si_status == 0
+    with running_jackalope(http=False, directory=tmp_path):
+        assert "did not stop in order" not in (tmp_path / "stderr.log").read_text()
+
+
+def test_a_blocked_publisher_that_leaves_costs_nothing(tmp_path):
+    """Under an alarm its socket is not read; when the peer resets it, it is closed instead of reported for ever."""
+    settings = ["limits.memory_watermark=1MiB"]
+    with running_jackalope(settings=settings, http=False, directory=tmp_path) as broker:
+        connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port))
+        connection.channel().basic_publish("", "nowhere", b"x")
+        connection.process_data_events(0.2)
+        sock = connection._impl._transport._sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        began = cpu_s([broker.root_pid])
+        time.sleep(1)
+        assert cpu_s([broker.root_pid]) - began < 0.3

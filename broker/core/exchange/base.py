@@ -28,7 +28,7 @@ class Publication(Protocol):
     """One message on its way through the exchanges. Content is parsed only when asked for."""
 
     routing_key: str
-    now_ms: int  # wall clock
+    wall_ms: int
 
     @property
     def message(self) -> Message:

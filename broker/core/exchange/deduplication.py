@@ -79,7 +79,9 @@ class DeduplicationRouter(FanoutRouter):
         """Every destination, or none for a duplicate. Raises PeerError (502) for malformed headers."""
         headers = publication.headers
         value = headers.get("x-deduplication-header", _ABSENT)
-        if value is not _ABSENT and not self._first(_remembered(value), headers.get("x-cache-ttl"), publication.now_ms):
+        if value is not _ABSENT and not self._first(
+            _remembered(value), headers.get("x-cache-ttl"), publication.wall_ms
+        ):
             return ()
         return super().route(publication)
 

@@ -43,14 +43,27 @@ class HeldPublishes:
         )
 
     def add(self, channel: Channel, asked: Asked, flags: int, content: bytes) -> bool:
-        """Hold or refuse one publish; always True, since the alarm decides."""
+        """Hold or refuse one publish; False when it may go through.
+
+        What belongs to a transaction of a peer that is still read goes through, since its commit will: it is bounded.
+        """
         consuming = any(other.consumers or other.unacked for other in self._connection.channels.values())
+        if consuming and channel.transaction is not None:
+            return False
         if channel.confirming and consuming:
             channel.send_nack()
         else:
             self._held.append((channel, asked, flags, content))
             self._bytes += len(content)
         return True
+
+    def let_go(self, channel: Channel) -> None:
+        """The channel ends in order: what it published before counts, alarm or not."""
+        held, self._held = self._held, [one for one in self._held if one[0] is not channel]
+        for other, asked, flags, content in held:
+            if other is channel:
+                self._bytes -= len(content)
+                channel.publish(asked, flags, content)
 
     def replay(self) -> None:
         """The alarm is over: tell the peer, then publish what was held, in order."""

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message, make_origin, origin_names
 from broker.core.queue import Lease
 from broker.errors import Refused
@@ -29,7 +30,7 @@ from protocol.amqp.errors import (
     UNEXPECTED_FRAME,
     PeerError,
 )
-from protocol.amqp.frames import BODY, FRAME_HEAD, HEADER, METHOD, frame, method_frame
+from protocol.amqp.frames import FRAME_HEAD, METHOD, content_frames, method_frame
 from protocol.amqp.methods import DECODERS, NAMES, method_number
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ Handler = Callable[..., None]
 HANDLERS: dict[int, Handler] = {}
 """Method number -> handler(channel, *arguments). Each `methods_*` module adds its classes with `handles`."""
 
-PUBLISH = method_number("basic.publish")
 CLOSE = method_number("channel.close")
 CLOSE_OK = method_number("channel.close-ok")
 ASSEMBLING_MESSAGES_MAX = 4
@@ -66,13 +66,17 @@ class Asked(NamedTuple):
 
 
 class Assembly:
-    """A publish whose content has not come whole. `parts` are header and body frames; `size_left` what is missing."""
+    """A publish whose content has not come whole; `size_left` octets of the body are missing.
 
-    __slots__ = ("asked", "discarding", "flags", "parts", "size", "size_left")
+    The body is kept without its frames: cut into single octets they would take many times its size.
+    """
+
+    __slots__ = ("asked", "body", "discarding", "flags", "header", "size", "size_left")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.parts: list[bytes] = []
+        self.header = b""
+        self.body = bytearray()
         self.size = -1  # No header yet.
         self.size_left = 0
         self.flags = 0
@@ -86,7 +90,7 @@ class Channel:
         "_get_holders", "ack_head", "answered_seq", "assembly", "closing", "confirmed_seq", "confirming", "connection",
         "consumers",
         "head", "in_flight", "last_queue", "lowest_tag", "next_consumer_prefetch", "next_tag", "number", "prefetch",
-        "publish_seq", "reply_consumer", "transaction", "unacked", "waiting",
+        "publish_seq", "reply_consumer", "settling_to", "transaction", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, number: int) -> None:
@@ -104,6 +108,7 @@ class Channel:
         self.in_flight = 0  # Unacknowledged deliveries to consumers; basic.get does not count.
         self.next_tag = 1
         self.lowest_tag = 1
+        self.settling_to = 0  # The tag that a settlement of everything, which goes in slices, has to reach.
         self.unacked: dict[int, Lease] = {}
         self._get_holders: dict[int, GetHolder] = {}
         self.confirming = False
@@ -157,12 +162,12 @@ class Channel:
         assembly.size, assembly.flags = wire.parse_header(payload)
         assembly.size_left = assembly.size
         assembly.discarding = assembly.size > self.connection.settings.message_size_max_bytes
-        assembly.parts.append(frame(HEADER, self.number, payload))
+        assembly.header = payload
         if assembly.size == 0:
             self._assembled(assembly)
 
     def on_body(self, payload: bytes) -> None:
-        """A content body frame; one longer than announced is cut by nobody, as in RabbitMQ, but must be the last."""
+        """A content body frame; what is longer than announced is cut off."""
         if self.closing:
             return
         assembly = self.assembly
@@ -178,7 +183,7 @@ class Channel:
             connection.assembling_bytes += len(payload)
             if connection.assembling_bytes > ASSEMBLING_MESSAGES_MAX * connection.settings.message_size_max_bytes:
                 raise PeerError(RESOURCE_ERROR, "too many octets of unfinished messages on this connection", 60, 40)
-            assembly.parts.append(frame(BODY, self.number, payload))
+            assembly.body += payload
         assembly.size_left -= len(payload)
         if not assembly.size_left:
             self._assembled(assembly)
@@ -207,7 +212,7 @@ class Channel:
             maximum = connection.settings.message_size_max_bytes
             text = f"message size {assembly.size} is larger than configured max size {maximum}"
             raise PeerError(PRECONDITION_FAILED, text)
-        content = b"".join(assembly.parts)
+        content = content_frames(self.number, assembly.header, bytes(assembly.body), connection.frame_max)
         if connection.broker.alarm is None or not connection.hold_publish(
             self, assembly.asked, assembly.flags, content
         ):
@@ -225,14 +230,16 @@ class Channel:
         if queues is None or keys:
             queues = connection.route_message(port, (asked.routing_key, *keys), message)
         if self.transaction is not None:
-            self.transaction.add_publish(queues, message, asked.mandatory, connection.settings)
-            return
-        if port.exchange is not None:
-            port.exchange.published_count += 1
-        self.deliver_published(queues, message, asked.mandatory)
+            self.transaction.add_publish(port.exchange, queues, message, asked.mandatory, connection.settings)
+        else:
+            self.deliver_published(port.exchange, queues, message, asked.mandatory)
 
-    def deliver_published(self, queues: tuple[Any, ...], message: Message, mandatory: bool) -> None:
+    def deliver_published(
+        self, exchange: Exchange | None, queues: tuple[Any, ...], message: Message, mandatory: bool
+    ) -> None:
         """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56)."""
+        if exchange is not None:
+            exchange.published_count += 1
         if not queues and mandatory:
             self.send_return(message)
         for queue in queues:
@@ -291,6 +298,10 @@ class Channel:
 
     # Leases.
 
+    def forget_get_holder(self, queue: Any) -> None:
+        """Nothing is held by basic.get from this queue any more."""
+        self._get_holders.pop(id(queue), None)
+
     def get_holder(self, queue: Any) -> GetHolder:
         """Who holds what basic.get takes from this queue."""
         holder = self._get_holders.get(id(queue))
@@ -345,6 +356,8 @@ def _on_open(channel: Channel, _out_of_band: str) -> None:
 
 @handles("channel.close")
 def _on_close(channel: Channel, _code: int, _text: str, _class_id: int, _method_id: int) -> None:
+    if channel.connection.held is not None:
+        channel.connection.held.let_go(channel)
     channel.send_confirms()
     channel.release_all()
     channel.reply("channel.close-ok")

@@ -13,7 +13,7 @@ the general one. Knows no sockets and never awaits. Who drives it (the pump, a t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from broker.core.access import TopicVerb, Verb
 from broker.core.broker import Broker
@@ -48,19 +48,10 @@ ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
 PIECES_MAX = 4096
 """Pieces on `out` before they are written in the middle of a turn."""
-PARKING_CLASSES = (40, 50, 90)
+PARKING_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
 """exchange, queue, tx: what these change may have to be durable before it is answered."""
 WRITE_SOON_BYTES = 262_144
 """Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
-
-
-class User(Protocol):
-    """Who is logged in."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def tags(self) -> Iterable[str]: ...
 
 
 class Connection:
@@ -301,7 +292,7 @@ class Connection:
                 self.broker.scheduler.dispatch()
             if payload[:2] == b"\x00\x0a":
                 raise PeerError(503, "unimplemented method", 10, int.from_bytes(payload[2:4], "big"))
-            if self.durability is not None and payload[1] in PARKING_CLASSES:
+            if self.durability is not None and payload[:2] in PARKING_CLASSES:
                 self._on_durable_method(channel, payload)
             else:
                 channel.on_method(payload)
@@ -374,7 +365,7 @@ class Connection:
                 class_id, method_id = error.class_id, error.method_id
         else:
             hard, text = is_hard(code), f"{REPLY_NAMES[code]} - {error.text}"
-        text = text.encode()[:255].decode(errors="ignore")
+        text = text.encode(errors="replace")[:255].decode(errors="ignore")
         if hard or self.current is None:
             self.fail(code, text, class_id, method_id)
         else:
@@ -393,8 +384,10 @@ class Connection:
             self.transport.resume()  # Also one that the alarm held has to be read now, for its close-ok.
 
     def finish(self) -> None:
-        """Nothing more comes from us: the socket is to be closed once `out` is written."""
+        """Nothing more comes from us: the socket is to be closed once `out` is written, or the peer takes too long."""
         self.state = State.DONE
+        if self.drop_at_ms is None:
+            self.drop_at_ms = self.hub.now_ms + self.settings.close_timeout_ms
         self.finished = True
         self.touch()
 
@@ -497,16 +490,11 @@ class Connection:
     def route_message(self, port: Port, keys: Iterable[str], message: Message) -> tuple[Any, ...]:
         """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
         vhost = self.vhost
-        queues: dict[Any, None] = {}
-        for key in keys:
-            if port.exchange is None:
-                sink = vhost.queues.get(key)
-                if sink is not None:
-                    queues[sink] = None
-            else:
-                publication = Incoming(port.name, key, message, self.hub.wall_ms())
-                queues.update(dict.fromkeys(route(vhost.exchanges, port.exchange, publication)))
-        return tuple(queues)
+        first, *more = keys
+        if port.exchange is None:
+            found = (vhost.queues.get(key) for key in (first, *more))
+            return tuple(dict.fromkeys(queue for queue in found if queue is not None))
+        return route(vhost.exchanges, port.exchange, Incoming(port.name, first, message, self.hub.wall_ms()), more)
 
     # Direct reply-to.
 

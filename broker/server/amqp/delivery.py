@@ -62,7 +62,7 @@ class Consumer:
     """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
-        "_connection", "_head", "_prefixes", "active", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
+        "_connection", "_head", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
         "no_ack", "prefetch", "priority", "queue", "tag",
     )  # fmt: skip
 
@@ -87,7 +87,6 @@ class Consumer:
         self.prefetch = prefetch
         self.arguments = dict(arguments)
         self.in_flight = 0
-        self.active = True
         self.has_sibling = False  # Another consumer of this channel takes from the same queue.
         self._connection = channel.connection
         raw = tag.encode()
@@ -174,7 +173,6 @@ class Consumer:
 
     def cancelled(self) -> None:
         """The queue is gone: tell the client if it wants to know (RabbitMQ: consumer_cancel_notify)."""
-        self.active = False
         self.channel.consumers.pop(self.tag, None)
         connection = self._connection
         if connection.peer_can("consumer_cancel_notify"):
@@ -195,3 +193,5 @@ class GetHolder:
     def settled(self, count: int) -> None:
         """`count` of its messages are over; nobody waits for that but the queue's returns."""
         self.in_flight -= count
+        if not self.in_flight:
+            self.channel.forget_get_holder(self.queue)

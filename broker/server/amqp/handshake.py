@@ -128,7 +128,7 @@ def _open(connection: Connection, vhost: str, _capabilities: str, _insist: bool)
     found = connection.broker.vhosts.get(vhost)
     if found is None:
         raise PeerError(NOT_ALLOWED, f"vhost {vhost} not found")
-    if vhost not in connection.hub.access.vhosts_of(connection.user):
+    if not connection.hub.access.may_enter(connection.user, vhost):
         raise PeerError(NOT_ALLOWED, f"access to vhost '{vhost}' refused for user '{connection.user.name}'")
     connection.vhost = found
     connection.state = State.RUNNING

@@ -94,7 +94,6 @@ def _cancel(channel: Channel, tag: str, nowait: bool) -> None:
     """An unknown tag is no error; what is unacknowledged stays so."""
     consumer = channel.consumers.pop(tag, None)
     if consumer is not None:
-        consumer.active = False
         consumer.queue.remove_consumer(consumer, channel.connection.now_ms())
     elif channel.reply_consumer is not None and channel.reply_consumer.tag == tag:
         channel.connection.forget_reply_consumer(channel)
@@ -148,14 +147,11 @@ def _settle(channel: Channel, tag: int, multiple: bool, *, ack: bool, requeue: b
     if requeue and multiple:
         settle.return_in_slices(channel.connection.broker.scheduler, settle.take_all(channel, tag))
         return
-    while True:
-        leases, complete = settle.take_leases(channel, tag, multiple, settle.MULTIPLE_SLICE)
-        if ack or not requeue:
-            settle.end_leases(leases)
-        else:
-            settle.return_leases(leases)
-        if complete:
-            break
+    leases = settle.take_all(channel, tag) if multiple else [settle.take_one(channel, tag)]
+    if ack or not requeue:
+        settle.end_leases(leases)
+    else:
+        settle.return_leases(leases)
 
 
 @handles("basic.ack")

@@ -5,6 +5,7 @@ The general path's check of one message. Errors are RabbitMQ's texts (notes of i
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from broker.server.amqp.publish import REPLY_TO_NAME
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
 
 _TIME_MS_MAX = 2**32 - 1
+_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _WANTED = frozenset({"headers", "reply-to", "expiration", "user-id"})
 
 
@@ -24,7 +26,7 @@ def _refuse(text: str) -> PeerError:
 
 
 def check(channel: Channel, flags: int, content: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """(content as it is to be stored, further routing keys from CC and BCC). Raises PeerError 406."""
+    """(content as it is to be stored, further routing keys from CC and BCC). Raises PeerError 406, 502."""
     header = wire.header_payload(content)
     wanted = _WANTED
     if flags & wire.HEADERS and b"\x02CC" not in header and b"\x03BCC" not in header:
@@ -63,7 +65,7 @@ def _check_user(channel: Channel, user_id: str | None) -> None:
 def _check_expiration(expiration: str | None) -> None:
     if expiration is None:
         return
-    if not (expiration.lstrip("-").isascii() and expiration.lstrip("-").isdigit() and len(expiration) < 20):
+    if not _INTEGER.fullmatch(expiration):
         raise _refuse(f"invalid expiration '{expiration}': no_integer")
     value = int(expiration)
     if value < 0:

@@ -73,11 +73,12 @@ def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
     return position
 
 
-def end_each(channel: Channel, tags: Iterable[int]) -> None:
+def end_each(channel: Channel, tags: Sequence[int]) -> None:
     """These deliveries are acknowledged one by one."""
     pop = channel.unacked.pop
     holder: Holder | None = None
     offsets: list[int] = []
+    channel.connection.units -= len(tags)
     for tag in tags:
         lease = pop(tag, None)
         if lease is None:
@@ -92,22 +93,25 @@ def end_each(channel: Channel, tags: Iterable[int]) -> None:
         offsets.append(lease[1])
     if holder is not None:
         finish(holder, offsets)
-        channel.connection.units -= len(offsets)
 
 
-def take_leases(channel: Channel, tag: int, multiple: bool, slice_max: int) -> tuple[list[Lease], bool]:
-    """Remove what a settlement covers from the unacknowledged: (leases in tag order, whether that was all).
+def take_one(channel: Channel, tag: int) -> Lease:
+    """Remove one delivery from the unacknowledged. Raises PeerError 406 for a tag that is not outstanding."""
+    lease = channel.unacked.pop(tag, None)
+    if lease is None:
+        raise unknown_tag(tag)
+    return lease
 
-    Raises PeerError 406 for a tag that is not outstanding (0 with `multiple` covers everything, even nothing).
+
+def end_up_to(channel: Channel, tag: int, slice_max: int) -> bool:
+    """A multiple ack; False while part of it is left for the next slice.
+
+    Raises PeerError 406 for a tag that is not outstanding (0 covers everything, even nothing).
     """
     unacked = channel.unacked
-    if not multiple:
-        lease = unacked.pop(tag, None)
-        if lease is None:
-            raise unknown_tag(tag)
-        return [lease], True
     if tag == 0:
-        tag = channel.next_tag - 1
+        # What is outstanding when the method comes; between slices more is delivered, which nobody has acknowledged.
+        tag = channel.settling_to = channel.settling_to or channel.next_tag - 1
     elif tag not in unacked:
         raise unknown_tag(tag)
     lowest = channel.lowest_tag
@@ -115,14 +119,11 @@ def take_leases(channel: Channel, tag: int, multiple: bool, slice_max: int) -> t
     leases = [lease for each in range(lowest, stop) if (lease := unacked.pop(each, None)) is not None]
     channel.lowest_tag = max(lowest, stop)
     channel.connection.units -= len(leases)
-    return leases, stop > tag
-
-
-def end_up_to(channel: Channel, tag: int, slice_max: int) -> bool:
-    """A multiple ack; False while part of it is left for the next slice."""
-    leases, complete = take_leases(channel, tag, True, slice_max)
     end_leases(leases)
-    return complete
+    if stop <= tag:
+        return False
+    channel.settling_to = 0
+    return True
 
 
 def end_leases(leases: Iterable[Lease]) -> None:

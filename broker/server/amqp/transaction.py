@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message
 from broker.core.queue import Lease
 from broker.server.amqp import settle
@@ -24,16 +25,23 @@ class Transaction:
     __slots__ = ("_bytes", "publishes", "settlements")
 
     def __init__(self) -> None:
-        self.publishes: list[tuple[tuple[Any, ...], Message, bool]] = []
+        self.publishes: list[tuple[Exchange | None, tuple[Any, ...], Message, bool]] = []
         self.settlements: list[tuple[int, Lease, bool]] = []  # (delivery tag, lease, requeue)
         self._bytes = 0
 
-    def add_publish(self, queues: tuple[Any, ...], message: Message, mandatory: bool, settings: AmqpSettings) -> None:
+    def add_publish(
+        self,
+        exchange: Exchange | None,
+        queues: tuple[Any, ...],
+        message: Message,
+        mandatory: bool,
+        settings: AmqpSettings,
+    ) -> None:
         """Keep a publish. Raises PeerError 506 when the transaction grows past its limits."""
         self._bytes += len(message[1])
         if len(self.publishes) >= settings.tx_messages_max or self._bytes > settings.tx_bytes_max:
             raise PeerError(RESOURCE_ERROR, "transaction too large")
-        self.publishes.append((queues, message, mandatory))
+        self.publishes.append((exchange, queues, message, mandatory))
 
     def add_settlement(self, tagged: list[tuple[int, Lease]], requeue: bool) -> None:
         """Keep an ack (requeue false) or a requeueing nack of these leases."""
@@ -43,8 +51,8 @@ class Transaction:
         """Publishes in order, then settlements; the transaction is empty afterwards."""
         publishes, settlements = self.publishes, self.settlements
         self.publishes, self.settlements, self._bytes = [], [], 0
-        for queues, message, mandatory in publishes:
-            channel.deliver_published(queues, message, mandatory)
+        for exchange, queues, message, mandatory in publishes:
+            channel.deliver_published(exchange, queues, message, mandatory)
         settle.end_leases(lease for _, lease, requeue in settlements if not requeue)
         returned = [lease for _, lease, requeue in settlements if requeue]
         settle.return_in_slices(channel.connection.broker.scheduler, returned)

@@ -18,12 +18,12 @@ class Target:
 class Publishing:
     """A publication with whatever a test gives it; properties by AMQP name."""
 
-    def __init__(self, routing_key="", headers=None, properties=None, message=(b"", b""), now_ms=0):
+    def __init__(self, routing_key="", headers=None, properties=None, message=(b"", b""), wall_ms=0):
         self.routing_key = routing_key
         self.headers = headers or {}
         self.properties = properties or {}
         self.message = message
-        self.now_ms = now_ms
+        self.wall_ms = wall_ms
 
     def property(self, name):
         return self.properties.get(name)

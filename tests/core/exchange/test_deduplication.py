@@ -18,14 +18,14 @@ class Exchange:
         self.router = made(DeduplicationRouter, {"x-cache-size": 100} | arguments)
         self.target = Target("t")
         bind(self.router, self.target, "whatever")
-        self.now_ms = 1_000_000
+        self.wall_ms = 1_000_000
 
     def routed(self, value=ABSENT, **headers):
         """Publish; True if it came through."""
         headers = {name.replace("_", "-"): item for name, item in headers.items()}
         if value is not ABSENT:
             headers["x-deduplication-header"] = value
-        answer = self.router.route(Publishing("k", headers, now_ms=self.now_ms))
+        answer = self.router.route(Publishing("k", headers, wall_ms=self.wall_ms))
         assert answer in ((), (self.target,))
         return bool(answer)
 
@@ -64,11 +64,11 @@ def test_ttl_of_the_exchange_and_of_the_message():
     assert exchange.routed("a")
     assert exchange.routed("long", x_cache_ttl=5000)
     assert exchange.routed("default", x_cache_ttl="not a number")
-    exchange.now_ms += 999
+    exchange.wall_ms += 999
     assert [exchange.routed(value) for value in ("a", "long", "default")] == [False, False, False]
-    exchange.now_ms += 1
+    exchange.wall_ms += 1
     assert [exchange.routed(value) for value in ("a", "long", "default")] == [True, False, True]
-    exchange.now_ms += 4000
+    exchange.wall_ms += 4000
     assert exchange.routed("long")
 
 
@@ -77,7 +77,7 @@ def test_without_ttl_a_value_stays_until_others_need_the_room():
     exchange = Exchange(x_cache_size=3)
     for value in ("a", "b", "c"):
         assert exchange.routed(value)
-    exchange.now_ms += 10**12
+    exchange.wall_ms += 10**12
     assert not exchange.routed("a")
     assert exchange.routed("d")
     assert exchange.routed("a")
@@ -90,7 +90,7 @@ def test_expired_values_make_room_first():
     exchange = Exchange(x_cache_size=3, x_cache_ttl=1000)
     exchange.routed("old")
     exchange.routed("older")
-    exchange.now_ms += 2000
+    exchange.wall_ms += 2000
     exchange.routed("alive")
     for number in range(2):
         exchange.routed(number)
@@ -126,5 +126,5 @@ def test_arguments_may_be_digits():
     """As the plugin takes them from policies and consoles."""
     exchange = Exchange(x_cache_size="2", x_cache_ttl="10", x_cache_persistence="disk")
     assert exchange.routed("a")
-    exchange.now_ms += 10
+    exchange.wall_ms += 10
     assert exchange.routed("a")

@@ -3,29 +3,61 @@
 import itertools
 import random
 import struct
+from queue import SimpleQueue
 
 from pamqp import commands
 
 from broker.core.access import Access
 from broker.core.broker import Broker
+from broker.log.recovery import open_store
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator
+from broker.server.durability import Durability
 from broker.server.hub import Hub
 from protocol.amqp import content as wire
 from protocol.amqp.frames import PROTOCOL_HEADER, method_frame
 from protocol.amqp.methods import DECODERS, NAMES
 
 
-class World:
-    """One broker; `connect` gives clients. Users: guest (everything), and whoever `allow` adds."""
+class InlineWorker:
+    """In the place of a thread: a job is done when it is submitted, its result is collected like any other."""
 
-    def __init__(self, **settings):
-        self.broker = Broker(random.Random(1).randrange)
+    def __init__(self, _name, _fd):
+        self.results = SimpleQueue()
+
+    def submit(self, job):
+        error = None
+        try:
+            job()
+        except OSError as failed:
+            error = failed
+        self.results.put(error)
+
+    def stop(self):
+        pass
+
+
+class World:
+    """One broker; `connect` gives clients. Users: guest (everything), and whoever `allow` adds.
+
+    `disk` has the data of a broker that keeps them; with the same disk another World is that broker's next run.
+    """
+
+    def __init__(self, disk=None, **settings):
+        self.disk = disk
+        self.store = None
+        if disk is not None:
+            numbers = itertools.count(len(disk.names("logs")) * 1000 + 1)
+            self.store = open_store(disk, lambda: next(numbers).to_bytes(16, "big"))
+        self.durability = Durability(self.store, InlineWorker) if disk is not None else None
+        self.broker = Broker(random.Random(1).randrange, store=self.store)
+        self.broker.scheduler.wall_ms = 1_000_000
+        self.broker.restore(0)
         self.broker.add_vhost("/")
         self.access = Access()
         self.authenticator = Authenticator(self.access)
-        self.hub = Hub(self.broker, self.access, self.authenticator)
+        self.hub = Hub(self.broker, self.access, self.authenticator, self.durability)
         self.settings = AmqpSettings(**settings)
         self.ports = itertools.count(1000)
         self.allow("guest", ".*", ".*", ".*")
@@ -46,9 +78,38 @@ class World:
     def settle(self):
         """Run until nothing is left to do."""
         self.hub.end_turn()
-        while self.broker.scheduler.busy:
+        while self.busy:
             self.broker.scheduler.run_slice()
+            if self.durability is not None:
+                self.durability.flusher.collect()
             self.hub.end_turn()
+
+    @property
+    def busy(self):
+        """Whether something is left to do."""
+        store = self.store
+        writing = store is not None and (store.dirty or store.synced_frame < store.frame - 1)
+        return writing or self.broker.scheduler.busy
+
+    def advance(self, milliseconds):
+        """Time passes."""
+        self.hub.now_ms += milliseconds
+        self.broker.scheduler.wall_ms += milliseconds
+        self.broker.tick(self.hub.now_ms)
+        self.settle()
+
+    def kill(self):
+        """The process is killed; returns its next run."""
+        self.disk.kill()
+        return World(self.disk)
+
+    def stop(self):
+        """The process stops in order; returns its next run."""
+        self.broker.close_in_order()
+        self.durability.flusher.stop()
+        self.store.close()
+        self.disk.kill()
+        return World(self.disk)
 
     def queue(self, name):
         """The queue behind a name."""
@@ -66,9 +127,10 @@ class Client:
     def feed(self, data):
         """Octets to the broker; runs until all is done."""
         self.machine.receive(data)
+        self.world.settle()
         while self.machine.more:
             self.machine.proceed()
-        self.world.settle()
+            self.world.settle()
         return self
 
     def raw(self):

@@ -271,3 +271,24 @@ def test_topic_permissions_narrow_routing_keys(world, client):
     shop.publish("shop.a", b"yes", exchange="amq.topic")
     assert shop.get("q")[2] == b"yes"
     assert refusal(shop.publish("other.a", b"no", exchange="amq.topic").frames())[0] == 403
+
+
+def test_a_long_chain_of_auto_delete_exchanges_goes_at_once(world, client):
+    """Each loses its last binding by the one before; their number is bounded by nothing but the vhost's."""
+    client.declare_exchange("x0", "fanout")
+    for number in range(1, 1500):
+        client.declare_exchange(f"x{number}", "fanout", auto_delete=True)
+        client.call(1, "exchange.bind", 0, f"x{number - 1}", f"x{number}", "", False, {})
+    client.call(1, "exchange.delete", 0, "x0", False, False)
+    assert not [name for name in world.broker.vhosts["/"].exchanges if name.startswith("x")]
+    assert world.broker.vhosts["/"].binding_count == 0
+
+
+def test_get_leaves_nothing_of_deleted_queues(world, client):
+    """A client that polls ever new queues on one channel does not keep them alive."""
+    for number in range(20):
+        client.declare(f"q{number}")
+        client.publish(f"q{number}")
+        client.send(1, "basic.ack", client.get(f"q{number}")[0], False)
+        client.call(1, "queue.delete", 0, f"q{number}", False, False, False)
+    assert not client.machine.channels[1]._get_holders

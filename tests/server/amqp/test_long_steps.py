@@ -97,3 +97,31 @@ def test_returning_many_deliveries_at_once(method):
     assert world.queue("q").cursor.ready_count == returned
     assert world.queue("q").cursor.take(2)[1] == [0, 1]
     assert len(client.machine.channels[1].unacked) == COUNT - returned
+
+
+def test_ack_of_everything_covers_what_was_there_when_it_came():
+    """A multiple ack of tag 0 goes in slices; what is delivered in between is not acknowledged by it."""
+    world = World()
+    client = world.connect()
+    client.declare("q")
+    client.send(1, "basic.qos", 0, 6000, False)
+    client.feed(publish(1, "", "q", b"x") * 20_000)
+    client.consume("q", "c")
+    client.send(1, "basic.ack", 0, True)
+    assert len(client.machine.channels[1].unacked) == 6000
+    assert world.queue("q").settled_count == 6000
+    client.send(1, "basic.ack", 0, True)
+    assert world.queue("q").settled_count == 12_000
+
+
+def test_single_acks_of_several_consumers_count_as_work():
+    """However their tags alternate, a read full of acks uses up its slice."""
+    world = World()
+    client = world.connect()
+    for name in ("a", "b"):
+        client.declare(name)
+        client.consume(name, name)
+    client.feed((publish(1, "", "a", b"x") + publish(1, "", "b", b"x")) * 2000)
+    client.raw()
+    client.machine.receive(b"".join(method_frame(1, "basic.ack", tag, False) for tag in range(1, 4001)))
+    assert client.machine.units <= 0

@@ -299,7 +299,7 @@ def test_a_message_of_the_largest_size_and_one_more():
     whole = publish(1, "", "q", bytes(20_001), frame_max=4096)
     client.feed(whole[:-10])
     assert client.frames() == []
-    assert sum(map(len, client.machine.channels[1].assembly.parts)) < 100
+    assert not client.machine.channels[1].assembly.body
     text = "message size 20001 is larger than configured max size 20000"
     assert refusal(client.feed(whole[-10:]).frames()) == (406, text)
 
@@ -333,3 +333,79 @@ def test_consumers_and_the_silent_go_on_under_an_alarm(world):
     consumer.send(1, "basic.ack", 1, False)
     assert world.connect().declare("other")[0][0] == "queue.declare-ok"
     assert parse(consumer.raw()) == []
+
+
+@pytest.mark.parametrize("expiration", ["--5", "5-", "-", "\u0665", "9" * 20])
+def test_an_expiration_that_is_no_number(client, expiration):
+    """406 with RabbitMQ's text, whatever stands there."""
+    client.declare("q")
+    text = f"invalid expiration '{expiration}': no_integer"
+    assert refusal(client.publish("q", expiration=expiration).frames()) == (406, text)
+
+
+def test_properties_that_are_not_utf_8(client):
+    """406 for an expiration and a user-id of other octets: the text says what can be said of them."""
+    for channel, flag in ((1, 1 << 8), (2, 1 << 4)):
+        if channel == 2:
+            client.call(2, "channel.open", "")
+        octets = flag.to_bytes(2, "big") + b"\x02\xff\xfe"
+        assert refusal(client.feed(publish(channel, "", "q", b"x", octets=octets)).frames())[0] == 406
+
+
+def test_a_message_with_several_keys_is_routed_once(world, client):
+    """CC keys and its own reach a queue once; an alternate gets it only when no key leads anywhere (RabbitMQ)."""
+    client.declare("a")
+    client.declare("lost")
+    client.declare_exchange("x", "direct", alternate_exchange="amq.fanout")
+    client.bind("lost", "amq.fanout")
+    client.bind("a", "x", "k")
+    for key, cc in (("k", ["other"]), ("other", ["k"]), ("k", ["k"]), ("no", ["where"])):
+        client.publish(key, exchange="x", headers={"CC": cc})
+    assert depth(world, "a", "lost") == [3, 1]
+    client.declare_exchange("history", "x-recent-history")
+    client.publish("k", exchange="history", headers={"CC": ["1", "2"]})
+    client.bind("lost", "history")
+    assert depth(world, "lost") == [2]
+
+
+def test_body_frames_of_any_size_come_out_as_the_consumer_takes_them(world, client):
+    """What a publisher cut into frames of one octet, and then a large one, keeps to the consumer's frame_max."""
+    client.declare("q")
+    body = bytes(range(256)) * 80
+    whole = publish(1, "", "q", body)
+    header_end = len(whole) - 8 - len(body)
+    cut = b"".join(b"\x03\x00\x01\x00\x00\x00\x01" + body[at : at + 1] + b"\xce" for at in range(10))
+    rest = body[10:]
+    cut += b"\x03\x00\x01" + len(rest).to_bytes(4, "big") + rest + b"\xce"
+    client.feed(whole[:header_end] + cut)
+    small = Client(world)
+    small.log_in(frame_max=4096)
+    small.call(1, "channel.open", "")
+    small.send(1, "basic.get", 0, "q", True)
+    frames = small.frames()
+    assert b"".join(octets for kind, _, octets in frames if kind == "body") == body
+    assert all(len(octets) <= 4088 for kind, _, octets in frames if kind == "body")
+
+
+def test_a_method_of_another_channel_behind_a_publish_is_not_waited_with(client):
+    """A publish whose content has not come does not hold what other channels say (spec 4.2.6)."""
+    client.call(2, "channel.open", "")
+    begin = method_frame(1, "basic.publish", 0, "", "q", False, False)
+    assert client.feed(begin + method_frame(2, "tx.select")).frames() == [("tx.select-ok", 2, ())]
+    client.machine.receive(begin[:-1])
+
+
+def test_what_is_held_under_an_alarm_counts_when_the_channel_closes(world, client):
+    """channel.close and tx.commit come after the publishes before them, alarm or not."""
+    client.declare("q")
+    client.consume("q", "c", no_ack=True)
+    for channel in (2, 3):
+        client.call(channel, "channel.open", "")
+    client.call(3, "tx.select")
+    world.hub.set_alarm("memory", active=True)
+    client.publish("q", b"held", channel=2)
+    client.publish("q", b"in tx", channel=3)
+    assert client.frames() == []
+    names = [name for name, _, _ in client.call(2, "channel.close", 200, "", 0, 0)]
+    assert sorted(names) == ["basic.deliver", "body", "channel.close-ok", "header"]
+    assert next(name for name, _, _ in client.call(3, "tx.commit")) == "tx.commit-ok"
