@@ -12,6 +12,8 @@ import pytest
 import trustme
 
 from tools.bench.control import running_jackalope
+from tools.bench.frames import publish
+from tools.bench.link import Target, open_link
 from tools.bench.processes import cpu_s
 
 
@@ -125,12 +127,11 @@ def test_a_blocked_publisher_that_leaves_costs_nothing(tmp_path):
     """Under an alarm its socket is not read; when the peer resets it, it is closed instead of reported for ever."""
     settings = ["limits.memory_watermark=1MiB"]
     with running_jackalope(settings=settings, http=False, directory=tmp_path) as broker:
-        connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port))
-        connection.channel().basic_publish("", "nowhere", b"x")
-        connection.process_data_events(0.2)
-        sock = connection._impl._transport._sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.close()
+        link = open_link(Target(broker.host, broker.port, broker.user, broker.password, broker.vhost, "", ""))
+        link.socket.sendall(publish("", "nowhere", b"x"))
+        time.sleep(0.2)
+        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        link.socket.close()
         began = cpu_s([broker.root_pid])
         time.sleep(1)
         assert cpu_s([broker.root_pid]) - began < 0.3
