@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from broker.core.cursor.lease import LeaseCursor
 from broker.core.message import Message, redelivered
 from broker.core.record_format import Renderer, read
+from broker.log.entries import merged
 from broker.log.errors import Corrupt
 from broker.log.extents import Batch
 from broker.log.log import Log
@@ -41,7 +42,16 @@ BATCH_BYTES_MAX = 128 << 10
 class Backlog:
     """The log of one queue, as the queue uses it."""
 
-    __slots__ = ("_head_count", "_renderer", "head_bytes", "log", "redelivered_below", "store", "tail_offset")
+    __slots__ = (
+        "_head_count",
+        "_recovered_end",
+        "_renderer",
+        "head_bytes",
+        "log",
+        "redelivered_below",
+        "store",
+        "tail_offset",
+    )
 
     def __init__(self, store: Store, log: Log) -> None:
         self.store = store
@@ -50,6 +60,7 @@ class Backlog:
         self.head_bytes = 0  # About what the head held when it had `_head_count` messages.
         self._head_count = 0
         self.redelivered_below = 0
+        self._recovered_end = 0  # Behind what was there when the broker started.
         self._renderer = Renderer()
 
     def recover(self, cursor: LeaseCursor, *, clean: bool) -> None:
@@ -59,6 +70,7 @@ class Backlog:
         cursor.head_offset = log.next_offset
         self.tail_offset = log.settled.floor if cursor.unloaded_count else log.next_offset
         self.redelivered_below = log.seen_offset if clean else log.next_offset
+        self._recovered_end = log.next_offset
 
     def note_seen(self, cursor: LeaseCursor) -> None:
         """Before a stop in order: everything in front of the head has been delivered once."""
@@ -76,7 +88,7 @@ class Backlog:
         """Give the messages their offsets, keep what has to be kept, and let them into the head if it is open."""
         log = self.log
         first = log.next_offset
-        is_open = not cursor.unloaded_count and self._has_room(cursor)
+        is_open = not cursor.unloaded_count and (not cursor.windowed or self._has_room(cursor))
         size = len(messages) * len(messages[0][1])  # Good enough for one publisher's run.
         if is_open and not log.durable:
             log.skip(len(messages))
@@ -136,19 +148,20 @@ class Backlog:
     def purge(self, cursor: LeaseCursor) -> None:
         """All that is ready is settled; to be called before the cursor is cleared."""
         log = self.log
-        self.settle([offset for offset, _ in cursor.returned])
-        start = cursor.head_offset if cursor.head else self.tail_offset
-        if start < log.next_offset:
-            log.settle(start, log.next_offset)
+        for first, end in merged(cursor.ready_ranges()):
+            log.settle(first, end)
+        if self.tail_offset < log.next_offset:
+            log.settle(self.tail_offset, log.next_offset)
         self.tail_offset = log.next_offset
         self.head_bytes = self._head_count = 0
 
     # Out of the log.
 
-    def load(self, cursor: LeaseCursor) -> int:
-        """Bring back what comes next; returns how many messages that were. Raises Corrupt and OSError."""
+    def load(self, cursor: LeaseCursor) -> tuple[int, list[Arrival]]:
+        """Bring back what comes next: (how many messages, those of an earlier run). Raises Corrupt and OSError."""
         log = self.log
         size = loaded = 0
+        arrivals: list[Arrival] = []
         for batch in log.read(self.tail_offset):
             messages = _messages(batch)
             base, end = batch.header.base_offset, batch.header.next_offset
@@ -156,6 +169,8 @@ class Backlog:
                 some = messages[first - base : stop - base]
                 if first < self.redelivered_below:
                     some = [redelivered(message) for message in some]
+                if first < self._recovered_end:
+                    arrivals.append((first, some, batch.header.base_timestamp_ms))
                 cursor.extend(first, some, self.tail_offset)
                 self.tail_offset = stop
                 loaded += len(some)
@@ -167,7 +182,25 @@ class Backlog:
         cursor.unloaded_count -= loaded
         self.head_bytes += size + MESSAGE_OVERHEAD_BYTES * loaded
         self._head_count = len(cursor.head)
-        return loaded
+        return loaded, arrivals
+
+    def take_at(self, cursor: LeaseCursor, offset: int) -> Message | None:
+        """Lease one message that is not in memory; None when it is, or is settled. Raises Corrupt and OSError."""
+        if offset < self.tail_offset or offset in self.log.settled:
+            return None
+        for batch in self.log.read(offset):
+            cursor.unloaded_count -= 1
+            cursor.leased_count += 1
+            return _messages(batch)[offset - batch.header.base_offset]
+        return None
+
+    def count_bytes(self) -> int:
+        """About how many octets the bodies have that are not in memory."""
+        return sum(one.size for one in self.log.extents if one.end > self.tail_offset)
+
+
+Arrival = tuple[int, list[Message], int]
+"""(offset of the first, messages, wall clock in ms when they came)."""
 
 
 def _messages(batch: Batch) -> list[Message]:

@@ -66,3 +66,5 @@ class Broker:
         for vhost in self.vhosts.values():
             if vhost.expiring:
                 vhost.drop_expired(now_ms)
+        for timed in list(self.scheduler.timed):
+            timed.tick()

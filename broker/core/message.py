@@ -15,7 +15,7 @@ from protocol.amqp import content as wire
 
 Message = tuple[bytes, bytes]
 
-FRESH = b"\x00"
+_EXPIRATION = wire.EXPIRATION >> 8
 REDELIVERED = b"\x01"
 
 
@@ -28,6 +28,11 @@ def redelivered(message: Message) -> Message:
     """The same message, marked as delivered before."""
     origin, content = message
     return message if origin[0] else (REDELIVERED + origin[1:], content)
+
+
+def has_expiration(content: bytes) -> bool:
+    """Whether the message has an expiration of its own."""
+    return bool(content[19] & _EXPIRATION)
 
 
 def origin_names(origin: bytes) -> tuple[str, str]:

@@ -16,12 +16,17 @@ from typing import Any, Protocol
 
 from broker.core.backlog import HEAD_BYTES_MAX, LOW_MESSAGES, MESSAGE_OVERHEAD_BYTES, Backlog
 from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
-from broker.core.message import Message, redelivered
+from broker.core.cursor.priority import PriorityCursor
+from broker.core.deaths import MAXLEN, REJECTED
+from broker.core.keeper import Keeper
+from broker.core.message import Message, has_expiration, redelivered
+from broker.core.rules import Rules, rules_of
 from broker.core.scheduler import Scheduler
 from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
+from protocol.amqp import content as wire
 from protocol.amqp.errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 Lease = tuple["Holder", int, Message]
@@ -63,13 +68,40 @@ class Consumer(Holder, Protocol):
         """The queue is gone; the consumer is no longer attached."""
 
 
+def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
+    """Outside of a vhost there is nowhere to go."""
+
+
 class Queue:
     """One queue. `arguments` are those of the declaration, checked before."""
 
     __slots__ = (
-        "arguments", "auto_delete", "backlog", "consumers", "cursor", "deleted", "dirty", "durable", "enqueued_count",
-        "expires_ms", "held", "hungry", "last_used_ms", "levels", "name", "on_unused", "owner",
-        "scheduler", "settled_count", "single_active", "store", "vhost",
+        "arguments",
+        "auto_delete",
+        "backlog",
+        "broken",
+        "bury",
+        "consumers",
+        "cursor",
+        "deleted",
+        "dirty",
+        "durable",
+        "enqueued_count",
+        "expires_ms",
+        "held",
+        "hungry",
+        "keeper",
+        "last_used_ms",
+        "levels",
+        "name",
+        "on_unused",
+        "owner",
+        "rules",
+        "scheduler",
+        "settled_count",
+        "single_active",
+        "store",
+        "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -95,25 +127,45 @@ class Queue:
         self.owner = owner  # The connection of an exclusive queue.
         self.arguments = dict(arguments or {})
         self.single_active = self.arguments.get("x-single-active-consumer") is True
-        self.expires_ms: int | None = self.arguments.get("x-expires")
         self.last_used_ms = now_ms
-        self.cursor = LeaseCursor()
+        self.rules = rules_of(self.arguments)
+        priority_max = self.rules.priority_max
+        self.cursor: LeaseCursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
         self.backlog = Backlog(store, log) if store is not None and log is not None else None
+        self.keeper: Keeper | None = None
+        self.bury: Callable[[Queue, Sequence[Message], str], None] = _forget
+        """What becomes of dead letters: (this queue, messages, reason)."""
         self.consumers: list[Consumer] = []  # In order of registration.
         self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
         self.dirty = False
         self.hungry = True
         self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
+        self.broken = False  # Its log cannot be read.
         self.deleted = False
         self.on_unused: Callable[[Queue], None] | None = None
         self.enqueued_count = 0
         self.settled_count = 0
+        self.apply(self.rules)
+
+    def apply(self, rules: Rules) -> None:
+        """These rules are in force from now on, also for what is in the queue."""
+        self.rules = rules
+        self.expires_ms = rules.expires_ms
+        if not rules.plain and self.keeper is None:
+            self.keeper = Keeper(self)
+        if self.keeper is not None:
+            self.keeper.rules_changed()
 
     # Messages in.
 
     def enqueue(self, messages: Sequence[Message]) -> None:
-        """Append messages in order; who waits is served in the scheduler's next slice."""
-        if self.backlog is not None:
+        """Append messages in order; who waits is served in the scheduler's next slice.
+
+        They are of the regular kind: without an expiration of their own, to a queue that does not refuse any.
+        """
+        if self.keeper is not None:
+            self.keeper.enqueue(messages)
+        elif self.backlog is not None:
             self.backlog.enqueue(self.cursor, messages, self.scheduler.wall_ms)
         else:
             head = self.cursor.head
@@ -121,6 +173,39 @@ class Queue:
             if len(head) * (len(messages[-1][1]) + MESSAGE_OVERHEAD_BYTES) > HEAD_BYTES_MAX:
                 self._spill()
         self.enqueued_count += len(messages)
+        self._mark()
+
+    def enqueue_one(self, message: Message) -> bool:
+        """One message of any kind; False when the queue is full and refuses it."""
+        keeper = self.keeper
+        if keeper is None and has_expiration(message[1]):
+            keeper = self.keeper = Keeper(self)
+        if keeper is not None and not keeper.accepts():
+            if self.rules.overflow == "reject-publish-dlx" and self.rules.dead_letter_exchange is not None:
+                self.bury(self, (message,), MAXLEN)
+            return False
+        self.enqueue((message,))
+        return True
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a publish may be refused, so that each has to be looked at."""
+        return self.rules.rejects
+
+    def append(self, messages: Sequence[Message]) -> int:
+        """Put messages behind the others and nothing else (for the keeper); returns the offset of the first."""
+        cursor = self.cursor
+        if self.backlog is not None:
+            first = self.backlog.log.next_offset
+            self.backlog.enqueue(cursor, messages, self.scheduler.wall_ms)
+            return first
+        first = cursor.tail_offset
+        cursor.extend(first, messages, first)
+        if cursor.windowed and len(cursor.head) * (len(messages[-1][1]) + MESSAGE_OVERHEAD_BYTES) > HEAD_BYTES_MAX:
+            self._spill()
+        return first
+
+    def _mark(self) -> None:
         if not self.dirty and self.hungry and self.levels:
             self.dirty = True
             self.scheduler.dirty.append(self)
@@ -150,8 +235,13 @@ class Queue:
         """Hand out one batch to whoever has capacity; asks to be called again while it could go on."""
         cursor = self.cursor
         loaded = 0
-        if cursor.unloaded_count and len(cursor.head) < LOW_MESSAGES:
-            loaded = self._load()
+        if cursor.unloaded_count and not self.broken:
+            if not cursor.windowed:
+                loaded = self._load()
+                if cursor.unloaded_count:
+                    return self._again(loaded)  # What comes first is known only when all is there.
+            elif len(cursor.head) < LOW_MESSAGES:
+                loaded = self._load()
         if self.held or not (cursor.head or cursor.returned):
             return 1 + loaded
         for level in self.levels:
@@ -176,16 +266,22 @@ class Queue:
         """Bring messages back from the log; what cannot be read stops the queue, and says so, but not the broker."""
         assert self.backlog is not None
         try:
-            return self.backlog.load(self.cursor)
+            loaded, arrivals = self.backlog.load(self.cursor)
         except (StorageError, OSError) as error:
-            self.held += 1
+            self.broken = True
             self.scheduler.report(
                 f"queue '{self.name}' in vhost '{self.vhost}' cannot be read, delivers nothing", error
             )
             return 0
+        for first, messages, wall_ms in arrivals:
+            if self.keeper is None and any(has_expiration(content) for _, content in messages):
+                self.keeper = Keeper(self)
+            if self.keeper is not None:
+                self.keeper.loaded(first, messages, wall_ms)
+        return loaded
 
     def _again(self, served: int) -> int:
-        if self.cursor.head or self.cursor.returned or self.cursor.unloaded_count:
+        if self.cursor.head or self.cursor.returned or (self.cursor.unloaded_count and not self.broken):
             self.scheduler.mark(self)
         return served + 2
 
@@ -226,18 +322,58 @@ class Queue:
         return served
 
     def _hand(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
+        if not messages:
+            return  # There was nothing left but what had expired.
+        if self.keeper is not None:
+            self.keeper.taken(messages)
         if consumer.no_ack:
             self.settle(offsets)
         consumer.deliver(messages, offsets)
 
     def get(self) -> tuple[Message, int] | None:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""
-        if self.cursor.unloaded_count and not self.cursor.head:
-            self._load()
-        if self.held or not (self.cursor.head or self.cursor.returned):
+        if self.held:
             return None
-        messages, offsets = self.cursor.take(1)
-        return messages[0], offsets[0]
+        messages, offsets = self.take(1)
+        return (messages[0], offsets[0]) if messages else None
+
+    def take(self, count: int) -> tuple[Sequence[Message], Sequence[int]]:
+        """Lease up to `count` messages in order, for nobody in particular."""
+        cursor = self.cursor
+        while cursor.unloaded_count and not self.broken and not (cursor.windowed and (cursor.head or cursor.returned)):
+            self._load()
+        messages, offsets = cursor.take(count)
+        if self.keeper is not None and messages:
+            self.keeper.taken(messages)
+        return messages, offsets
+
+    def take_below(self, offset: int, count: int) -> tuple[Sequence[Message], Sequence[int]]:
+        """Lease up to `count` messages below an offset."""
+        cursor = self.cursor
+        if cursor.unloaded_count and not self.broken and not (cursor.head or cursor.returned):
+            self._load()
+        messages, offsets = cursor.take_below(offset, count)
+        if self.keeper is not None and messages:
+            self.keeper.taken(messages)
+        return messages, offsets
+
+    def take_at(self, offset: int) -> Message | None:
+        """Lease one message wherever it stands; None when it is not ready."""
+        message = self.cursor.take_at(offset)
+        if message is None and self.backlog is not None and self.cursor.unloaded_count and not self.broken:
+            message = self.backlog.take_at(self.cursor, offset)
+        if self.keeper is not None and message is not None:
+            self.keeper.taken((message,))
+        return message
+
+    def count_ready_bytes(self) -> int:
+        """The octets of the bodies that are ready; what is not in memory is estimated."""
+        found = sum(wire.body_size(content) for _, (_, content) in self.cursor.ready_messages())
+        return found + (self.backlog.count_bytes() if self.backlog is not None and self.cursor.unloaded_count else 0)
+
+    def is_leased(self, offset: int) -> bool:
+        """Whether the offset is with somebody; of one that is neither ready nor settled."""
+        return bool(self.cursor.leased_count) and (self.backlog is None or offset not in self.backlog.log.settled)
 
     # Leases end.
 
@@ -246,14 +382,31 @@ class Queue:
         count = len(offsets)
         self.cursor.end(count)
         self.settled_count += count
+        if self.keeper is not None:
+            self.keeper.settled(offsets)
         if self.backlog is not None and not self.deleted:
             self.backlog.settle(offsets)
 
-    def release(self, leases: Sequence[Lease]) -> None:
-        """Leases come back to their places, marked as redelivered."""
+    def drop(self, messages: Sequence[Message], offsets: Sequence[int], reason: str) -> None:
+        """Leased messages die: they are settled, and go to the dead letter exchange if there is one."""
+        self.settle(offsets)
+        if self.rules.dead_letter_exchange is not None and not self.deleted:
+            self.bury(self, messages, reason)
+
+    def reject(self, leases: Sequence[Lease]) -> None:
+        """Leases that nobody wants back."""
+        self.drop([message for _, _, message in leases], [offset for _, offset, _ in leases], REJECTED)
+
+    def release(self, leases: Sequence[Lease], *, counted: bool = True) -> None:
+        """Leases come back to their places, marked as redelivered; `counted` as deliveries that failed."""
         if self.deleted:
             return
-        self.cursor.release([(offset, redelivered(message)) for _, offset, message in leases])
+        keeper = self.keeper
+        if keeper is None:
+            self.cursor.release([(offset, redelivered(message)) for _, offset, message in leases])
+        else:
+            self.cursor.release(keeper.released(leases, counted=counted))
+            keeper.returned()
         self.wake()
 
     def hold(self) -> None:
@@ -273,6 +426,8 @@ class Queue:
                 self.backlog.store.promised_count += 1
         count, garbage = self.cursor.clear_ready()
         self.settled_count += count
+        if self.keeper is not None:
+            self.keeper.purged()
         for container in garbage:
             self.scheduler.discard(container)
         return count

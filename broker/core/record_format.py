@@ -8,6 +8,7 @@ Budget: 0.6 µs per message rendered in a run of the same shape, 1.5 µs otherwi
 | key | the routing key |
 | value | the body |
 | header `p` | the property flags (two octets) and the properties as they came |
+| header `q` | the same, of a message whose death headers are the broker's own (`core.deaths`) |
 | header `x` | the exchange |
 
 So Kafka's tools read any queue's log. What comes back has the channel number 1 and body frames of `FRAME_MAX_BYTES`;
@@ -90,7 +91,8 @@ class Renderer:
         split = 2 + origin[1]
         key = origin[split + 1 : -1]
         self._before = b"%b%b%b" % (_varint(len(key)), key, _varint(size))
-        self._after = _headers(payload[12:], origin[2:split])
+        own = not (content[1] or content[2])
+        self._after = _headers(b"q" if own else b"p", payload[12:], origin[2:split])
         self._body_start = header_end + 8
         self._body_end = self._body_start + size
         self._rest = 2 + len(self._before) + size + len(self._after)
@@ -99,9 +101,10 @@ class Renderer:
         return self._shape
 
 
-def _headers(properties: bytes, exchange: bytes) -> bytes:
+def _headers(name: bytes, properties: bytes, exchange: bytes) -> bytes:
     """The record's headers."""
-    return b"\x04\x02p%b%b\x02x%b%b" % (_varint(len(properties)), properties, _varint(len(exchange)), exchange)
+    sizes = _varint(len(properties)), _varint(len(exchange))
+    return b"\x04\x02%b%b%b\x02x%b%b" % (name, sizes[0], properties, sizes[1], exchange)
 
 
 def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
@@ -115,7 +118,7 @@ def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
     end = position + header.size
     startswith = data.startswith
     before = after = origin = head = b""
-    size = 0
+    size = channel = 0
     rest = -1  # Octets of a record behind its offset delta, while a shape is known.
     for delta in range(header.records):
         number = _varint(delta)
@@ -127,16 +130,16 @@ def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
             before = data[key_start:start]
             after = data[start + size : record_end]
             rest = record_end - key_start
-            properties, exchange = _read_headers(after)
+            channel, properties, exchange = _read_headers(after)
             origin = make_origin(exchange, key)
             head = b"%b%b%b" % (CONTENT_HEAD, size.to_bytes(8, "big"), properties)
             if 0 < size <= BODY_BYTES_MAX:
-                head = frame(HEADER, 1, head) + FRAME_HEAD.pack(BODY, 1, size)
+                head = frame(HEADER, channel, head) + FRAME_HEAD.pack(BODY, channel, size)
         body = data[start : start + size]
         if 0 < size <= BODY_BYTES_MAX:
             append((origin, b"%b%b\xce" % (head, body)))
         else:
-            append((origin, content_frames(1, head, body, FRAME_MAX_BYTES)))
+            append((origin, content_frames(channel, head, body, FRAME_MAX_BYTES)))
         at = start + size + len(after)
     if at != end or header.records != header.last_offset_delta + 1:
         raise CorruptBatch(f"the batch at offset {header.base_offset} is no batch of a queue")
@@ -160,15 +163,16 @@ def _octets(data: bytes, position: int, end: int) -> tuple[bytes, int, int]:
     return data[position : position + key_size], start, value_size
 
 
-def _read_headers(octets: bytes) -> tuple[bytes, bytes]:
-    """(properties, exchange) of what `_headers` made."""
+def _read_headers(octets: bytes) -> tuple[int, bytes, bytes]:
+    """(channel, properties, exchange) of what `_headers` made."""
+    name = octets[2:3]
     size, start = read_varint(octets, 3)
     properties = octets[start : start + max(size, 0)]
     exchange_size, exchange_start = read_varint(octets, start + max(size, 0) + 2)
     exchange = octets[exchange_start : exchange_start + max(exchange_size, 0)]
-    if len(properties) < 2 or len(exchange) > NAME_BYTES_MAX or _headers(properties, exchange) != octets:
+    if len(properties) < 2 or len(exchange) > NAME_BYTES_MAX or _headers(name, properties, exchange) != octets:
         raise CorruptBatch("a record's headers are not those of an AMQP message")
-    return properties, exchange
+    return 0 if name == b"q" else 1, properties, exchange
 
 
 def is_persistent(content: bytes) -> bool:

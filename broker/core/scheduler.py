@@ -33,15 +33,24 @@ class Dispatchable(Protocol):
         ...
 
 
+class Timed(Protocol):
+    """Something with due times."""
+
+    def tick(self) -> None:
+        """`wall_ms` has moved."""
+
+
 class Scheduler:
     """Everything that waits for a later slice, and what time it is: whoever drives it moves `wall_ms`."""
 
-    __slots__ = ("_jobs", "_trash", "dirty", "report", "wall_ms")
+    __slots__ = ("_jobs", "_trash", "dirty", "report", "timed", "wall_ms")
 
     def __init__(self) -> None:
         self.wall_ms = 0
         self.report: Callable[[str, Exception], None] = _raise
         """What has gone wrong with one queue and is to be told to an operator: (what it means, why)."""
+        self.timed: set[Timed] = set()
+        """Whoever has something that falls due, and is to be told of time."""
         self.dirty: deque[Dispatchable] = deque()
         self._jobs: deque[Iterator[int]] = deque()
         self._trash: deque[deque[Any]] = deque()

@@ -12,6 +12,7 @@ from typing import Any
 
 from broker.core import arguments as checks
 from broker.core import catalog
+from broker.core.dead_letter import DeadLetters
 from broker.core.exchange.base import Binding, Choose, Destination
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
@@ -50,8 +51,8 @@ class VHost:
     """Exchanges, queues and bindings under one name."""
 
     __slots__ = (
-        "_choose", "_inbound", "_owned", "binding_count", "epoch", "exchanges", "expiring", "limits", "name",
-        "queues", "scheduler", "store",
+        "_choose", "_inbound", "_owned", "binding_count", "dead_letters", "epoch", "exchanges", "expiring", "limits",
+        "name", "queues", "scheduler", "store",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,7 @@ class VHost:
         self._choose = choose
         self._inbound: dict[Destination, set[Binding]] = {}
         self._owned: dict[object, set[Queue]] = {}
+        self.dead_letters = DeadLetters(self)
         for exchange, kind in PREDECLARED.items():
             self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
 
@@ -241,6 +243,7 @@ class VHost:
 
     def _add_queue(self, queue: Queue) -> None:
         queue.on_unused = self.drop_queue
+        queue.bury = self.dead_letters.add
         self.queues[queue.name] = queue
         if queue.expires_ms is not None:
             self.expiring.add(queue)

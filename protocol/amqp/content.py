@@ -11,6 +11,7 @@ headers table is looked at only by who needs a header, like RabbitMQ's clients w
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any, Final
 
 from protocol.amqp.errors import INTERNAL_ERROR, UNEXPECTED_FRAME, PeerError
@@ -220,12 +221,33 @@ def property_octets(content: bytes, name: str) -> bytes:
     return header[start:end]
 
 
-def replace_property(content: bytes, name: str, wire_value: bytes) -> bytes:
-    """The content with one property, which it has, given other octets (length prefix included)."""
+def with_properties(content: bytes, changes: Mapping[str, bytes | None], channel: int | None = None) -> bytes:
+    """The content with these properties given other octets (length prefix included), or removed (None).
+
+    All others and the body frames keep theirs; `channel` gives it another channel number.
+    """
     header = header_payload(content)
-    start, end = _locate(header, name)
-    channel = int.from_bytes(content[1:3], "big")
-    return frame(HEADER, channel, header[:start] + wire_value + header[end:]) + content[len(header) + 8 :]
+    _, _, size, flags = _HEADER_PAYLOAD.unpack_from(header)
+    position = HEADER_PAYLOAD_MIN
+    parts = []
+    for flag, name, letter in PROPERTIES:
+        octets: bytes | None = None
+        if flags & flag:
+            _, end = _read(letter, header, position)
+            octets = header[position:end]
+            position = end
+        octets = changes.get(name, octets)
+        if octets is None:
+            flags &= ~flag
+        else:
+            flags |= flag
+            parts.append(octets)
+    payload = _HEADER_PAYLOAD.pack(BASIC_CLASS, 0, size, flags) + b"".join(parts)
+    number = int.from_bytes(content[1:3], "big") if channel is None else channel
+    rest = content[len(header) + 8 :]
+    if channel is not None and rest:
+        rest = frame(BODY, channel, body(content))
+    return frame(HEADER, number, payload) + rest
 
 
 def encode_content(channel: int, properties: bytes, flags: int, data: bytes, frame_max: int) -> bytes:

@@ -35,6 +35,12 @@ class Timestamp(int):
     __slots__ = ()
 
 
+class Long(int):
+    """A number that is encoded as 64 bits (letter `l`) however small it is: clients in typed languages cast."""
+
+    __slots__ = ()
+
+
 _FIXED: dict[int, struct.Struct] = {
     ord(letter): struct.Struct(layout)
     for letter, layout in {
@@ -167,6 +173,17 @@ def without_entry(table: bytes, name: str) -> bytes:
     return _U32.pack(len(body)) + body
 
 
+def with_entries(table: bytes, values: Mapping[str, Any]) -> bytes:
+    """The same table, length included, with these entries at its end instead of any of their names that it had.
+
+    Raises PeerError 502 when the table is malformed inside.
+    """
+    for name in values:
+        table = without_entry(table, name)
+    added = encode_table(values)
+    return _U32.pack(len(table) + len(added) - 8) + table[4:] + added[4:]
+
+
 def _pack_value(value: Any, depth: int) -> bytes:
     if value is None:
         return b"V"
@@ -175,10 +192,7 @@ def _pack_value(value: Any, depth: int) -> bytes:
     if isinstance(value, Timestamp):
         return b"T" + _U64.pack(value)
     if isinstance(value, int):
-        if -(2**31) <= value < 2**31:
-            return b"I" + _I32.pack(value)
-        # What came as `L` has to fit again: headers are stored anew without BCC.
-        return b"l" + struct.pack(">q", value) if value < 2**63 else b"L" + _U64.pack(value)
+        return _pack_int(value)
     if isinstance(value, str):
         raw = value.encode()
         return b"S" + _U32.pack(len(raw)) + raw
@@ -193,6 +207,13 @@ def _pack_value(value: Any, depth: int) -> bytes:
     if isinstance(value, Sequence):
         return _pack_array(value, depth + 1)
     raise TypeError(f"no field type for {type(value).__name__}")
+
+
+def _pack_int(value: int) -> bytes:
+    if -(2**31) <= value < 2**31 and not isinstance(value, Long):
+        return b"I" + _I32.pack(value)
+    # What came as `L` has to fit again: definitions are stored anew.
+    return b"l" + struct.pack(">q", value) if value < 2**63 else b"L" + _U64.pack(value)
 
 
 def _pack_array(values: Sequence[Any], depth: int) -> bytes:

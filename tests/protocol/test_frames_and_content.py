@@ -100,7 +100,9 @@ def test_a_property_list_that_does_not_fit_is_541():
 def test_replacing_a_property_leaves_the_others_alone():
     """Only the named property's octets change."""
     word, octets = properties_octets({content.CONTENT_TYPE, content.REPLY_TO, content.APP_ID})
-    changed = content.replace_property(content.encode_content(1, octets, word, b"body", 4096), "reply-to", b"\x05there")
+    changed = content.with_properties(
+        content.encode_content(1, octets, word, b"body", 4096), {"reply-to": b"\x05there"}
+    )
     values = content.parse_properties(content.header_payload(changed))
     assert values == {"content-type": "abc", "reply-to": "there", "app-id": "abc"}
     assert content.body(changed) == b"body"

@@ -7,6 +7,9 @@ A message's *offset* is its number in the queue, from 0. Taking leases it, `rele
 were settled before a restart, or have expired) they are *runs*: the first is [head_offset, run_end), the others stand
 in `runs`, and the last one has no end. What is behind the head may lie in a log, see `core.backlog`.
 
+What is taken out of the middle (an expired message) leaves a *hole*: it is counted out at once, and stepped over when
+its turn comes.
+
 Invariant: every returned offset lies below `head_offset` (it was taken once), so that serving what was returned first,
 lowest offset first, restores the original order.
 """
@@ -14,10 +17,13 @@ lowest offset first, restores the original order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import islice
+from typing import ClassVar
 
 from broker.core.message import Message
+from broker.log.ackset import AckSet
 
 BATCH_MAX = 256
 """Messages taken at once: long enough to spread the cost of a take, short enough for others to get their turn."""
@@ -28,7 +34,13 @@ ENDLESS = 1 << 63
 class LeaseCursor:
     """The ready messages of one queue that are in memory, and those that were returned."""
 
-    __slots__ = ("_highest", "head", "head_offset", "leased_count", "returned", "run_end", "runs", "unloaded_count")
+    __slots__ = (
+        "_highest", "_holes", "head", "head_offset", "holes_count", "leased_count", "returned", "run_end", "runs",
+        "unloaded_count",
+    )  # fmt: skip
+
+    windowed: ClassVar[bool] = True
+    """Whether the head may be a part of what is ready, the rest being in a log."""
 
     def __init__(self) -> None:
         self.head: deque[Message] = deque()
@@ -40,11 +52,13 @@ class LeaseCursor:
         """Ready messages behind the head that are not in memory."""
         self.returned: list[tuple[int, Message]] = []
         self._highest = -1  # No offset in `returned` is above it.
+        self._holes = AckSet()
+        self.holes_count = 0
 
     @property
     def ready_count(self) -> int:
         """Messages that can be taken now."""
-        return len(self.head) + len(self.returned) + self.unloaded_count
+        return len(self.head) + len(self.returned) + self.unloaded_count - self.holes_count
 
     @property
     def tail_offset(self) -> int:
@@ -74,8 +88,12 @@ class LeaseCursor:
         """
         if self.returned:
             return self._take_returned(count)
+        if self.holes_count:
+            self._skip_holes()
         head = self.head
         first = self.head_offset
+        if self.holes_count:
+            count = self._up_to_hole(first, count)
         if first + count > self.run_end:
             count = self.run_end - first
         if count >= len(head):
@@ -90,6 +108,63 @@ class LeaseCursor:
             self.head_offset, self.run_end = self.runs.popleft()
         self.leased_count += taken
         return messages, range(first, end)
+
+    # Out of the middle.
+
+    def take_at(self, offset: int) -> Message | None:
+        """Lease one message wherever it stands; None when it is not in the head or among the returned."""
+        if offset < self.head_offset:
+            return self._take_returned_at(offset)
+        start, end, index = self.head_offset, self.run_end, 0
+        for run in (None, *self.runs):
+            if run is not None:
+                index += end - start
+                start, end = run
+            if start <= offset < end:
+                index += offset - start
+                if index >= len(self.head) or offset in self._holes:
+                    return None
+                self._holes.add(offset, offset + 1)
+                self.holes_count += 1
+                self.leased_count += 1
+                return self.head[index]
+        return None
+
+    def _take_returned_at(self, offset: int) -> Message | None:
+        for index, (other, message) in enumerate(self.returned):
+            if other == offset:
+                self.returned[index] = self.returned[-1]
+                self.returned.pop()
+                heapify(self.returned)
+                self.leased_count += 1
+                return message
+        return None
+
+    def take_below(self, offset: int, count: int) -> tuple[list[Message], Sequence[int]]:
+        """Like `take`, but only of messages below an offset."""
+        if self.returned:
+            return self._take_returned(1) if self.returned[0][0] < offset else ([], ())
+        if self.holes_count:
+            self._skip_holes()
+        return self.take(min(count, offset - self.head_offset)) if self.head_offset < offset else ([], ())
+
+    def _skip_holes(self) -> None:
+        """Step over the holes in front."""
+        head = self.head
+        while head and self.head_offset in self._holes:
+            head.popleft()
+            self.holes_count -= 1
+            self.head_offset += 1
+            if self.head_offset == self.run_end:
+                self.head_offset, self.run_end = self.runs.popleft()
+        if not self.holes_count:
+            self._holes = AckSet()
+
+    def _up_to_hole(self, first: int, count: int) -> int:
+        """How many of `count` from `first` on stand in front of the next hole."""
+        for begin, end in self._holes.missing(first, first + count):
+            return end - begin if begin == first else 0
+        return 0
 
     def _take_returned(self, count: int) -> tuple[list[Message], list[int]]:
         returned = self.returned
@@ -121,6 +196,26 @@ class LeaseCursor:
         self.leased_count -= len(leases)
         return len(leases)
 
+    def ready_ranges(self) -> Iterator[tuple[int, int]]:
+        """The offsets of what is ready in memory, as ranges; holes among them."""
+        for offset, _ in self.returned:
+            yield offset, offset + 1
+        left = len(self.head)
+        for first, end in ((self.head_offset, self.run_end), *self.runs):
+            if left:
+                end = min(end, first + left)
+                left -= end - first
+                yield first, end
+
+    def ready_messages(self) -> Iterator[tuple[int, Message]]:
+        """(offset, message) of everything ready in memory, in order."""
+        yield from sorted(self.returned)
+        messages = iter(self.head)
+        for first, end in ((self.head_offset, self.run_end), *self.runs):
+            for offset, message in enumerate(islice(messages, end - first if end != ENDLESS else None), first):
+                if offset not in self._holes:
+                    yield offset, message
+
     def clear_ready(self) -> tuple[int, list[Sequence[object]]]:
         """Drop everything ready; returns the count, and the containers for somebody to free at leisure."""
         count = self.ready_count
@@ -131,5 +226,7 @@ class LeaseCursor:
         self.head = deque()
         self.returned = []
         self._highest = -1
+        self._holes = AckSet()
+        self.holes_count = 0
         self.unloaded_count = 0
         return count, garbage

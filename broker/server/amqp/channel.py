@@ -242,9 +242,13 @@ class Channel:
             exchange.published_count += 1
         if not queues and mandatory:
             self.send_return(message)
+        accepted = True
         for queue in queues:
-            queue.enqueue((message,))
-        self.published(1, len(queues) + 5)
+            accepted = queue.enqueue_one(message) and accepted
+        if accepted or not self.confirming:
+            self.published(1, len(queues) + 5)
+        else:
+            self.send_nack()
 
     def send_return(self, message: Message) -> None:
         """basic.return with the content as it came."""

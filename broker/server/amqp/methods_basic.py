@@ -15,7 +15,7 @@ from broker.server.amqp.channel import handles
 from broker.server.amqp.delivery import Consumer, fitted
 from broker.server.amqp.methods_topology import queue_name
 from broker.server.amqp.publish import REPLY_TO_NAME
-from broker.server.amqp.transaction import Transaction
+from broker.server.amqp.transaction import ENDED, REJECTED, RETURNED, Transaction
 from protocol.amqp.errors import NOT_ALLOWED, NOT_IMPLEMENTED, PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:
@@ -142,16 +142,18 @@ def _settle(channel: Channel, tag: int, multiple: bool, *, ack: bool, requeue: b
             tagged = [(each, channel.unacked.pop(each)) for each in tags]
         except KeyError:
             raise settle.unknown_tag(tag) from None
-        channel.transaction.add_settlement(tagged, requeue and not ack)
+        channel.transaction.add_settlement(tagged, ENDED if ack else RETURNED if requeue else REJECTED)
         return
     if requeue and multiple:
         settle.return_in_slices(channel.connection.broker.scheduler, settle.take_all(channel, tag))
         return
     leases = settle.take_all(channel, tag) if multiple else [settle.take_one(channel, tag)]
-    if ack or not requeue:
+    if ack:
         settle.end_leases(leases)
-    else:
+    elif requeue:
         settle.return_leases(leases)
+    else:
+        settle.reject_leases(leases)
 
 
 @handles("basic.ack")

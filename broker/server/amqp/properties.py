@@ -42,7 +42,7 @@ def check(channel: Channel, flags: int, content: bytes) -> tuple[bytes, tuple[st
     keys = (*_keys(headers, "CC"), *_keys(headers, "BCC"))
     if "BCC" in headers:
         visible = without_entry(wire.property_octets(content, "headers"), "BCC")
-        content = wire.replace_property(content, "headers", visible)
+        content = wire.with_properties(content, {"headers": visible})
     return content, keys
 
 
@@ -80,4 +80,4 @@ def _rewrite_reply_to(channel: Channel, content: bytes) -> bytes:
     if address is None:
         raise _refuse("fast reply consumer does not exist")
     raw = address.encode()
-    return wire.replace_property(content, "reply-to", bytes([len(raw)]) + raw)
+    return wire.with_properties(content, {"reply-to": bytes([len(raw)]) + raw})

@@ -131,6 +131,8 @@ def _learn(connection: Connection, frame: bytes) -> Route | None:
         queues = find_queues(connection, port, str(frame[exchange_end + 1 : key_end], "utf-8"))
     except (Refused, UnicodeDecodeError):
         return None
+    if queues is not None and any(queue.rejects for queue in queues):
+        queues = None  # Each publish may be refused, so the general path asks.
     routes = connection.routes
     if len(routes) >= cache_max:
         routes.clear()

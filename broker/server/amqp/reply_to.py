@@ -44,6 +44,13 @@ class ReplySink:
         else:
             self.dropped_count += len(messages)
 
+    rejects = False
+
+    def enqueue_one(self, message: Message) -> bool:
+        """Deliver at once."""
+        self.enqueue((message,))
+        return True
+
     def wake(self) -> None:
         """Nothing waits here."""
 

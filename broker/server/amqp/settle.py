@@ -132,6 +132,14 @@ def end_leases(leases: Iterable[Lease]) -> None:
         finish(holder, list(map(_OFFSET, group)))
 
 
+def reject_leases(leases: Iterable[Lease]) -> None:
+    """Leases that nobody wants back: dead letters, where the queue has somewhere for them."""
+    for holder, group in groupby(leases, _HOLDER):
+        rejected = list(group)
+        holder.queue.reject(rejected)
+        holder.settled(len(rejected))
+
+
 def finish(holder: Holder, offsets: Sequence[int]) -> None:
     """Leases of one holder are over for good."""
     holder.queue.settle(offsets)

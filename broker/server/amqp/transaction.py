@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from broker.server.amqp.settings import AmqpSettings
 
 
+ENDED, REJECTED, RETURNED = range(3)
+
+
 class Transaction:
     """What has happened since tx.select or the last commit or rollback."""
 
@@ -26,7 +29,7 @@ class Transaction:
 
     def __init__(self) -> None:
         self.publishes: list[tuple[Exchange | None, tuple[Any, ...], Message, bool]] = []
-        self.settlements: list[tuple[int, Lease, bool]] = []  # (delivery tag, lease, requeue)
+        self.settlements: list[tuple[int, Lease, int]] = []  # (delivery tag, lease, ENDED or REJECTED or RETURNED)
         self._bytes = 0
 
     def add_publish(
@@ -43,9 +46,9 @@ class Transaction:
             raise PeerError(RESOURCE_ERROR, "transaction too large")
         self.publishes.append((exchange, queues, message, mandatory))
 
-    def add_settlement(self, tagged: list[tuple[int, Lease]], requeue: bool) -> None:
-        """Keep an ack (requeue false) or a requeueing nack of these leases."""
-        self.settlements += [(tag, lease, requeue) for tag, lease in tagged]
+    def add_settlement(self, tagged: list[tuple[int, Lease]], outcome: int) -> None:
+        """Keep an ack, a reject or a requeueing nack of these leases."""
+        self.settlements += [(tag, lease, outcome) for tag, lease in tagged]
 
     def commit(self, channel: Channel) -> None:
         """Publishes in order, then settlements; the transaction is empty afterwards."""
@@ -53,8 +56,9 @@ class Transaction:
         self.publishes, self.settlements, self._bytes = [], [], 0
         for exchange, queues, message, mandatory in publishes:
             channel.deliver_published(exchange, queues, message, mandatory)
-        settle.end_leases(lease for _, lease, requeue in settlements if not requeue)
-        returned = [lease for _, lease, requeue in settlements if requeue]
+        settle.end_leases(lease for _, lease, outcome in settlements if outcome == ENDED)
+        settle.reject_leases(lease for _, lease, outcome in settlements if outcome == REJECTED)
+        returned = [lease for _, lease, outcome in settlements if outcome == RETURNED]
         settle.return_in_slices(channel.connection.broker.scheduler, returned)
 
     def rollback(self, channel: Channel) -> None:

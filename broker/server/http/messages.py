@@ -91,9 +91,8 @@ def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], size_max: int,
     else:
         found = vhost.queues.get(routing_key)
         queues = (found,) if found is not None else ()
-    for queue in queues:
-        queue.enqueue((message,))
-    return bool(queues)
+    accepted = [queue.enqueue_one(message) for queue in queues]
+    return any(accepted)
 
 
 def decode_payload(body: Mapping[str, Any]) -> bytes:
@@ -124,7 +123,9 @@ def get(queue: Queue, count: int, ackmode: str, encoding: str, truncate: int | N
         leases.append((holder, offset, message))
         shown.append(message_view(message, encoding, truncate) | {"message_count": queue.cursor.ready_count})
     if ackmode.endswith("true"):
-        queue.release(leases)
+        queue.release(leases, counted=False)
+    elif ackmode.startswith("reject"):
+        queue.reject(leases)
     else:
         queue.settle([offset for _, offset, _ in leases])
     return shown

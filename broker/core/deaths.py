@@ -1,0 +1,110 @@
+"""What a message tells of its deaths: the headers, how they are counted, and the loops that they give away (RabbitMQ).
+
+A death is rejected, expired, maxlen or delivery_limit. The headers that tell of it (`x-death`, newest first, and
+`x-first-death-*`, `x-last-death-*`) are the broker's own; a client that publishes what it got once does not make
+history (RabbitMQ 4.0). So a content whose death headers are ours has the channel number 0, which no client can use;
+`core.record_format` keeps the difference in the log. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from broker.core.message import Message, make_origin, origin_names
+from protocol.amqp import content as wire
+from protocol.amqp.errors import PeerError
+from protocol.amqp.fields import Long, Timestamp, decode_table, encode_table, with_entries, without_entry
+
+REJECTED, EXPIRED, MAXLEN, DELIVERY_LIMIT = "rejected", "expired", "maxlen", "delivery_limit"
+OWN_CHANNEL = 0
+_WANTED = frozenset({"headers", "expiration"})
+_EMPTY = encode_table({})
+Deaths = list[dict[str, Any]]
+
+
+class Grave(NamedTuple):
+    """A dead message on its way: rewritten, with its deaths and the routing keys to try."""
+
+    message: Message
+    deaths: Deaths
+    keys: tuple[str, ...]
+
+
+def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int) -> Grave:
+    """Rewrite a message that died in `queue` for its dead letter exchange.
+
+    `routing_key` None keeps the message's own and those of its CC header.
+    """
+    origin, content = message
+    died_exchange, died_key = origin_names(origin)
+    try:
+        values = wire.parse_properties(wire.header_payload(content), _WANTED)
+        headers: dict[str, Any] = values.get("headers") or {}
+        table = wire.property_octets(content, "headers") if "headers" in values else _EMPTY
+    except PeerError:
+        # Nobody looked inside when it was published. What cannot be read cannot be kept.
+        values = {"expiration": None}
+        headers, table = {}, _EMPTY
+    own = int.from_bytes(content[1:3], "big") == OWN_CHANNEL
+    copies = [key for key in headers.get("CC") or () if isinstance(key, str)]
+    deaths = _add_death(headers.get("x-death") if own else None, queue, reason, died_exchange, [died_key, *copies],
+                        values.get("expiration"), wall_ms)  # fmt: skip
+    entries: dict[str, Any] = {"x-death": deaths}
+    newest = {"exchange": died_exchange, "queue": queue, "reason": reason}
+    if not own:
+        entries |= {f"x-first-death-{name}": value for name, value in newest.items()}
+    entries |= {f"x-last-death-{name}": value for name, value in newest.items()}
+    if routing_key is not None:
+        table = without_entry(table, "CC")
+    changes = {"headers": with_entries(table, entries), "expiration": None}
+    keys = (died_key, *copies) if routing_key is None else (routing_key,)
+    rewritten = wire.with_properties(content, changes, OWN_CHANNEL)
+    return Grave((make_origin(exchange.encode(), keys[0].encode()), rewritten), deaths, keys)
+
+
+def _add_death(
+    known: Any, queue: str, reason: str, exchange: str, keys: list[str], expiration: str | None, wall_ms: int
+) -> Deaths:
+    """The deaths with this one in front; one of the same queue and reason counts up."""
+    deaths: Deaths = list(known) if isinstance(known, list) else []
+    for index, death in enumerate(deaths):
+        if death.get("queue") == queue and death.get("reason") == reason:
+            again = {**death, "count": Long(death.get("count", 0) + 1)}
+            return [again, *_typed(deaths[:index]), *_typed(deaths[index + 1 :])]
+    first = {
+        "count": Long(1),
+        "reason": reason,
+        "queue": queue,
+        "time": Timestamp(wall_ms // 1000),
+        "exchange": exchange,
+        "routing-keys": keys,
+    }
+    if expiration is not None:
+        first["original-expiration"] = expiration
+    return [first, *_typed(deaths)]
+
+
+def _typed(deaths: Deaths) -> Deaths:
+    return [{**death, "count": Long(death.get("count", 1))} for death in deaths]
+
+
+def is_cycle(deaths: Deaths, queue: str) -> bool:
+    """Whether a message with these deaths, newest first, would come round to `queue` all by itself.
+
+    Without a rejection on the way nobody wanted that, and it would go round for ever.
+    """
+    round_trip = []
+    for death in deaths:
+        round_trip.append(death.get("reason"))
+        if death.get("queue") == queue:
+            return REJECTED not in round_trip
+    return False
+
+
+def read_deaths(content: bytes) -> Deaths:
+    """The deaths of a stored message, newest first; none unless the broker wrote them."""
+    if int.from_bytes(content[1:3], "big") != OWN_CHANNEL:
+        return []
+    table = decode_table(wire.property_octets(content, "headers"))[0]
+    deaths = table.get("x-death")
+    return deaths if isinstance(deaths, list) else []

@@ -1,0 +1,96 @@
+"""What a queue has been told: its arguments, its policy and its operator policy, as one set of rules (RabbitMQ).
+
+| key of a policy | argument | two of them |
+|---|---|---|
+| message-ttl, expires, max-length, max-length-bytes, delivery-limit, consumer-timeout | x-... | the lower |
+| overflow, dead-letter-exchange, dead-letter-routing-key, dead-letter-strategy | x-... | the argument |
+
+An operator policy lowers numbers likewise, and sets what the others leave open. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NUMBERS = ("message-ttl", "expires", "max-length", "max-length-bytes", "delivery-limit", "consumer-timeout")
+TEXTS = ("overflow", "dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy")
+QUORUM_DELIVERY_LIMIT = 20
+"""RabbitMQ 4.0's default: a message that nobody can process must not go round for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is in force. None: no such rule. Times in milliseconds."""
+
+    message_ttl_ms: int | None = None
+    expires_ms: int | None = None
+    length_max: int | None = None
+    length_bytes_max: int | None = None
+    overflow: str = "drop-head"
+    dead_letter_exchange: str | None = None
+    dead_letter_routing_key: str | None = None
+    delivery_limit: int | None = None
+    """How often a message may come back; None for ever."""
+    counts_deliveries: bool = False
+    """Whether consumers are told `x-delivery-count`."""
+    consumer_timeout_ms: int | None = None
+    priority_max: int = 0
+
+    @property
+    def limited(self) -> bool:
+        """Whether the queue's length is."""
+        return self.length_max is not None or self.length_bytes_max is not None
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a full queue refuses what is published."""
+        return self.limited and self.overflow != "drop-head"
+
+    @property
+    def plain(self) -> bool:
+        """Whether messages simply come and go."""
+        return not (
+            self.limited
+            or self.message_ttl_ms is not None
+            or self.dead_letter_exchange is not None
+            or self.counts_deliveries
+            or self.priority_max
+        )
+
+
+def rules_of(
+    arguments: Mapping[str, Any],
+    policy: Mapping[str, Any] | None = None,
+    operator_policy: Mapping[str, Any] | None = None,
+) -> Rules:
+    """The rules of a queue with these checked arguments under these policy definitions."""
+    policy, operator_policy = policy or {}, operator_policy or {}
+    numbers = {key: _lowest(key, arguments, policy, operator_policy) for key in NUMBERS}
+    texts = {key: arguments.get("x-" + key, policy.get(key, operator_policy.get(key))) for key in TEXTS}
+    limit = numbers["delivery-limit"]
+    quorum = arguments.get("x-queue-type") == "quorum"
+    if limit is None and quorum:
+        limit = QUORUM_DELIVERY_LIMIT
+    return Rules(
+        message_ttl_ms=numbers["message-ttl"],
+        expires_ms=numbers["expires"],
+        length_max=numbers["max-length"],
+        length_bytes_max=numbers["max-length-bytes"],
+        overflow=texts["overflow"] or "drop-head",
+        dead_letter_exchange=texts["dead-letter-exchange"],
+        dead_letter_routing_key=texts["dead-letter-routing-key"],
+        delivery_limit=None if limit is None or limit < 0 else limit,
+        counts_deliveries=quorum or limit is not None,
+        consumer_timeout_ms=numbers["consumer-timeout"],
+        priority_max=arguments.get("x-max-priority", 0),
+    )
+
+
+def _lowest(key: str, arguments: Mapping[str, Any], *definitions: Mapping[str, Any]) -> int | None:
+    """The lowest number that is asked for; -1 (unlimited) only when nothing else is."""
+    asked = [
+        value for value in (arguments.get("x-" + key), *(one.get(key) for one in definitions)) if value is not None
+    ]
+    return min((value for value in asked if value >= 0), default=asked[0] if asked else None)
