@@ -25,6 +25,7 @@ from broker.log.errors import Corrupt
 from broker.log.extents import Batch
 from broker.log.log import Log
 from broker.log.store import Store
+from protocol.amqp.content import body_size
 from protocol.kafka.records import CorruptBatch
 
 HEAD_BYTES_MAX = 32 << 20
@@ -195,8 +196,14 @@ class Backlog:
         return None
 
     def count_bytes(self) -> int:
-        """About how many octets the bodies have that are not in memory."""
-        return sum(one.size for one in self.log.extents if one.end > self.tail_offset)
+        """How many octets the bodies have that are not in memory; reads them all. Raises Corrupt and OSError."""
+        found = 0
+        for batch in self.log.read(self.tail_offset):
+            base, end = batch.header.base_offset, batch.header.next_offset
+            messages = _messages(batch)
+            for first, stop in self.log.settled.missing(max(base, self.tail_offset), end):
+                found += sum(body_size(content) for _, content in messages[first - base : stop - base])
+        return found
 
 
 Arrival = tuple[int, list[Message], int]

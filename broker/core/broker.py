@@ -50,6 +50,10 @@ class Broker:
                 vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
         for log in [log for log in store.logs.values() if log.number not in owned]:
             store.drop_log(log)
+        for vhost in self.vhosts.values():
+            for queue in list(vhost.queues.values()):
+                if queue.keeper is not None:
+                    queue.apply(queue.rules)  # To what has come back, now that dead letters have somewhere to go.
 
     def close_in_order(self) -> None:
         """Note for the next start what may have been delivered."""

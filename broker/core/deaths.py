@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from broker.core.message import Message, make_origin, origin_names
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
-from protocol.amqp.fields import Long, Timestamp, decode_table, encode_table, with_entries, without_entry
+from protocol.amqp.fields import Long, Timestamp, decode_table, encode_table, with_entries
 
 REJECTED, EXPIRED, MAXLEN, DELIVERY_LIMIT = "rejected", "expired", "maxlen", "delivery_limit"
 OWN_CHANNEL = 0
@@ -33,7 +33,8 @@ class Grave(NamedTuple):
 def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int) -> Grave:
     """Rewrite a message that died in `queue` for its dead letter exchange.
 
-    `routing_key` None keeps the message's own and those of its CC header.
+    `routing_key` None keeps the message's own and those of its CC header; with one that header stays, and is not
+    followed (RabbitMQ 4.0; 3.x removes it).
     """
     origin, content = message
     died_exchange, died_key = origin_names(origin)
@@ -54,8 +55,6 @@ def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: 
     if not own:
         entries |= {f"x-first-death-{name}": value for name, value in newest.items()}
     entries |= {f"x-last-death-{name}": value for name, value in newest.items()}
-    if routing_key is not None:
-        table = without_entry(table, "CC")
     changes = {"headers": with_entries(table, entries), "expiration": None}
     keys = (died_key, *copies) if routing_key is None else (routing_key,)
     rewritten = wire.with_properties(content, changes, OWN_CHANNEL)
@@ -71,7 +70,8 @@ def _add_death(
         if death.get("queue") == queue and death.get("reason") == reason:
             again = {**death, "count": Long(death.get("count", 0) + 1)}
             return [again, *_typed(deaths[:index]), *_typed(deaths[index + 1 :])]
-    first = {
+    first: dict[str, Any] = {} if expiration is None else {"original-expiration": expiration}
+    first |= {
         "count": Long(1),
         "reason": reason,
         "queue": queue,
@@ -79,8 +79,6 @@ def _add_death(
         "exchange": exchange,
         "routing-keys": keys,
     }
-    if expiration is not None:
-        first["original-expiration"] = expiration
     return [first, *_typed(deaths)]
 
 

@@ -367,7 +367,7 @@ class Queue:
         return message
 
     def count_ready_bytes(self) -> int:
-        """The octets of the bodies that are ready; what is not in memory is estimated."""
+        """The octets of the bodies that are ready; reads what is not in memory."""
         found = sum(wire.body_size(content) for _, (_, content) in self.cursor.ready_messages())
         return found + (self.backlog.count_bytes() if self.backlog is not None and self.cursor.unloaded_count else 0)
 
