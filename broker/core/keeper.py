@@ -25,7 +25,8 @@ from protocol.amqp import content as wire
 from protocol.amqp.fields import Long, encode_table, with_entries
 
 if TYPE_CHECKING:
-    from broker.core.queue import Lease, Queue
+    from broker.core.queue import Queue
+from broker.core.serving import Lease
 
 BUCKET_MS = 50
 """Expirations are due in steps of this; the clock of the core moves in such steps too."""

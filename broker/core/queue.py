@@ -1,107 +1,42 @@
-"""Hot path. A queue: a lease cursor, a policy, and the consumers that wait for messages.
+"""Hot path. A queue: the messages (a lease cursor, and what is behind it in a log), its rules, and its consumers.
 
-Budget: 0.1 µs per message enqueued in a run, 0.2 µs per message handed to a consumer in a batch; held by
-`jackalope bench amqp`. Synchronous; knows no sockets and no protocol: consumers are a port (`Consumer`).
-
-Who gets the next message: the highest priority level with a consumer that has capacity; within a level round-robin,
-one message each in registration order. `dispatch` hands out whole rounds as slices, which is the same order.
-A queue without capacity anywhere goes to sleep (`hungry` false) until a consumer calls `wake`.
+Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous. Who gets the next message is
+`core.serving`, what does not fit in memory `core.backlog`, what the queue was told `core.keeper`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from broker.core.backlog import HEAD_BYTES_MAX, LOW_MESSAGES, MESSAGE_OVERHEAD_BYTES, Backlog
-from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
+from broker.core.backlog import HEAD_BYTES_MAX, MESSAGE_OVERHEAD_BYTES, Backlog
+from broker.core.cursor.lease import LeaseCursor
 from broker.core.cursor.priority import PriorityCursor
 from broker.core.deaths import MAXLEN, REJECTED
 from broker.core.keeper import Keeper
 from broker.core.message import Message, has_expiration, redelivered
 from broker.core.rules import Rules, rules_of
 from broker.core.scheduler import Scheduler
+from broker.core.serving import Consumer, Lease, Serving
 from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
 from protocol.amqp import content as wire
-from protocol.amqp.errors import ACCESS_REFUSED, RESOURCE_LOCKED
-
-Lease = tuple["Holder", int, Message]
-"""(who holds it, offset, message): what a channel remembers of an unacknowledged delivery."""
-
-
-class Holder(Protocol):
-    """Who leased a message: a consumer, or a channel's basic.get."""
-
-    queue: Queue
-    in_flight: int
-
-    def settled(self, count: int) -> None:
-        """`count` leases of this holder ended, in whatever way."""
-
-
-class Consumer(Holder, Protocol):
-    """What a queue needs to know of a consumer."""
-
-    tag: str
-    priority: int
-    exclusive: bool
-    no_ack: bool
-
-    @property
-    def shares_capacity(self) -> bool:
-        """Whether it is to be served one message at a time, because delivering to another consumer may take from its
-        capacity (channel-wide prefetch) or both share a channel, on which messages must keep their order."""
-        ...
-
-    def capacity(self) -> int:
-        """How many messages it would take now; 0 or less for none."""
-        ...
-
-    def deliver(self, messages: Sequence[Message], offsets: Sequence[int]) -> None:
-        """Take these leases (no more than `capacity`)."""
-
-    def cancelled(self) -> None:
-        """The queue is gone; the consumer is no longer attached."""
+from protocol.amqp.errors import RESOURCE_LOCKED
 
 
 def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
     """Outside of a vhost there is nowhere to go."""
 
 
-class Queue:
+class Queue(Serving):
     """One queue. `arguments` are those of the declaration, checked before."""
 
     __slots__ = (
-        "arguments",
-        "auto_delete",
-        "backlog",
-        "broken",
-        "bury",
-        "consumers",
-        "cursor",
-        "deleted",
-        "dirty",
-        "durable",
-        "enqueued_count",
-        "expires_ms",
-        "held",
-        "hungry",
-        "keeper",
-        "last_used_ms",
-        "levels",
-        "name",
-        "on_unused",
-        "owner",
-        "rules",
-        "scheduler",
-        "settled_count",
-        "single_active",
-        "store",
-        "vhost",
+        "arguments", "auto_delete", "backlog", "broken", "bury", "cursor", "deleted", "durable",
+        "enqueued_count", "expires_ms", "keeper", "name", "on_unused", "owner", "rules", "scheduler",
+        "settled_count", "single_active", "store", "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +53,7 @@ class Queue:
         store: Store | None = None,
         log: Log | None = None,
     ) -> None:
+        super().__init__(now_ms)
         self.name = name
         self.vhost = vhost
         self.scheduler = scheduler
@@ -127,7 +63,6 @@ class Queue:
         self.owner = owner  # The connection of an exclusive queue.
         self.arguments = dict(arguments or {})
         self.single_active = self.arguments.get("x-single-active-consumer") is True
-        self.last_used_ms = now_ms
         self.rules = rules_of(self.arguments)
         priority_max = self.rules.priority_max
         self.cursor: LeaseCursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
@@ -135,12 +70,7 @@ class Queue:
         self.keeper: Keeper | None = None
         self.bury: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
-        self.consumers: list[Consumer] = []  # In order of registration.
-        self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
-        self.dirty = False
-        self.hungry = True
-        self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
-        self.broken = False  # Its log cannot be read.
+        self.broken = False
         self.deleted = False
         self.on_unused: Callable[[Queue], None] | None = None
         self.enqueued_count = 0
@@ -221,48 +151,7 @@ class Queue:
             self.backlog = Backlog(self.store, log)
             self.backlog.adopt(self.cursor)
 
-    def wake(self) -> None:
-        """A consumer may have capacity again."""
-        self.hungry = True
-        cursor = self.cursor
-        if not self.dirty and (cursor.head or cursor.returned or cursor.unloaded_count):
-            self.dirty = True
-            self.scheduler.dirty.append(self)
-
-    # Messages out.
-
-    def dispatch(self) -> int:
-        """Hand out one batch to whoever has capacity; asks to be called again while it could go on."""
-        cursor = self.cursor
-        loaded = 0
-        if cursor.unloaded_count and not self.broken:
-            if not cursor.windowed:
-                loaded = self._load()
-                if cursor.unloaded_count:
-                    return self._again(loaded)  # What comes first is known only when all is there.
-            elif len(cursor.head) < LOW_MESSAGES:
-                loaded = self._load()
-        if self.held or not (cursor.head or cursor.returned):
-            return 1 + loaded
-        for level in self.levels:
-            if len(level) == 1:
-                consumer = level[0]
-                capacity = consumer.capacity()
-                if capacity > 0:
-                    messages, offsets = cursor.take(min(BATCH_MAX, capacity))
-                    self._hand(consumer, messages, offsets)
-                    if len(self.levels) > 1 or consumer.capacity() > 0:
-                        return self._again(len(messages))
-                    self.hungry = False
-                    return len(messages) + 2
-            else:
-                served = self._dispatch_level(level)
-                if served:
-                    return self._again(served)
-        self.hungry = False
-        return 1 + len(self.consumers)
-
-    def _load(self) -> int:
+    def load(self) -> int:
         """Bring messages back from the log; what cannot be read stops the queue, and says so, but not the broker."""
         assert self.backlog is not None
         try:
@@ -280,56 +169,6 @@ class Queue:
                 self.keeper.loaded(first, messages, wall_ms)
         return loaded
 
-    def _again(self, served: int) -> int:
-        if self.cursor.head or self.cursor.returned or (self.cursor.unloaded_count and not self.broken):
-            self.scheduler.mark(self)
-        return served + 2
-
-    def _dispatch_level(self, level: deque[Consumer]) -> int:
-        """One batch among equals; returns how many messages were handed out."""
-        able = [(consumer, capacity) for consumer in level if (capacity := consumer.capacity()) > 0]
-        if not able:
-            return 0
-        if any(consumer.shares_capacity for consumer, _ in able):
-            return self._dispatch_singly(level)
-        rounds = min(min(capacity for _, capacity in able), max(BATCH_MAX // len(able), 1))
-        messages, offsets = self.cursor.take(rounds * len(able))
-        width = len(able)
-        for index, (consumer, _) in enumerate(able):
-            share = messages[index::width]
-            if not share:
-                break
-            self._hand(consumer, share, offsets[index::width])
-        if len(messages) % width:
-            # An unfinished round: whoever was served last goes to the back, and all before it.
-            last = able[len(messages) % width - 1][0]
-            level.rotate(-1 - level.index(last))
-        return len(messages)
-
-    def _dispatch_singly(self, level: deque[Consumer]) -> int:
-        """One message at a time, since what one consumer gets another may have no room for any more."""
-        served = refused = 0
-        cursor = self.cursor
-        while (cursor.head or cursor.returned) and served < BATCH_MAX and refused < len(level):
-            consumer = level[0]
-            level.rotate(-1)
-            if consumer.capacity() > 0:
-                self._hand(consumer, *cursor.take(1))
-                served += 1
-                refused = 0
-            else:
-                refused += 1
-        return served
-
-    def _hand(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
-        if not messages:
-            return  # There was nothing left but what had expired.
-        if self.keeper is not None:
-            self.keeper.taken(messages)
-        if consumer.no_ack:
-            self.settle(offsets)
-        consumer.deliver(messages, offsets)
-
     def get(self) -> tuple[Message, int] | None:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""
         if self.held:
@@ -341,7 +180,7 @@ class Queue:
         """Lease up to `count` messages in order, for nobody in particular."""
         cursor = self.cursor
         while cursor.unloaded_count and not self.broken and not (cursor.windowed and (cursor.head or cursor.returned)):
-            self._load()
+            self.load()
         messages, offsets = cursor.take(count)
         if self.keeper is not None and messages:
             self.keeper.taken(messages)
@@ -351,7 +190,7 @@ class Queue:
         """Lease up to `count` messages below an offset."""
         cursor = self.cursor
         if cursor.unloaded_count and not self.broken and not (cursor.head or cursor.returned):
-            self._load()
+            self.load()
         messages, offsets = cursor.take_below(offset, count)
         if self.keeper is not None and messages:
             self.keeper.taken(messages)
@@ -375,7 +214,14 @@ class Queue:
         """Whether the offset is with somebody; of one that is neither ready nor settled."""
         return bool(self.cursor.leased_count) and (self.backlog is None or offset not in self.backlog.log.settled)
 
-    # Leases end.
+    # Leases begin, and end.
+
+    def leased(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
+        """These were taken for a consumer, and are about to be delivered."""
+        if self.keeper is not None:
+            self.keeper.taken(messages)
+        if consumer.no_ack:
+            self.settle(offsets)
 
     def settle(self, offsets: Sequence[int]) -> None:
         """The leases of these offsets are over for good."""
@@ -443,39 +289,6 @@ class Queue:
                 "originally declared on another connection or the exclusive property value does not match that of "
                 "the original declaration.",
             )
-
-    def add_consumer(self, consumer: Consumer) -> None:
-        """Attach a consumer. Raises Refused 403 when exclusive use forbids it (also: exclusive on single active)."""
-        exclusive_already = any(other.exclusive for other in self.consumers)
-        if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
-            raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
-        self.consumers.append(consumer)
-        self._rank()
-        self.wake()
-
-    def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
-        """Detach a consumer; the last one takes an auto-delete queue with it."""
-        if consumer not in self.consumers:
-            return
-        self.consumers.remove(consumer)
-        self.last_used_ms = now_ms
-        self._rank()
-        if not self.consumers and self.auto_delete and self.on_unused is not None:
-            self.on_unused(self)
-        else:
-            self.wake()
-
-    def is_active(self, consumer: Consumer) -> bool:
-        """False only for those that wait behind a single active consumer."""
-        return any(consumer in level for level in self.levels)
-
-    def _rank(self) -> None:
-        """Rebuild the levels; a rotation in progress starts anew."""
-        serving = self.consumers[:1] if self.single_active else self.consumers
-        by_priority: dict[int, deque[Consumer]] = {}
-        for consumer in serving:
-            by_priority.setdefault(consumer.priority, deque()).append(consumer)
-        self.levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
 
     @property
     def kept(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message, make_origin, origin_names
-from broker.core.queue import Lease
+from broker.core.serving import Lease
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted

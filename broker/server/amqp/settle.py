@@ -13,8 +13,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from broker.core.queue import Holder, Lease, Queue
+from broker.core.queue import Queue
 from broker.core.scheduler import Scheduler
+from broker.core.serving import Holder, Lease
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.frames import FRAME_END
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message
-from broker.core.queue import Lease
+from broker.core.serving import Lease
 from broker.server.amqp import settle
 from protocol.amqp.errors import RESOURCE_ERROR, PeerError
 
