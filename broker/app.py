@@ -25,6 +25,7 @@ import trio
 from broker.config import Address, Config, load
 from broker.core.access import Access
 from broker.core.broker import Broker
+from broker.core.policies import make_policy
 from broker.core.vhost import VHostLimits
 from broker.errors import ConfigError, Refused
 from broker.log.disk import RealDisk
@@ -369,5 +370,9 @@ def declare_topology(hub: Hub, config: Config) -> None:
                     else vhost.exchange(binding.destination)
                 )
                 vhost.bind(binding.source, destination, binding.routing_key, binding.arguments)
+            for operator, policies in ((False, wanted.policies), (True, wanted.operator_policies)):
+                for one in policies.values():
+                    policy = make_policy(one.name, one.pattern, one.apply_to, one.priority, one.definition)
+                    vhost.policies.set(policy, operator=operator)
         except Refused as refused:
             raise ConfigError(f"topology of vhost {wanted.name!r}: {refused.text}") from None

@@ -15,7 +15,7 @@ _LISTS = ("users", "vhosts", "permissions", "topic_permissions", "parameters", "
           "queues", "exchanges", "bindings")  # fmt: skip
 _VERSIONS = ("rabbit_version", "rabbitmq_version", "rabbitmq_definition_format")
 _OURS = ("listeners", "tls", "storage", "limits", "security", "compat", "log")
-_IGNORED = ("policies", "parameters")
+_IGNORED = ("parameters",)
 _HASHING = ("rabbit_password_hashing_sha256", "rabbit_password_hashing_sha512")
 
 
@@ -49,13 +49,20 @@ class _Translation:
 
     def run(self) -> Item:
         for _, entry in self.objects("vhosts"):
-            self.vhosts[self.text(entry, "name", "vhosts")] = self.mapping(exchanges={}, queues={}, bindings=[])
+            self.vhosts[self.text(entry, "name", "vhosts")] = self.mapping(
+                exchanges={}, queues={}, bindings=[], policies={}
+            )
         if not self.vhosts:  # An export of one vhost lists none, and its objects do not say where they belong.
-            self.vhosts["/"] = self.mapping(exchanges={}, queues={}, bindings=[])
+            self.vhosts["/"] = self.empty_vhost()
         for at, entry in self.objects("users"):
             self.user(at, entry)
         self.permissions()
-        for kind, take in (("exchanges", self.exchange), ("queues", self.queue), ("bindings", self.binding)):
+        for kind, take in (
+            ("exchanges", self.exchange),
+            ("queues", self.queue),
+            ("bindings", self.binding),
+            ("policies", self.policy),
+        ):
             for at, entry in self.objects(kind):
                 take(at, entry)
         for name in _IGNORED:
@@ -91,6 +98,9 @@ class _Translation:
 
     def mapping(self, **values: Any) -> Item:
         return Item({name: Item(value, self.root.file) for name, value in values.items()}, self.root.file)
+
+    def empty_vhost(self) -> Item:
+        return self.mapping(exchanges={}, queues={}, bindings=[], policies={})
 
     def pick(self, entry: Item, *names: str) -> dict[str, Item]:
         return {name: entry.value[name] for name in names if name in entry.value}
@@ -145,6 +155,12 @@ class _Translation:
         if kind != "classic" and "x-queue-type" not in given:
             values["arguments"] = Item({**given, "x-queue-type": entry.value["type"]}, entry.file, entry.line)
         self.add(at, entry, "queues", values)
+
+    def policy(self, at: str, entry: Item) -> None:
+        values = self.pick(entry, "pattern", "priority", "definition")
+        if "apply-to" in entry.value:
+            values["apply_to"] = entry.value["apply-to"]
+        self.add(at, entry, "policies", values)
 
     def add(self, at: str, entry: Item, kind: str, values: dict[str, Item]) -> None:
         there: dict[str, Item] = self.vhost(at, entry)[kind].value

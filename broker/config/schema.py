@@ -148,13 +148,30 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy of the topology: what it defines holds for everything that its pattern matches."""
+
+    name: str
+    pattern: str = option(MISSING, any_text(), "A regular expression, found anywhere in the name; ^ and $ anchor it.")
+    apply_to: str = option(
+        "all",
+        choice("all", "queues", "exchanges", "classic_queues", "quorum_queues", "streams"),
+        "What it is for.",
+    )
+    priority: int = option(0, integer(-(2**31), 2**31 - 1), "Of several that match, the highest applies.")
+    definition: Mapping[str, Any] = option(dict, free(), "Such as message-ttl, max-length, dead-letter-exchange.")
+
+
+@dataclass(frozen=True, slots=True)
 class VHost:
-    """One vhost's exchanges, queues and bindings."""
+    """One vhost's exchanges, queues, bindings and policies."""
 
     name: str
     exchanges: Mapping[str, Exchange] = option(dict, named(Exchange), "By name.")
     queues: Mapping[str, Queue] = option(dict, named(Queue), "By name.")
     bindings: tuple[Binding, ...] = option((), listing(Binding), "Between exchanges, or from one to a queue.")
+    policies: Mapping[str, Policy] = option(dict, named(Policy), "By name.")
+    operator_policies: Mapping[str, Policy] = option(dict, named(Policy), "By name; they bound what others ask for.")
 
     def all_bindings(self) -> tuple[Binding, ...]:
         """The vhost's own bindings, then those written below queues."""

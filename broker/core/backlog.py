@@ -15,7 +15,7 @@ backlog costs disk, not memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from broker.core.cursor.lease import LeaseCursor
 from broker.core.message import Message, redelivered
@@ -185,6 +185,15 @@ class Backlog:
         self._head_count = len(cursor.head)
         return loaded, arrivals
 
+    def scan(self) -> Iterator[Arrival]:
+        """Everything that is not in memory, batch by batch; it stays where it is. Raises Corrupt and OSError."""
+        log = self.log
+        for batch in log.read(self.tail_offset):
+            base, end = batch.header.base_offset, batch.header.next_offset
+            messages = _messages(batch)
+            for first, stop in log.settled.missing(max(base, self.tail_offset), end):
+                yield first, messages[first - base : stop - base], batch.header.base_timestamp_ms
+
     def take_at(self, cursor: LeaseCursor, offset: int) -> Message | None:
         """Lease one message that is not in memory; None when it is, or is settled. Raises Corrupt and OSError."""
         if offset < self.tail_offset or offset in self.log.settled:
@@ -197,13 +206,7 @@ class Backlog:
 
     def count_bytes(self) -> int:
         """How many octets the bodies have that are not in memory; reads them all. Raises Corrupt and OSError."""
-        found = 0
-        for batch in self.log.read(self.tail_offset):
-            base, end = batch.header.base_offset, batch.header.next_offset
-            messages = _messages(batch)
-            for first, stop in self.log.settled.missing(max(base, self.tail_offset), end):
-                found += sum(body_size(content) for _, content in messages[first - base : stop - base])
-        return found
+        return sum(body_size(content) for _, messages, _ in self.scan() for _, content in messages)
 
 
 Arrival = tuple[int, list[Message], int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core.catalog import EXCHANGE, QUEUE, read_catalog
+from broker.core.catalog import EXCHANGE, OPERATOR_POLICY, POLICY, QUEUE, read_catalog
 from broker.core.exchange.base import Choose
 from broker.core.scheduler import Scheduler
 from broker.core.vhost import VHost, VHostLimits
@@ -35,11 +35,15 @@ class Broker:
         store = self.store
         if store is None:
             return
-        owned = set()
+        owned: set[int] = set()
         for entry in read_catalog(store.catalog):
             vhost = self.add_vhost(entry.names[0])
-            if entry.kind == EXCHANGE:
-                vhost.restore_exchange(entry.names[1], entry.known, entry.arguments)
+            if entry.kind in (POLICY, OPERATOR_POLICY):
+                vhost.policies.restore(entry.names[1], entry.known, entry.arguments, operator=entry.kind != POLICY)
+            elif entry.kind == EXCHANGE:
+                log = store.logs[entry.known["log"]] if "log" in entry.known else None
+                owned.update({log.number} if log is not None else ())
+                vhost.restore_exchange(entry.names[1], entry.known, entry.arguments, log, clean=store.recovered.clean)
             elif entry.kind == QUEUE:
                 log = store.logs[entry.known["log"]]
                 owned.add(log.number)

@@ -5,23 +5,28 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 
 | key | the first table |
 |---|---|
-| `x` vhost, name | type, auto_delete, internal |
+| `x` vhost, name | type, auto_delete, internal, number of the log of one that delays |
 | `q` vhost, name | auto_delete, number of the log |
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
+| `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.base import Binding
 from broker.core.exchange.exchange import Exchange
 from broker.core.queue import Queue
+from broker.log.log import Log
 from protocol.amqp.fields import decode_table, encode_table
 
-EXCHANGE, QUEUE, BINDING = b"x", b"q", b"b"
+if TYPE_CHECKING:
+    from broker.core.policies import Policy
+
+EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 
 
 class Entry(NamedTuple):
@@ -46,9 +51,11 @@ def exchange_key(vhost: str, exchange: Exchange) -> bytes:
     return _key(EXCHANGE, vhost, exchange.name)
 
 
-def exchange_value(exchange: Exchange) -> bytes:
-    """Its definition."""
+def exchange_value(exchange: Exchange, log: Log | None) -> bytes:
+    """Its definition, and the log of what waits in it."""
     known = {"type": exchange.type, "auto_delete": exchange.auto_delete, "internal": exchange.internal}
+    if log is not None:
+        known["log"] = log.number
     return encode_table(known) + encode_table(exchange.arguments)
 
 
@@ -76,9 +83,20 @@ def binding_value(binding: Binding) -> bytes:
     return encode_table({}) + encode_table(binding.arguments)
 
 
+def policy_key(vhost: str, name: str, *, operator: bool) -> bytes:
+    """The key of a policy."""
+    return _key(OPERATOR_POLICY if operator else POLICY, vhost, name)
+
+
+def policy_value(policy: Policy) -> bytes:
+    """A policy."""
+    known = {"pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority}
+    return encode_table(known) + encode_table(policy.definition)
+
+
 def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry]:
-    """The entries: exchanges, then queues, then bindings, so that each finds what it needs."""
-    for wanted in (EXCHANGE, QUEUE, BINDING):
+    """The entries: policies, exchanges, queues, then bindings, so that each finds what it needs."""
+    for wanted in (POLICY, OPERATOR_POLICY, EXCHANGE, QUEUE, BINDING):
         for key, value in catalog.items():
             if key[:1] == wanted:
                 known, position = decode_table(value)

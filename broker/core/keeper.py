@@ -42,16 +42,9 @@ class Keeper:
     """The rules of one queue at work."""
 
     __slots__ = (
-        "_buckets",
-        "_due",
-        "_expiring",
-        "_overdue",
-        "_times",
-        "deliveries",
-        "queue",
-        "ready_bytes",
+        "_buckets", "_due", "_expiring", "_overdue", "_retries", "_times", "deliveries", "queue", "ready_bytes",
         "ttl_floor",
-    )
+    )  # fmt: skip
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
@@ -64,6 +57,7 @@ class Keeper:
         self._due: list[int] = []  # A heap of the buckets.
         self._buckets: dict[int, array[int]] = {}
         self._overdue: set[int] = set()  # Due while leased.
+        self._retries: dict[int, Message] = {}  # What waits for its next try.
         self._expiring = False
 
     # In.
@@ -94,12 +88,17 @@ class Keeper:
             self._note_time(first + len(messages), wall_ms)
             at_once = wall_ms + ttl_ms <= now_ms
         for offset, (_, content) in enumerate(messages, first):
-            if has_expiration(content):
-                expiration = wire.parse_properties(wire.header_payload(content), _EXPIRATION)["expiration"]
-                due_ms = wall_ms + int(expiration)
+            due_ms = self.due_ms(content, wall_ms)
+            if due_ms is not None:
                 at_once = at_once or due_ms <= now_ms
                 self._note_due(offset, due_ms)
         return at_once
+
+    def due_ms(self, content: bytes, wall_ms: int) -> int | None:
+        """When a message that came in at `wall_ms` is due by itself; None for never."""
+        if not has_expiration(content):
+            return None
+        return wall_ms + int(wire.parse_properties(wire.header_payload(content), _EXPIRATION)["expiration"])
 
     def _note_time(self, end: int, wall_ms: int) -> None:
         times = self._times
@@ -223,7 +222,10 @@ class Keeper:
                 if count:
                     self._note_delivery(offset, count)
                     message = with_count(message, count)
-                kept.append((offset, redelivered(message)))
+                if count and rules.retry_min_ms:
+                    self._retry_later(offset, redelivered(message), count)
+                else:
+                    kept.append((offset, redelivered(message)))
         for reason, pairs in dead.items():
             self.queue.drop([message for _, message in pairs], [offset for offset, _ in pairs], reason)
         if rules.length_bytes_max is not None:
@@ -234,6 +236,12 @@ class Keeper:
         if self.queue.backlog is not None:
             self.queue.backlog.log.note_return(offset, count)
         self.deliveries[offset] = count
+
+    def _retry_later(self, offset: int, message: Message, count: int) -> None:
+        """It comes back after a while that grows; until then it is with nobody. After a restart it is ready."""
+        rules = self.queue.rules
+        self._retries[offset] = message
+        self._note_due(offset, self.queue.scheduler.wall_ms + min(rules.retry_min_ms * count, rules.retry_max_ms))
 
     def returned(self) -> None:
         """Leases are back in their places."""
@@ -294,6 +302,11 @@ class Keeper:
 
     def _expire_one(self, offset: int) -> None:
         queue = self.queue
+        retry = self._retries.pop(offset, None)
+        if retry is not None:
+            queue.cursor.release(((offset, retry),))
+            queue.wake()
+            return
         message = queue.take_at(offset)
         if message is not None:
             queue.drop((message,), (offset,), EXPIRED)

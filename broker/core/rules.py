@@ -3,6 +3,7 @@
 | key of a policy | argument | two of them |
 |---|---|---|
 | message-ttl, expires, max-length, max-length-bytes, delivery-limit, consumer-timeout | x-... | the lower |
+| delayed-retry-min, delayed-retry-max | x-... | the lower |
 | overflow, dead-letter-exchange, dead-letter-routing-key, dead-letter-strategy | x-... | the argument |
 
 An operator policy lowers numbers likewise, and sets what the others leave open. Pure.
@@ -14,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NUMBERS = ("message-ttl", "expires", "max-length", "max-length-bytes", "delivery-limit", "consumer-timeout")
-TEXTS = ("overflow", "dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy")
+NUMBERS = ("message-ttl", "expires", "max-length", "max-length-bytes", "delivery-limit", "consumer-timeout",
+           "delayed-retry-min", "delayed-retry-max")  # fmt: skip
+TEXTS = ("overflow", "dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy", "delayed-retry-type")
 QUORUM_DELIVERY_LIMIT = 20
 """RabbitMQ 4.0's default: a message that nobody can process must not go round for ever."""
 
@@ -37,6 +39,9 @@ class Rules:
     """Whether consumers are told `x-delivery-count`."""
     consumer_timeout_ms: int | None = None
     priority_max: int = 0
+    retry_min_ms: int = 0
+    """How long a message that comes back waits, times how often it did (RabbitMQ 4.3's delayed retry); 0 is not."""
+    retry_max_ms: int = 0
 
     @property
     def limited(self) -> bool:
@@ -57,6 +62,7 @@ class Rules:
             or self.dead_letter_exchange is not None
             or self.counts_deliveries
             or self.priority_max
+            or self.retry_min_ms
         )
 
 
@@ -73,6 +79,7 @@ def rules_of(
     quorum = arguments.get("x-queue-type") == "quorum"
     if limit is None and quorum:
         limit = QUORUM_DELIVERY_LIMIT
+    retry_min = (numbers["delayed-retry-min"] or 0) if texts["delayed-retry-type"] not in (None, "disabled") else 0
     return Rules(
         message_ttl_ms=numbers["message-ttl"],
         expires_ms=numbers["expires"],
@@ -82,9 +89,11 @@ def rules_of(
         dead_letter_exchange=texts["dead-letter-exchange"],
         dead_letter_routing_key=texts["dead-letter-routing-key"],
         delivery_limit=None if limit is None or limit < 0 else limit,
-        counts_deliveries=quorum or limit is not None,
+        counts_deliveries=quorum or limit is not None or bool(retry_min),
         consumer_timeout_ms=numbers["consumer-timeout"],
         priority_max=arguments.get("x-max-priority", 0),
+        retry_min_ms=retry_min,
+        retry_max_ms=max(numbers["delayed-retry-max"] or 0, retry_min),
     )
 
 

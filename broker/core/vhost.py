@@ -13,10 +13,13 @@ from typing import Any
 from broker.core import arguments as checks
 from broker.core import catalog
 from broker.core.dead_letter import DeadLetters
+from broker.core.delays import attach_holder, holder_of
 from broker.core.exchange.base import Binding, Choose, Destination
+from broker.core.exchange.delayed import DelayedRouter
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
 from broker.core.message import Message
+from broker.core.policies import Policies
 from broker.core.queue import Queue
 from broker.core.scheduler import Scheduler
 from broker.errors import Refused
@@ -52,7 +55,7 @@ class VHost:
 
     __slots__ = (
         "_choose", "_inbound", "_owned", "binding_count", "dead_letters", "epoch", "exchanges", "expiring", "limits",
-        "name", "queues", "scheduler", "store",
+        "name", "policies", "queues", "scheduler", "store",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +79,7 @@ class VHost:
         self._inbound: dict[Destination, set[Binding]] = {}
         self._owned: dict[object, set[Queue]] = {}
         self.dead_letters = DeadLetters(self)
+        self.policies = Policies(self)
         for exchange, kind in PREDECLARED.items():
             self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
 
@@ -137,13 +141,20 @@ class VHost:
             arguments=arguments,
         )
         self.exchanges[name] = exchange
+        self.policies.apply_to_exchange(exchange)
         self.epoch += 1
+        log = (
+            self.store.create_log(durable=True) if durable and self.store and kind == DelayedRouter.type_name else None
+        )
+        attach_holder(self, exchange, log)
         if durable:
-            self._keep(catalog.exchange_key(self.name, exchange), catalog.exchange_value(exchange))
+            self.keep(catalog.exchange_key(self.name, exchange), catalog.exchange_value(exchange, log))
         return exchange
 
-    def restore_exchange(self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        """An exchange of the catalog comes back."""
+    def restore_exchange(
+        self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any], log: Log | None, *, clean: bool
+    ) -> None:
+        """An exchange of the catalog comes back, with the log of what waits in it."""
         self.exchanges[name] = Exchange(
             name,
             ROUTERS[known["type"]](arguments, self._choose),
@@ -152,14 +163,20 @@ class VHost:
             internal=known["internal"],
             arguments=arguments,
         )
+        self.policies.apply_to_exchange(self.exchanges[name])
+        holder = attach_holder(self, self.exchanges[name], log)
+        if holder is not None:
+            holder.recover(clean=clean)
         self.epoch += 1
 
-    def _keep(self, key: bytes, value: bytes) -> None:
+    def keep(self, key: bytes, value: bytes) -> None:
+        """Put something into the catalog, if there is one."""
         if self.store is not None:
             self.store.put(key, value)
             self.store.promised_count += 1
 
-    def _unkeep(self, key: bytes) -> None:
+    def unkeep(self, key: bytes) -> None:
+        """Take it out again."""
         if self.store is not None:
             self.store.delete(key)
             self.store.promised_count += 1
@@ -185,7 +202,10 @@ class VHost:
                 continue
             self.epoch += 1
             if exchange.durable:
-                self._unkeep(catalog.exchange_key(self.name, exchange))
+                self.unkeep(catalog.exchange_key(self.name, exchange))
+            holder = holder_of(exchange)
+            if holder is not None:
+                holder.close()
             for binding in list(exchange.bindings.values()):
                 self._forget(exchange, binding)
             doomed += self._drop_inbound(exchange)
@@ -238,15 +258,14 @@ class VHost:
             self._owned.setdefault(connection, set()).add(queue)
         self._add_queue(queue)
         if keeps:
-            self._keep(catalog.queue_key(queue), catalog.queue_value(queue))
+            self.keep(catalog.queue_key(queue), catalog.queue_value(queue))
         return queue
 
     def _add_queue(self, queue: Queue) -> None:
         queue.on_unused = self.drop_queue
         queue.bury = self.dead_letters.add
         self.queues[queue.name] = queue
-        if queue.expires_ms is not None:
-            self.expiring.add(queue)
+        self.policies.apply_to_queue(queue)
         self.epoch += 1
 
     def restore_queue(
@@ -294,7 +313,7 @@ class VHost:
         for exchange in self._drop_inbound(queue):
             self._drop_exchange(exchange)
         if queue.kept:
-            self._unkeep(catalog.queue_key(queue))
+            self.unkeep(catalog.queue_key(queue))
         queue.close()
 
     def drop_owned(self, connection: object) -> None:
@@ -322,7 +341,7 @@ class VHost:
         exchange.router.check_binding(routing_key, binding.arguments)
         history = self._add_binding(exchange, binding)
         if self._is_kept(exchange, destination):
-            self._keep(catalog.binding_key(self.name, binding), catalog.binding_value(binding))
+            self.keep(catalog.binding_key(self.name, binding), catalog.binding_value(binding))
         if history and isinstance(destination, Queue):
             destination.enqueue(history)
 
@@ -363,7 +382,7 @@ class VHost:
     def _forget(self, exchange: Exchange, binding: Binding) -> None:
         exchange.remove(binding)
         if self._is_kept(exchange, binding.destination):
-            self._unkeep(catalog.binding_key(self.name, binding))
+            self.unkeep(catalog.binding_key(self.name, binding))
         inbound = self._inbound.get(binding.destination)
         if inbound is not None:
             inbound.discard(binding)

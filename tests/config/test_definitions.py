@@ -29,7 +29,8 @@ EXPORT = {
     "topic_permissions": [{"user": "app", "vhost": "shop", "exchange": "orders", "write": "^a", "read": "^b"}],
     "parameters": [],
     "global_parameters": [{"name": "internal_cluster_id", "value": "x"}],
-    "policies": [{"vhost": "/", "name": "p", "pattern": "^x", "apply-to": "queues", "definition": {}, "priority": 0}],
+    "policies": [{"vhost": "/", "name": "p", "pattern": "^x", "apply-to": "queues",
+                  "definition": {"max-length": 5}, "priority": 0}],
     "queues": [
         {"name": "charge", "vhost": "shop", "durable": True, "auto_delete": False, "arguments": {"x-max-length": 10}},
         {"name": "big", "vhost": "shop", "durable": True, "auto_delete": False, "type": "quorum", "arguments": {}},
@@ -55,7 +56,7 @@ def write(path, value):
 
 
 def test_an_export_is_taken_over(tmp_path):
-    """Users with their salted hashes, permissions, vhosts, exchanges, queues and bindings; policies with a warning."""
+    """Users with their salted hashes, permissions, vhosts, exchanges, queues, bindings and policies."""
     config = load([write(tmp_path / "definitions.json", EXPORT)], (), {})
     app, cert = config.users.values()
     assert app.tags == ("management",)
@@ -70,9 +71,9 @@ def test_an_export_is_taken_over(tmp_path):
     assert shop.queues["charge"].arguments == {"x-max-length": 10}
     assert shop.queues["big"].arguments == {"x-queue-type": "quorum"}
     assert shop.bindings == (Binding("orders", "charge", "queue", "${NOT_A_VARIABLE}", {}),)
-    assert [warning.removeprefix(str(tmp_path)) for warning in config.warnings] == [
-        "/definitions.json: 1 policies ignored: not supported yet"
-    ]
+    policy = config.vhosts["/"].policies["p"]
+    assert (policy.pattern, policy.apply_to, policy.definition) == ("^x", "queues", {"max-length": 5})
+    assert not config.warnings
 
 
 def test_beside_a_server_file(tmp_path):

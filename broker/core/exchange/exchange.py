@@ -33,11 +33,16 @@ class Exchange:
         self.auto_delete = auto_delete
         self.internal = internal
         self.arguments = dict(arguments or {})
-        alternate = self.arguments.get("alternate-exchange")
-        self.alternate: str | None = alternate if isinstance(alternate, str) else None
+        self.alternate: str | None = None
+        self.follow({})
         self.bindings: dict[Any, Binding] = {}
         self.exchange_bindings_count = 0
         self.published_count = 0
+
+    def follow(self, definition: Mapping[str, Any]) -> None:
+        """Apply a policy's definition; the exchange's own argument comes first."""
+        alternate = self.arguments.get("alternate-exchange", definition.get("alternate-exchange"))
+        self.alternate = alternate if isinstance(alternate, str) else None
 
     @property
     def plain(self) -> bool:

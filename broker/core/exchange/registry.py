@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.core.exchange.base import Router
 from broker.core.exchange.consistent_hash import ConsistentHashRouter
 from broker.core.exchange.deduplication import DeduplicationRouter
+from broker.core.exchange.delayed import DelayedRouter
 from broker.core.exchange.direct import DirectRouter
 from broker.core.exchange.fanout import FanoutRouter
 from broker.core.exchange.headers import HeadersRouter
@@ -23,5 +24,7 @@ ROUTERS: dict[str, type[Router]] = {
         RandomRouter,
         RecentHistoryRouter,
         DeduplicationRouter,
+        DelayedRouter,
     )
 }
+DelayedRouter.inner_types = {name: router for name, router in ROUTERS.items() if router is not DelayedRouter}

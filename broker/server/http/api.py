@@ -61,7 +61,7 @@ Handler = Callable[..., Any]
 _ROUTES: dict[tuple[str, int], list[tuple[str, tuple[str, ...], Handler]]] = {}
 
 
-def _route(method: str, pattern: str) -> Callable[[Handler], Handler]:
+def route_to(method: str, pattern: str) -> Callable[[Handler], Handler]:
     """Register `method /api/pattern`; `*` segments become arguments."""
     segments = tuple(pattern.split("/"))
 
@@ -104,14 +104,14 @@ def answer(request: Request) -> Any:
 # What a user may see.
 
 
-def _vhosts(request: Request) -> Iterator[VHost]:
+def visible_vhosts(request: Request) -> Iterator[VHost]:
     sees_all = bool(request.user.tags & MONITORING)
     mine = request.hub.access.vhosts_of(request.user)
     return (vhost for name, vhost in request.hub.broker.vhosts.items() if sees_all or name in mine)
 
 
-def _vhost(request: Request, name: str) -> VHost:
-    for vhost in _vhosts(request):
+def find_vhost(request: Request, name: str) -> VHost:
+    for vhost in visible_vhosts(request):
         if vhost.name == name:
             return vhost
     raise HttpError(404, "Object Not Found", "Not Found")
@@ -126,7 +126,7 @@ def _require(request: Request, vhost: VHost, verb: Verb, kind: str, name: str) -
 # Overview and health.
 
 
-@_route("GET", "overview")
+@route_to("GET", "overview")
 def _overview(request: Request) -> dict[str, Any]:
     hub = request.hub
     statistics = request.statistics()
@@ -155,12 +155,12 @@ def _overview(request: Request) -> dict[str, Any]:
     }
 
 
-@_route("GET", "whoami")
+@route_to("GET", "whoami")
 def _whoami(request: Request) -> dict[str, Any]:
     return {"name": request.user.name, "tags": sorted(request.user.tags)}
 
 
-@_route("GET", "health/checks/alarms")
+@route_to("GET", "health/checks/alarms")
 def _health_alarms(request: Request) -> dict[str, Any]:
     alarm = request.hub.broker.alarm
     if alarm is not None:
@@ -168,12 +168,12 @@ def _health_alarms(request: Request) -> dict[str, Any]:
     return {"status": "ok"}
 
 
-@_route("GET", "health/checks/local-alarms")
+@route_to("GET", "health/checks/local-alarms")
 def _health_local_alarms(request: Request) -> Any:
     return _health_alarms(request)
 
 
-@_route("GET", "health/checks/virtual-hosts")
+@route_to("GET", "health/checks/virtual-hosts")
 def _health_vhosts(_request: Request) -> dict[str, Any]:
     return {"status": "ok"}
 
@@ -181,41 +181,41 @@ def _health_vhosts(_request: Request) -> dict[str, Any]:
 # Lists.
 
 
-@_route("GET", "vhosts")
+@route_to("GET", "vhosts")
 def _list_vhosts(request: Request) -> Listing:
-    return Listing(_vhosts(request), lambda vhost: {"name": vhost.name, "queues": len(vhost.queues)})
+    return Listing(visible_vhosts(request), lambda vhost: {"name": vhost.name, "queues": len(vhost.queues)})
 
 
 def _all(request: Request, of: Callable[[VHost], Iterable[Any]], vhost: str | None) -> Iterator[tuple[Any, VHost]]:
-    chosen = [_vhost(request, vhost)] if vhost is not None else list(_vhosts(request))
+    chosen = [find_vhost(request, vhost)] if vhost is not None else list(visible_vhosts(request))
     return ((each, home) for home in chosen for each in list(of(home)))
 
 
-@_route("GET", "queues")
-@_route("GET", "queues/*")
+@route_to("GET", "queues")
+@route_to("GET", "queues/*")
 def _list_queues(request: Request, vhost: str | None = None) -> Listing:
     return Listing(_all(request, lambda home: home.queues.values(), vhost), lambda pair: views.queue_view(pair[0]))
 
 
-@_route("GET", "queues/*/*")
+@route_to("GET", "queues/*/*")
 def _show_queue(request: Request, vhost: str, name: str) -> dict[str, Any]:
-    queue = _vhost(request, vhost).queue(name)
+    queue = find_vhost(request, vhost).queue(name)
     return views.queue_view(queue) | {
         "consumer_details": [views.consumer_view(each) for each in queue.consumers if isinstance(each, Consumer)]
     }
 
 
-@_route("GET", "exchanges")
-@_route("GET", "exchanges/*")
+@route_to("GET", "exchanges")
+@route_to("GET", "exchanges/*")
 def _list_exchanges(request: Request, vhost: str | None = None) -> Listing:
     return Listing(
         _all(request, lambda home: [None, *home.exchanges.values()], vhost), lambda pair: views.exchange_view(*pair)
     )
 
 
-@_route("GET", "exchanges/*/*")
+@route_to("GET", "exchanges/*/*")
 def _show_exchange(request: Request, vhost: str, name: str) -> dict[str, Any]:
-    home = _vhost(request, vhost)
+    home = find_vhost(request, vhost)
     return views.exchange_view(home.exchange(name), home)
 
 
@@ -225,8 +225,8 @@ def _bindings(home: VHost) -> Iterator[Any]:
         yield from list(exchange.bindings.values())
 
 
-@_route("GET", "bindings")
-@_route("GET", "bindings/*")
+@route_to("GET", "bindings")
+@route_to("GET", "bindings/*")
 def _list_bindings(request: Request, vhost: str | None = None) -> Listing:
     def view(pair: tuple[Any, VHost]) -> dict[str, Any]:
         each, home = pair
@@ -238,7 +238,7 @@ def _list_bindings(request: Request, vhost: str | None = None) -> Listing:
 
 
 def _connections(request: Request) -> list[Any]:
-    mine = {vhost.name for vhost in _vhosts(request)}
+    mine = {vhost.name for vhost in visible_vhosts(request)}
     everything = bool(request.user.tags & MONITORING)
     return [
         connection
@@ -247,19 +247,19 @@ def _connections(request: Request) -> list[Any]:
     ]
 
 
-@_route("GET", "connections")
+@route_to("GET", "connections")
 def _list_connections(request: Request) -> Listing:
     return Listing(_connections(request), views.connection_view)
 
 
-@_route("GET", "channels")
+@route_to("GET", "channels")
 def _list_channels(request: Request) -> Listing:
     rows = (channel for one in _connections(request) for channel in list(one.channels.values()))
     return Listing(rows, views.channel_view)
 
 
-@_route("GET", "consumers")
-@_route("GET", "consumers/*")
+@route_to("GET", "consumers")
+@route_to("GET", "consumers/*")
 def _list_consumers(request: Request, vhost: str | None = None) -> Listing:
     rows = (
         consumer
@@ -272,16 +272,16 @@ def _list_consumers(request: Request, vhost: str | None = None) -> Listing:
 # Messages.
 
 
-@_route("DELETE", "queues/*/*/contents")
+@route_to("DELETE", "queues/*/*/contents")
 def _purge(request: Request, vhost: str, name: str) -> None:
-    home = _vhost(request, vhost)
+    home = find_vhost(request, vhost)
     _require(request, home, "read", "queue", name)
     home.queue(name).purge()
 
 
-@_route("POST", "exchanges/*/*/publish")
+@route_to("POST", "exchanges/*/*/publish")
 def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
-    home = _vhost(request, vhost)
+    home = find_vhost(request, vhost)
     name = "" if name == "amq.default" else name
     _require(request, home, "write", "exchange", name)
     routing_key = str(request.body.get("routing_key", ""))
@@ -293,9 +293,9 @@ def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
     return {"routed": routed}
 
 
-@_route("POST", "queues/*/*/get")
+@route_to("POST", "queues/*/*/get")
 def _get(request: Request, vhost: str, name: str) -> list[dict[str, Any]]:
-    home = _vhost(request, vhost)
+    home = find_vhost(request, vhost)
     _require(request, home, "read", "queue", name)
     queue = home.queue(name)
     if queue.owner is not None:

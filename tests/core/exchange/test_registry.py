@@ -9,14 +9,14 @@ from exchange_helpers import Publishing, Target, bind, binding, made
 import broker.core.exchange as package
 from broker.core.exchange.registry import ROUTERS
 
-ARGUMENTS = {"x-message-deduplication": {"x-cache-size": 10}}
+ARGUMENTS = {"x-message-deduplication": {"x-cache-size": 10}, "x-delayed-message": {"x-delayed-type": "direct"}}
 
 
 def test_exactly_the_types_on_offer():
     """Each under its own name."""
     assert list(ROUTERS) == [
         "direct", "fanout", "topic", "headers", "x-consistent-hash", "x-random", "x-recent-history",
-        "x-message-deduplication",
+        "x-message-deduplication", "x-delayed-message",
     ]  # fmt: skip
     assert all(router.type_name == name for name, router in ROUTERS.items())
 

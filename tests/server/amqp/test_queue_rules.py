@@ -7,6 +7,8 @@ import pytest
 from amqp_harness import World, publish
 from sim_disk import PowerCut, SimDisk
 
+from broker.core.policies import make_policy
+from broker.errors import Refused
 from protocol.amqp import content as wire
 
 
@@ -389,3 +391,163 @@ def test_a_dead_letter_is_in_one_queue():
         disk.power_cut()
         after = World(disk)
         assert sum(depth(after, "q", "dead")) == 1
+
+
+# Policies.
+
+
+def policy(world, name, pattern, definition, *, priority=0, apply_to="all", operator=False):
+    """Set a policy on the vhost."""
+    made = make_policy(name, pattern, apply_to, priority, definition)
+    world.broker.vhosts["/"].policies.set(made, operator=operator)
+
+
+def test_policies_change_live_queues(world, client):
+    """What matches follows at once, with what is in it; what no longer matches goes back."""
+    client.declare("orders.new", durable=True)
+    client.declare("other", durable=True)
+    for number in range(5):
+        client.publish("orders.new", b"%d" % number, delivery_mode=2)
+        client.publish("other", b"x", delivery_mode=2)
+    policy(world, "short", "^orders", {"max-length": 2})
+    assert depth(world, "orders.new", "other") == [2, 5]
+    client.publish("orders.new", b"5", delivery_mode=2)
+    assert bodies(client, "orders.new") == [b"4", b"5"]
+    world.broker.vhosts["/"].policies.delete("short", operator=False)
+    for number in range(5):
+        client.publish("orders.new", b"%d" % number)
+    assert depth(world, "orders.new") == [5]
+
+
+def test_which_policy_applies(world, client):
+    """The highest priority, whole; the lower number of argument, policy and operator policy; else the argument."""
+    client.declare("q", durable=True, x_max_length=10, x_dead_letter_exchange="mine")
+    policy(world, "low", "q", {"max-length": 1, "message-ttl": 5}, priority=1)
+    policy(world, "high", "q", {"max-length": 20, "dead-letter-exchange": "theirs", "delivery-limit": 7}, priority=2)
+    rules = world.queue("q").rules
+    assert (rules.length_max, rules.message_ttl_ms, rules.dead_letter_exchange) == (10, None, "mine")
+    assert rules.delivery_limit == 7
+    policy(world, "bound", ".*", {"max-length": 3, "message-ttl": 1000}, operator=True)
+    rules = world.queue("q").rules
+    assert (rules.length_max, rules.message_ttl_ms) == (3, 1000)
+
+
+def test_policies_of_queues_yet_to_come_and_of_types(world, client):
+    """A queue that is declared later follows; apply-to tells types apart."""
+    policy(world, "quorum", ".*", {"delivery-limit": 3}, apply_to="quorum_queues", priority=5)
+    policy(world, "classic", ".*", {"max-length": 4}, apply_to="classic_queues")
+    client.declare("c", durable=True)
+    client.declare("k", durable=True, x_queue_type="quorum")
+    assert (world.queue("c").rules.length_max, world.queue("c").rules.delivery_limit) == (4, None)
+    assert (world.queue("k").rules.length_max, world.queue("k").rules.delivery_limit) == (None, 3)
+
+
+def test_reject_publish_by_policy_reaches_open_channels(world, client):
+    """A publisher whose routes are remembered is refused as soon as the policy says so."""
+    client.declare("q")
+    client.call(1, "confirm.select", False)
+    client.publish("q", b"1")
+    client.frames()
+    policy(world, "full", "^q$", {"max-length": 1, "overflow": "reject-publish"})
+    assert [name for name, _, _ in client.publish("q", b"2").frames()] == ["basic.nack"]
+
+
+def test_an_alternate_exchange_by_policy(world, client):
+    """Exchanges follow policies as well; their own argument comes first."""
+    client.declare("lost")
+    client.bind("lost", "amq.fanout")
+    client.declare_exchange("x", "direct")
+    client.publish("nowhere", exchange="x")
+    policy(world, "ae", "^x", {"alternate-exchange": "amq.fanout"}, apply_to="exchanges")
+    client.publish("nowhere", exchange="x")
+    assert depth(world, "lost") == [1]
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [{}, {"max-lenght": 5}, {"max-length": -1}, {"overflow": "explode"}, {"message-ttl": "soon"}],
+    ids=str,
+)
+def test_policies_that_cannot_be(definition):
+    """406 with what is wrong."""
+    with pytest.raises(Refused):
+        make_policy("p", ".*", "all", 0, definition)
+
+
+def test_policies_after_a_restart(kept):
+    """They come back before what they apply to."""
+    world, client = kept
+    client.declare("q", durable=True)
+    policy(world, "p", "^q$", {"max-length": 2, "message-ttl": 10_000})
+    client.declare("other", durable=True)
+    world = world.kill()
+    rules = world.queue("q").rules
+    assert (rules.length_max, rules.message_ttl_ms) == (2, 10_000)
+
+
+# Delays.
+
+
+def test_a_delayed_message_comes_when_it_is_due(world, client):
+    """x-delay on an x-delayed-message exchange: routed like its inner type, later; without the header at once."""
+    client.declare_exchange("later", "x-delayed-message", durable=True, x_delayed_type="topic")
+    client.declare("q", durable=True)
+    client.bind("q", "later", "a.*")
+    client.publish("a.b", b"late", exchange="later", delivery_mode=2, headers={"x-delay": 1000})
+    client.publish("a.b", b"soon", exchange="later", delivery_mode=2, headers={"x-delay": 200})
+    client.publish("a.b", b"now", exchange="later", delivery_mode=2)
+    client.publish("b.b", b"elsewhere", exchange="later", delivery_mode=2, headers={"x-delay": 100})
+    assert bodies(client, "q") == [b"now"]
+    world.advance(300)
+    assert bodies(client, "q") == [b"soon"]
+    world.advance(1000)
+    key, found = headers(client, "q")
+    assert (key, found) == ("a.b", {"x-delay": -1000})
+
+
+def test_delays_survive_a_restart(kept):
+    """What waits goes on waiting, and comes once."""
+    world, client = kept
+    client.declare_exchange("later", "x-delayed-message", durable=True, x_delayed_type="direct")
+    client.declare("q", durable=True)
+    client.bind("q", "later", "k")
+    for number in range(3):
+        client.publish("k", b"%d" % number, exchange="later", delivery_mode=2, headers={"x-delay": 500 + number * 1000})
+    world = world.kill()
+    client = world.connect()
+    assert bodies(client, "q") == []
+    world.advance(600)
+    assert bodies(client, "q") == [b"0"]
+    world.advance(3000)
+    assert bodies(client, "q") == [b"1", b"2"]
+    world = world.kill()
+    world.advance(5000)
+    assert depth(world, "q") == [0]
+
+
+def test_what_a_delayed_exchange_must_have(client):
+    """x-delayed-type, of a type that there is, and not its own."""
+    for number, arguments in enumerate(({}, {"x_delayed_type": "x-delayed-message"}, {"x_delayed_type": "no"})):
+        client.call(number + 2, "channel.open", "")
+        table = {key.replace("_", "-"): value for key, value in arguments.items()}
+        frames = client.call(
+            number + 2, "exchange.declare", 0, "x", "x-delayed-message", False, False, False, False, False, table
+        )
+        assert frames[0][2][0] == 406
+
+
+def test_delayed_retry(world, client):
+    """What comes back waits, longer each time up to the most; then it stands in its old place (RabbitMQ 4.3)."""
+    retry = {"x_delayed_retry_type": "all", "x_delayed_retry_min": 1000, "x_delayed_retry_max": 2000}
+    client.declare("q", durable=True, **retry)
+    for body in (b"poison", b"other"):
+        client.publish("q", body, delivery_mode=2)
+    client.send(1, "basic.nack", client.get("q")[0], False, True)
+    assert depth(world, "q") == [1]
+    for wait in (1000, 2000, 2000):
+        world.advance(wait - 100)
+        assert depth(world, "q") == [1]
+        world.advance(200)
+        tag, redelivered, body = client.get("q")
+        assert (redelivered, body) == (True, b"poison")
+        client.send(1, "basic.nack", tag, False, True)

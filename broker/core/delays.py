@@ -1,0 +1,100 @@
+"""What waits in an x-delayed-message exchange: a queue that nobody consumes from, and whose messages leave when due.
+
+When it is due a message is settled here and enqueued where its exchange routes it, in one turn: one frame, so that a
+crash moves it or leaves it. Its `x-delay` is then negative (as RabbitMQ's plugin has it), so that no other delayed
+exchange on its way makes it wait again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from broker.core.exchange.delayed import HEADER, DelayedRouter, delay_ms
+from broker.core.keeper import Keeper
+from broker.core.message import Incoming, Message
+from broker.core.queue import Queue
+from broker.core.routing import route
+from broker.core.rules import Rules
+from protocol.amqp import content as wire
+from protocol.amqp.errors import PeerError
+from protocol.amqp.fields import with_entries
+
+if TYPE_CHECKING:
+    from broker.core.exchange.exchange import Exchange
+    from broker.core.vhost import VHost
+    from broker.log.log import Log
+
+_HEADERS = frozenset({"headers"})
+
+
+def _delay_of(content: bytes) -> int:
+    return delay_ms(wire.parse_properties(wire.header_payload(content), _HEADERS).get("headers") or {})
+
+
+class _DelayKeeper(Keeper):
+    """Due times come from `x-delay`."""
+
+    __slots__ = ()
+
+    def due_ms(self, content: bytes, wall_ms: int) -> int | None:
+        return wall_ms + _delay_of(content)
+
+
+class DelayQueue(Queue):
+    """The messages of one exchange that are not due yet."""
+
+    __slots__ = ("_exchange", "_home")
+
+    def __init__(self, home: VHost, exchange: Exchange, log: Log | None) -> None:
+        super().__init__(exchange.name, home.name, home.scheduler, durable=exchange.durable, store=home.store, log=log)
+        self._home = home
+        self._exchange = exchange
+        self.keeper: Keeper = _DelayKeeper(self)
+        self.rules = Rules(dead_letter_exchange=exchange.name)  # What expires goes to `bury`.
+        self.bury = self._release
+
+    def recover(self, *, clean: bool) -> None:
+        """After a restart: find out in slices what is due when."""
+        assert self.backlog is not None
+        self.backlog.recover(self.cursor, clean=clean)
+        if self.cursor.unloaded_count:
+            self.scheduler.add_job(self._index())
+
+    def _index(self) -> Iterator[int]:
+        assert self.backlog is not None
+        for first, messages, wall_ms in self.backlog.scan():
+            self.keeper.loaded(first, messages, wall_ms)
+            yield len(messages)
+
+    def _release(self, _queue: Queue, messages: Sequence[Message], _reason: str) -> None:
+        """These are due."""
+        home = self._home
+        for origin, content in messages:
+            negative = with_entries(wire.property_octets(content, "headers"), {HEADER: -_delay_of(content)})
+            message = (origin, wire.with_properties(content, {"headers": negative}))
+            split = 2 + origin[1]
+            routing_key = origin[split + 1 : -1].decode()
+            publication = Incoming(self._exchange.name, routing_key, message, self.scheduler.wall_ms)
+            try:
+                queues = route(home.exchanges, self._exchange, publication)
+            except PeerError:
+                continue  # Its headers break what the exchange routes by; nobody waits for an answer any more.
+            for queue in queues:
+                queue.enqueue_one(message)
+
+
+def attach_holder(home: VHost, exchange: Exchange, log: Log | None) -> DelayQueue | None:
+    """Give an x-delayed-message exchange its queue; None for any other exchange."""
+    router = exchange.router
+    if not isinstance(router, DelayedRouter):
+        return None
+    holder = DelayQueue(home, exchange, log)
+    router.holder = holder
+    return holder
+
+
+def holder_of(exchange: Exchange) -> DelayQueue | None:
+    """The queue of an x-delayed-message exchange; None for any other."""
+    holder = exchange.router.holder if isinstance(exchange.router, DelayedRouter) else None
+    return holder if isinstance(holder, DelayQueue) else None

@@ -1,0 +1,134 @@
+"""Policies of a vhost: definitions that apply to whatever matches a pattern, now and later, without a redeclare.
+
+Of several that match, the one with the highest priority applies, whole (RabbitMQ: no merging of user policies); an
+operator policy applies besides, see `core.rules`. Patterns are matched in linear time (`core.access`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from broker.core import catalog
+from broker.core.access import compile_pattern
+from broker.core.arguments import CHECKS
+from broker.core.rules import NUMBERS, TEXTS, rules_of
+from broker.errors import Refused
+from protocol.amqp.errors import PRECONDITION_FAILED
+
+if TYPE_CHECKING:
+    from broker.core.exchange.exchange import Exchange
+    from broker.core.queue import Queue
+    from broker.core.vhost import VHost
+
+APPLY_TO = ("all", "queues", "exchanges", "classic_queues", "quorum_queues", "streams")
+KEYS = (*NUMBERS, *TEXTS, "alternate-exchange", "queue-leader-locator")
+"""What a definition may have; the last is kept and means nothing on a single node."""
+
+
+class Policy(NamedTuple):
+    """One policy. `definition` has the keys of `KEYS`."""
+
+    name: str
+    pattern: str
+    apply_to: str
+    priority: int
+    definition: Mapping[str, Any]
+    matches: Callable[[str], bool]
+
+
+def make_policy(name: str, pattern: str, apply_to: str, priority: int, definition: Mapping[str, Any]) -> Policy:
+    """A checked policy. Raises Refused 406 for what cannot be one."""
+
+    def refuse(text: str) -> Refused:
+        return Refused(PRECONDITION_FAILED, f"policy '{name}': {text}")
+
+    if apply_to not in APPLY_TO:
+        raise refuse(f"apply-to must be one of {', '.join(APPLY_TO)}")
+    if not definition:
+        raise refuse("the definition is empty")
+    unknown = sorted(set(definition) - set(KEYS))
+    if unknown:
+        raise refuse(f"not recognised: {', '.join(unknown)}")
+    arguments = {"x-" + key: value for key, value in definition.items()}
+    for key, value in arguments.items():
+        check = CHECKS.get(key)
+        wrong = check(value, {"x-dead-letter-exchange": "", **arguments}) if check is not None else None
+        if wrong is not None:
+            raise refuse(f"{key[2:]}: {wrong}")
+    if not isinstance(definition.get("alternate-exchange", ""), str):
+        raise refuse("alternate-exchange: not a string")
+    try:
+        matches = compile_pattern(pattern)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+    return Policy(name, pattern, apply_to, priority, dict(definition), matches)
+
+
+class Policies:
+    """The user policies and the operator policies of a vhost, by name."""
+
+    __slots__ = ("_home", "operator", "user")
+
+    def __init__(self, home: VHost) -> None:
+        self._home = home
+        self.user: dict[str, Policy] = {}
+        self.operator: dict[str, Policy] = {}
+
+    def set(self, policy: Policy, *, operator: bool) -> None:
+        """Add or replace a policy; what it matches follows it at once."""
+        (self.operator if operator else self.user)[policy.name] = policy
+        key = catalog.policy_key(self._home.name, policy.name, operator=operator)
+        self._home.keep(key, catalog.policy_value(policy))
+        self._apply()
+
+    def delete(self, name: str, *, operator: bool) -> bool:
+        """Remove a policy; False when there is none."""
+        if (self.operator if operator else self.user).pop(name, None) is None:
+            return False
+        self._home.unkeep(catalog.policy_key(self._home.name, name, operator=operator))
+        self._apply()
+        return True
+
+    def restore(self, name: str, known: Mapping[str, Any], definition: Mapping[str, Any], *, operator: bool) -> None:
+        """A policy of the catalog comes back."""
+        policy = make_policy(name, known["pattern"], known["apply-to"], known["priority"], definition)
+        (self.operator if operator else self.user)[name] = policy
+
+    def _apply(self) -> None:
+        home = self._home
+        for queue in list(home.queues.values()):
+            self.apply_to_queue(queue)
+        for exchange in home.exchanges.values():
+            self.apply_to_exchange(exchange)
+        home.epoch += 1
+
+    def apply_to_queue(self, queue: Queue) -> None:
+        """The queue follows what applies to it now."""
+        policy, operator = self.of_queue(queue), self.of_queue(queue, operator=True)
+        rules = rules_of(
+            queue.arguments, policy.definition if policy else None, operator.definition if operator else None
+        )
+        if rules != queue.rules:
+            queue.apply(rules)
+        if queue.expires_ms is None:
+            self._home.expiring.discard(queue)
+        else:
+            self._home.expiring.add(queue)
+
+    def apply_to_exchange(self, exchange: Exchange) -> None:
+        """The exchange follows what applies to it now."""
+        policy = self._best(self.user, exchange.name, ("all", "exchanges"))
+        exchange.follow(policy.definition if policy is not None else {})
+
+    def of_queue(self, queue: Queue, *, operator: bool = False) -> Policy | None:
+        """The policy that applies to a queue."""
+        kind = {"quorum": "quorum_queues", "stream": "streams"}.get(
+            str(queue.arguments.get("x-queue-type")), "classic_queues"
+        )
+        return self._best(self.operator if operator else self.user, queue.name, ("all", "queues", kind))
+
+    @staticmethod
+    def _best(policies: Mapping[str, Policy], name: str, kinds: tuple[str, ...]) -> Policy | None:
+        found = [policy for policy in policies.values() if policy.apply_to in kinds and policy.matches(name)]
+        return max(found, key=lambda policy: (policy.priority, policy.name), default=None)
