@@ -185,13 +185,17 @@ class Backlog:
         self._head_count = len(cursor.head)
         return loaded, arrivals
 
-    def scan(self) -> Iterator[Arrival]:
-        """Everything that is not in memory, batch by batch; it stays where it is. Raises Corrupt and OSError."""
+    def scan(self, start: int = 0) -> Iterator[Arrival]:
+        """Everything from `start` on that is not in memory, batch by batch; it stays where it is.
+
+        Raises Corrupt and OSError.
+        """
         log = self.log
-        for batch in log.read(self.tail_offset):
+        start = max(start, self.tail_offset)
+        for batch in log.read(start):
             base, end = batch.header.base_offset, batch.header.next_offset
             messages = _messages(batch)
-            for first, stop in log.settled.missing(max(base, self.tail_offset), end):
+            for first, stop in log.settled.missing(max(base, start), end):
                 yield first, messages[first - base : stop - base], batch.header.base_timestamp_ms
 
     def take_at(self, cursor: LeaseCursor, offset: int) -> Message | None:

@@ -191,6 +191,11 @@ class Keeper:
         if self.queue.rules.length_bytes_max is not None:
             self.ready_bytes -= sum(wire.body_size(content) for _, content in messages)
 
+    def untaken(self, message: Message) -> None:
+        """It is ready again."""
+        if self.queue.rules.length_bytes_max is not None:
+            self.ready_bytes += wire.body_size(message[1])
+
     def settled(self, offsets: Sequence[int]) -> None:
         """These are done with."""
         if self.deliveries and self.queue.backlog is None:

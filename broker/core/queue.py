@@ -255,6 +255,13 @@ class Queue(Serving):
             keeper.returned()
         self.wake()
 
+    def put_back(self, offset: int, message: Message) -> None:
+        """A lease that came to nothing: the message is where it was, as it was."""
+        self.cursor.release(((offset, message),))
+        if self.keeper is not None:
+            self.keeper.untaken(message)
+        self.wake()
+
     def hold(self) -> None:
         """Returns begin that take several slices."""
         self.held += 1

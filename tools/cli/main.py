@@ -1,6 +1,6 @@
 """`jackalope`: noun, then verb. Each noun is imported only when it is asked for, so that `serve` starts fast.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 4 not found, 5 refused, 6 cannot connect.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 partial, 4 not found, 5 refused, 6 cannot connect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tools.cli.client import DEFAULT_URL, ApiError, Client
 
 NOUNS = ("queue", "exchange", "binding", "connection", "channel", "consumer", "vhost")
 LAZY = {"message": "tools.cli.nouns:message", "health": "tools.cli.nouns:health", "bench": "tools.bench.cli:bench",
-        "config": "tools.cli.config:config"}  # fmt: skip
+        "config": "tools.cli.config:config", "dlq": "tools.cli.dead_letters:dlq",
+        "policy": "tools.cli.policies:policy"}  # fmt: skip
 
 
 class LazyGroup(click.Group):

@@ -53,6 +53,10 @@ def make_group(noun: str) -> click.Group:
 
 
 def _add_queue_verbs(group: click.Group) -> None:
+    from tools.cli.dead_letters import peek
+
+    group.add_command(peek)
+
     @group.command("show")
     @click.argument("name")
     @click.option("--vhost", default="/", show_default=True)

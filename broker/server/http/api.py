@@ -117,7 +117,7 @@ def find_vhost(request: Request, name: str) -> VHost:
     raise HttpError(404, "Object Not Found", "Not Found")
 
 
-def _require(request: Request, vhost: VHost, verb: Verb, kind: str, name: str) -> None:
+def require(request: Request, vhost: VHost, verb: Verb, kind: str, name: str) -> None:
     if not request.hub.access.can(request.user, vhost.name, verb, name or "amq.default"):
         text = f"{verb} access to {kind} '{name}' in vhost '{vhost.name}' refused for user '{request.user.name}'"
         raise Refused(ACCESS_REFUSED, text)
@@ -275,7 +275,7 @@ def _list_consumers(request: Request, vhost: str | None = None) -> Listing:
 @route_to("DELETE", "queues/*/*/contents")
 def _purge(request: Request, vhost: str, name: str) -> None:
     home = find_vhost(request, vhost)
-    _require(request, home, "read", "queue", name)
+    require(request, home, "read", "queue", name)
     home.queue(name).purge()
 
 
@@ -283,7 +283,7 @@ def _purge(request: Request, vhost: str, name: str) -> None:
 def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
     home = find_vhost(request, vhost)
     name = "" if name == "amq.default" else name
-    _require(request, home, "write", "exchange", name)
+    require(request, home, "write", "exchange", name)
     routing_key = str(request.body.get("routing_key", ""))
     if name and not request.hub.access.can_topic(request.user, vhost, "write", name, routing_key):
         raise Refused(ACCESS_REFUSED, f"write access to topic '{routing_key}' in exchange '{name}' refused")
@@ -296,7 +296,7 @@ def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
 @route_to("POST", "queues/*/*/get")
 def _get(request: Request, vhost: str, name: str) -> list[dict[str, Any]]:
     home = find_vhost(request, vhost)
-    _require(request, home, "read", "queue", name)
+    require(request, home, "read", "queue", name)
     queue = home.queue(name)
     if queue.owner is not None:
         queue.check_access(request)

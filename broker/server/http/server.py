@@ -20,7 +20,7 @@ import trio
 from broker.config.limits import Limits
 from broker.core.access import User
 from broker.server.auth import LoginRefused
-from broker.server.http import policies  # noqa: F401 - it fills the table of routes
+from broker.server.http import browse, policies  # noqa: F401 - they fill the table of routes
 from broker.server.http.api import HttpError, Listing, Request, answer, split_target
 from broker.server.hub import Hub
 
