@@ -175,6 +175,13 @@ class Store:
         """Whether the journal has grown enough."""
         return self.journal.end - self.checkpoint_end >= JOURNAL_BYTES_MAX
 
+    @property
+    def has_dead_segments(self) -> bool:
+        """Whether a checkpoint would free a file; looks at the first segment of each log."""
+        return any(
+            log.segments and log.settled.covers(log.segments[0].base, log.segments[0].end) for log in self.logs.values()
+        )
+
     def flush(self) -> None:
         """Write and sync what is pending, here and now: for start, stop and tests. Raises OSError."""
         while self.dirty:

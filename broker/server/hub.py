@@ -142,4 +142,6 @@ class Hub:
             "half_open": self.half_open.count,
             "blocked": len(self.blocked),
             "turns": self.turns,
+            "storage_frames": self.durability.flusher.frames_count if self.durability is not None else 0,
+            "storage_checkpoints": self.durability.flusher.checkpoints_count if self.durability is not None else 0,
         }

@@ -24,7 +24,7 @@ CRC_START = 21
 MAGIC = 2
 _SUMMED = struct.Struct(">hiqqqhii")
 _FRONT = struct.Struct(">qiibI")
-_NO_PRODUCER = (-1, -1, -1)
+SEQUENCE_MAX = 2**31 - 1
 
 
 class CorruptBatch(ValueError):
@@ -104,8 +104,12 @@ def encode_batch(
     base_timestamp_ms: int,
     max_timestamp_ms: int,
 ) -> bytes:
-    """A batch of records that are rendered already; no producer, not compressed."""
-    summed = _SUMMED.pack(0, last_offset_delta, base_timestamp_ms, max_timestamp_ms, *_NO_PRODUCER, count)
+    """A batch of records that are rendered already; no producer, not compressed.
+
+    The base sequence, which means nothing without a producer, repeats the base offset, so that the checksum covers it.
+    """
+    guard = base_offset & SEQUENCE_MAX
+    summed = _SUMMED.pack(0, last_offset_delta, base_timestamp_ms, max_timestamp_ms, -1, -1, guard, count)
     front = _FRONT.pack(
         base_offset, HEADER_SIZE - LENGTH_END + len(records), leader_epoch, MAGIC, crc32c(records, crc32c(summed))
     )
@@ -152,6 +156,8 @@ def check_batch(data: bytes | memoryview, position: int, header: BatchHeader) ->
         raise CorruptBatch(f"the batch at offset {header.base_offset} ends {end - len(data)} octets behind the data")
     if crc32c(memoryview(data)[position + CRC_START : end]) != header.crc:
         raise CorruptBatch(f"the checksum of the batch at offset {header.base_offset} does not match")
+    if header.producer_id == -1 and header.base_sequence not in (-1, header.base_offset & SEQUENCE_MAX):
+        raise CorruptBatch(f"a batch claims offset {header.base_offset}, which is not where it was written")
 
 
 def _read_octets(data: bytes, position: int, end: int) -> tuple[bytes | None, int]:

@@ -3,7 +3,7 @@
 import itertools
 import random
 import struct
-from queue import SimpleQueue
+from collections import deque
 
 from pamqp import commands
 
@@ -24,7 +24,7 @@ class InlineWorker:
     """In the place of a thread: a job is done when it is submitted, its result is collected like any other."""
 
     def __init__(self, _name, _fd):
-        self.results = SimpleQueue()
+        self.results = deque()
 
     def submit(self, job):
         error = None
@@ -32,7 +32,7 @@ class InlineWorker:
             job()
         except OSError as failed:
             error = failed
-        self.results.put(error)
+        self.results.append(error)
 
     def stop(self):
         pass

@@ -189,7 +189,7 @@ def test_a_failed_sync_refuses_what_waits(world):
     client.declare("d", durable=True)
     client.frames()
 
-    world.durability.flusher._writer.submit = lambda _job: world.durability.flusher._writer.results.put(
+    world.durability.flusher._writer.submit = lambda _job: world.durability.flusher._writer.results.append(
         OSError(5, "Input/output error")
     )
     client.machine.receive(publish(1, "", "d", b"x", delivery_mode=2) * 2)
@@ -208,7 +208,7 @@ def test_a_full_disk_blocks_publishers_and_is_tried_again(world):
     world.durability.set_space = world.hub.set_space
     flusher = world.durability.flusher
     submit = flusher._writer.submit
-    flusher._writer.submit = lambda _job: flusher._writer.results.put(OSError(28, "No space left on device"))
+    flusher._writer.submit = lambda _job: flusher._writer.results.append(OSError(28, "No space left on device"))
     client.machine.receive(publish(1, "", "d", b"x", delivery_mode=2))
     world.hub.end_turn()
     flusher.collect()
