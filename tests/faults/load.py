@@ -1,0 +1,242 @@
+"""Clients that write down what they do: publishers with confirms in flight, a consumer that acks some, and a drain.
+
+All of it survives the end of its connection at any moment, and starts again on the next broker with the same history.
+"""
+
+import os
+import random
+import sys
+import threading
+import time
+
+import pika
+from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import AMQPError
+
+from tests.faults.history import (
+    ACKED,
+    CONFIRMED,
+    NACKED,
+    SURELY_ACKED,
+    Delivery,
+    History,
+    Publish,
+    make_body,
+    read_body,
+)
+
+EXCHANGE = "load.topic"
+QUEUES = ("load.0", "load.1", "load.2")
+ROUTES = {"load.0": ("", "load.0"), "load.1": ("", "load.1"), "load.2": (EXCHANGE, "orders.new.eu")}
+FENCE = "load.fence"
+PERSISTENT = pika.BasicProperties(delivery_mode=2)
+HASTY = (sys.executable, "-m", "tests.faults.hasty_broker", "serve")
+WINDOW = 100
+FENCE_S = 0.02
+JOIN_S = 20.0
+SHORT = os.environ.get("JACKALOPE_FAULTS") == "short"
+
+
+def parameters(broker, **options):
+    """Where a broker is, without heartbeats: nothing is to be closed but by the fault."""
+    return pika.ConnectionParameters(broker.host, broker.port, heartbeat=0, **options)
+
+
+def declare(broker):
+    """The topology of the load."""
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    channel.exchange_declare(EXCHANGE, "topic", durable=True)
+    for queue in (*QUEUES, FENCE):
+        channel.queue_declare(queue, durable=True)
+    channel.queue_bind(QUEUES[2], EXCHANGE, "orders.#")
+    connection.close()
+
+
+class Publisher(threading.Thread):
+    """Keeps up to `WINDOW` persistent messages unconfirmed until it is stopped or its connection ends."""
+
+    def __init__(self, broker, name, load):
+        super().__init__(daemon=True)
+        self.name = name
+        self.confirmed_count = 0
+        self._broker = broker
+        self._load = load
+        self._random = random.Random(f"{name} {load.seed} {len(load.history.publishes)}")
+        self._open = {}
+        self._next_tag = 1
+        self._stopping = False
+        self._channel = None
+
+    def run(self):
+        self._connection = SelectConnection(
+            parameters(self._broker),
+            on_open_callback=lambda connection: connection.channel(on_open_callback=self._on_channel),
+            on_open_error_callback=lambda connection, _: connection.ioloop.stop(),
+            on_close_callback=lambda connection, _: connection.ioloop.stop(),
+        )
+        self._connection.ioloop.start()
+        self._connection.ioloop.close()
+
+    def stop(self):
+        """Wait for what is in flight, then close."""
+        self._connection.ioloop.add_callback_threadsafe(self._finish)
+
+    def _finish(self):
+        self._stopping = True
+        self._close_when_done()
+
+    def _close_when_done(self):
+        if self._stopping and not self._open and self._connection.is_open:
+            self._connection.close()
+
+    def _on_channel(self, channel):
+        self._channel = channel
+        channel.add_on_close_callback(lambda *_: None)
+        channel.confirm_delivery(self._on_answer, callback=lambda _: self._fill())
+
+    def _fill(self):
+        while len(self._open) < WINDOW and not self._stopping and self._channel.is_open:
+            publish = self._load.next_publish(self.name, self._random.choice(QUEUES))
+            self._open[self._next_tag] = publish
+            self._next_tag += 1
+            size = self._random.choice((0, 30, 300, 300, 1500, 4000))
+            exchange, key = ROUTES[publish.queue]
+            self._channel.basic_publish(exchange, key, make_body(publish, b"." * size), PERSISTENT)
+
+    def _on_answer(self, frame):
+        method = frame.method
+        outcome = CONFIRMED if method.NAME == "Basic.Ack" else NACKED
+        tags = [tag for tag in self._open if tag <= method.delivery_tag] if method.multiple else [method.delivery_tag]
+        for tag in tags:
+            self._open.pop(tag).outcome = outcome
+        if outcome == CONFIRMED:
+            self.confirmed_count += len(tags)
+        self._fill()
+        self._close_when_done()
+
+
+class Consumer(threading.Thread):
+    """Consumes from all queues: acks most, returns some, keeps a few; a confirm behind its acks makes them sure."""
+
+    def __init__(self, broker, load):
+        super().__init__(daemon=True)
+        self.delivered_count = 0
+        self._broker = broker
+        self._history = load.history
+        self._random = random.Random(f"consumer {load.seed} {len(load.history.deliveries)}")
+        self._acked = []
+        self._stopping = threading.Event()
+
+    def stop(self):
+        """End at the next chance."""
+        self._stopping.set()
+
+    def run(self):
+        try:
+            connection = pika.BlockingConnection(parameters(self._broker))
+            channel, fence = connection.channel(), connection.channel()
+            fence.confirm_delivery()
+            channel.basic_qos(prefetch_count=500)
+            for queue in QUEUES:
+                channel.basic_consume(queue, lambda *given, queue=queue: self._on_message(queue, *given))
+            while not self._stopping.is_set():
+                connection.process_data_events(time_limit=FENCE_S)
+                acked, self._acked = self._acked, []
+                fence.basic_publish("", FENCE, b"", PERSISTENT)
+                for delivery in acked:
+                    delivery.settled = SURELY_ACKED
+            connection.close()
+        except (AMQPError, OSError):
+            return  # The fault.
+
+    def _on_message(self, queue, channel, method, _, body):
+        delivery = record(self._history, queue, method, body)
+        self.delivered_count += 1
+        lot = self._random.random()
+        if lot < 0.85:
+            delivery.settled = ACKED
+            channel.basic_ack(method.delivery_tag)
+            self._acked.append(delivery)
+        elif lot < 0.90:
+            channel.basic_reject(method.delivery_tag, requeue=True)
+
+
+def record(history, queue, method, body):
+    """Write a delivery down."""
+    name, intact = read_body(body)
+    delivery = Delivery(name, queue, intact, method.redelivered)
+    history.deliveries.append(delivery)
+    return delivery
+
+
+class Load:
+    """A history, and who writes it: publishers and a consumer, for as long as each broker lives."""
+
+    def __init__(self, seed, publishers=3):
+        self.seed = seed
+        self.history = History()
+        self.publishers = []
+        self.consumer = None
+        self._names = [f"p{number}" for number in range(publishers)]
+        self._sequences = {(name, queue): 0 for name in self._names for queue in QUEUES}
+
+    def next_publish(self, publisher, queue):
+        """The next message of a publisher for a queue; one thread a publisher."""
+        sequence = self._sequences[publisher, queue]
+        self._sequences[publisher, queue] = sequence + 1
+        publish = Publish(f"{publisher}-{queue}-{sequence}", publisher, queue, sequence)
+        self.history.publishes.append(publish)
+        return publish
+
+    def start(self, broker, *, consume=True):
+        """Everybody connects."""
+        self.publishers = [Publisher(broker, name, self) for name in self._names]
+        self.consumer = Consumer(broker, self) if consume else None
+        for thread in self._threads():
+            thread.start()
+
+    def _threads(self):
+        return [*self.publishers, *([self.consumer] if self.consumer else [])]
+
+    @property
+    def confirmed_count(self):
+        """By the publishers of this start."""
+        return sum(publisher.confirmed_count for publisher in self.publishers)
+
+    def wait_confirmed(self, count, timeout_s=20.0):
+        """Return when so many are confirmed since the start."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.confirmed_count < count:
+            assert time.monotonic() < deadline_s, f"{self.confirmed_count} of {count} confirmed in {timeout_s} s"
+            time.sleep(0.01)
+
+    def stop(self):
+        """Publishers wait for their confirms; then all are gone."""
+        for thread in self._threads():
+            thread.stop()
+        self.join()
+
+    def join(self):
+        """All connections have ended."""
+        for thread in self._threads():
+            thread.join(JOIN_S)
+            assert not thread.is_alive(), f"{thread.name} does not end"
+
+    def drain(self, broker):
+        """Everything that is in the queues, acknowledged; the topology has to be there."""
+        connection = pika.BlockingConnection(parameters(broker))
+        channel = connection.channel()
+        channel.exchange_declare(EXCHANGE, passive=True)
+        channel.basic_qos(prefetch_count=1000)
+        for queue in QUEUES:
+            deadline_s = time.monotonic() + 60
+            while count := channel.queue_declare(queue, passive=True).method.message_count:
+                assert time.monotonic() < deadline_s, f"{count} messages of {queue} do not come"
+                for method, _, body in channel.consume(queue, inactivity_timeout=0.3):
+                    if method is None:
+                        break
+                    record(self.history, queue, method, body).settled = ACKED
+                    channel.basic_ack(method.delivery_tag)
+                channel.cancel()
+        connection.close()

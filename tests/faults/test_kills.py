@@ -1,0 +1,45 @@
+"""SIGKILL at a random moment under confirmed load, again and again on one data directory."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults.history import check, summary
+from tests.faults.load import HASTY, SHORT, Load, declare
+from tools.bench.control import running_jackalope
+
+pytestmark = pytest.mark.faults
+
+ROUNDS = 5 if SHORT else 50
+SEED = int(os.environ.get("JACKALOPE_SEED", "1"))
+
+
+def test_kills_lose_nothing_confirmed(tmp_path):
+    """Nothing confirmed is lost, nothing comes twice unmarked, order holds; each second broker checkpoints a lot."""
+    chance = random.Random(SEED)
+    load = Load(SEED)
+    began_s = time.monotonic()
+    with running_jackalope(directory=tmp_path, http=False) as broker:
+        declare(broker)
+    rounds_with_load = 0
+    for number in range(ROUNDS):
+        with running_jackalope(directory=tmp_path, http=False, command=HASTY if number % 2 else None) as broker:
+            load.start(broker)
+            time.sleep(chance.uniform(0.05, 0.6))
+            os.kill(broker.root_pid, signal.SIGKILL)
+            load.join()
+        rounds_with_load += load.confirmed_count > 0
+    with running_jackalope(directory=tmp_path, http=False) as broker:
+        load.drain(broker)
+    found = check(load.history)
+    checkpoints = max(int(path.name.partition("-")[2]) for path in (tmp_path / "data").glob("checkpoint-*"))
+    print(
+        f"seed {SEED}: {ROUNDS} kills in {time.monotonic() - began_s:.0f} s, {rounds_with_load} with confirms before, "
+        f"{checkpoints} checkpoints; {load.history.outcomes()}, {len(load.history.deliveries)} deliveries"
+    )
+    assert not found, summary(found)
+    assert rounds_with_load >= ROUNDS * 0.8
+    assert checkpoints >= ROUNDS / 5
