@@ -18,6 +18,7 @@ from tests.faults.history import (
     CONFIRMED,
     NACKED,
     SURELY_ACKED,
+    UNKNOWN,
     Delivery,
     History,
     Publish,
@@ -31,10 +32,20 @@ ROUTES = {"load.0": ("", "load.0"), "load.1": ("", "load.1"), "load.2": (EXCHANG
 FENCE = "load.fence"
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 HASTY = (sys.executable, "-m", "tests.faults.hasty_broker", "serve")
+EXIT_STORAGE_FAILED = 74
 WINDOW = 100
 FENCE_S = 0.02
 JOIN_S = 20.0
 SHORT = os.environ.get("JACKALOPE_FAULTS") == "short"
+
+
+def exit_code(pid, timeout_s=10.0):
+    """How a broker that ends by itself ended; it is left for its owner to reap. Negative for a signal."""
+    deadline_s = time.monotonic() + timeout_s
+    while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+        assert time.monotonic() < deadline_s, f"process {pid} is alive after {timeout_s} s"
+        time.sleep(0.01)
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def parameters(broker, **options):
@@ -107,6 +118,9 @@ class Publisher(threading.Thread):
     def _on_answer(self, frame):
         method = frame.method
         outcome = CONFIRMED if method.NAME == "Basic.Ack" else NACKED
+        if self._load.dark and outcome == CONFIRMED:
+            outcome = UNKNOWN
+            self._load.late_count += 1
         tags = [tag for tag in self._open if tag <= method.delivery_tag] if method.multiple else [method.delivery_tag]
         for tag in tags:
             self._open.pop(tag).outcome = outcome
@@ -123,6 +137,7 @@ class Consumer(threading.Thread):
         super().__init__(daemon=True)
         self.delivered_count = 0
         self._broker = broker
+        self._load = load
         self._history = load.history
         self._random = random.Random(f"consumer {load.seed} {len(load.history.deliveries)}")
         self._acked = []
@@ -144,8 +159,9 @@ class Consumer(threading.Thread):
                 connection.process_data_events(time_limit=FENCE_S)
                 acked, self._acked = self._acked, []
                 fence.basic_publish("", FENCE, b"", PERSISTENT)
-                for delivery in acked:
-                    delivery.settled = SURELY_ACKED
+                if not self._load.dark:
+                    for delivery in acked:
+                        delivery.settled = SURELY_ACKED
             connection.close()
         except (AMQPError, OSError):
             return  # The fault.
@@ -173,12 +189,15 @@ def record(history, queue, method, body):
 class Load:
     """A history, and who writes it: publishers and a consumer, for as long as each broker lives."""
 
-    def __init__(self, seed, publishers=3):
+    def __init__(self, seed, prefix="p", publishers=3):
         self.seed = seed
         self.history = History()
         self.publishers = []
         self.consumer = None
-        self._names = [f"p{number}" for number in range(publishers)]
+        self.dark = False
+        """The power is gone: no confirm that comes from now on counts; nobody would have been there to send it."""
+        self.late_count = 0
+        self._names = [f"{prefix}{number}" for number in range(publishers)]
         self._sequences = {(name, queue): 0 for name in self._names for queue in QUEUES}
 
     def next_publish(self, publisher, queue):
@@ -191,6 +210,7 @@ class Load:
 
     def start(self, broker, *, consume=True):
         """Everybody connects."""
+        self.dark, self.late_count = False, 0
         self.publishers = [Publisher(broker, name, self) for name in self._names]
         self.consumer = Consumer(broker, self) if consume else None
         for thread in self._threads():
