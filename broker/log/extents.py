@@ -52,6 +52,7 @@ def batches(extent: Extent) -> Iterator[Batch]:
             check_batch(data, position, header)
         except CorruptBatch as error:
             raise Corrupt(f"at offset {extent.first} or behind: {error}") from None
+        _check_place(header, extent)
         yield Batch(header, data, position)
         position += header.size
 
@@ -65,6 +66,7 @@ def split(extent: Extent) -> list[Extent]:
     end, position = extent.first, 0
     while position + HEADER_SIZE <= len(data):
         header = _header(data, position, extent)
+        _check_place(header, extent)
         if position and position + header.size > EXTENT_BYTES_MAX:
             break
         end, position = header.next_offset, position + header.size
@@ -92,6 +94,12 @@ def shrink(extent: Extent, offset: int) -> Extent:
             break
         position += header.size
     return extent._replace(end=offset, size=position)
+
+
+def _check_place(header: BatchHeader, extent: Extent) -> None:
+    """The base offset of a batch is outside of its checksum, as Kafka has it; the checksum repeats most of it."""
+    if header.base_offset < extent.first or header.next_offset > extent.end:
+        raise Corrupt(f"a batch claims offset {header.base_offset} among those of {extent.first} to {extent.end}")
 
 
 def _header(data: bytes, position: int, extent: Extent) -> BatchHeader:

@@ -232,7 +232,6 @@ def test_a_flipped_bit_in_a_segment_is_refused_or_harmless(checkpointed):
     assert unnoticed_flips(checkpointed, in_base_offsets=False) == []
 
 
-@pytest.mark.xfail(strict=True, reason="a batch's base offset is outside of its checksum, and segments have no other")
 def test_a_flipped_bit_in_the_base_offset_of_a_batch_in_a_segment_is_refused(checkpointed):
     """No record comes back at another offset: there it counts as settled, or settles another."""
     assert unnoticed_flips(checkpointed, in_base_offsets=True) == []
