@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from broker.server.amqp.ack_timeout import close_overdue
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.state import State
 from broker.server.hub import Hub
@@ -114,11 +115,21 @@ class Ticker:
         if connection.drop_at_ms is not None:
             if now_ms >= connection.drop_at_ms:
                 connection.transport.close()
-        elif connection.state is not State.RUNNING:
+            return
+        if connection.state is not State.RUNNING:
             if now_ms - connection.started_ms >= self._handshake_timeout_ms:
                 log.info("handshake timeout: peer=%s:%s", *connection.peer[:2])
                 connection.transport.close()
-        elif connection.heartbeat_s:
+            return
+        for channel in list(connection.channels.values()):
+            if channel.unacked:
+                close_overdue(channel, now_ms)
+        self._beat(connection, now_ms)
+
+    @staticmethod
+    def _beat(connection: Connection, now_ms: int) -> None:
+        """Heartbeats, both ways."""
+        if connection.heartbeat_s:
             interval_ms = connection.heartbeat_s * 1000
             if now_ms - connection.last_received_ms >= MISSED_INTERVALS * interval_ms and not connection.paused:
                 log.info("missed heartbeats: peer=%s:%s", *connection.peer[:2])

@@ -17,6 +17,7 @@ from broker.core.message import Message, make_origin, origin_names
 from broker.core.serving import Lease
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
+from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
 from broker.server.amqp.publish import CARE, find_queues, open_port
 from broker.server.amqp.transaction import Transaction
@@ -87,9 +88,8 @@ class Channel:
     """State of one open channel of one connection."""
 
     __slots__ = (
-        "_get_holders", "ack_head", "answered_seq", "assembly", "closing", "confirmed_seq", "confirming", "connection",
-        "consumers",
-        "head", "in_flight", "last_queue", "lowest_tag", "next_consumer_prefetch", "next_tag", "number", "prefetch",
+        "_get_holders", "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq", "confirming",
+        "connection", "consumers", "head", "in_flight", "last_queue", "lowest_tag", "next_consumer_prefetch", "next_tag", "number", "prefetch",
         "publish_seq", "reply_consumer", "settling_to", "transaction", "unacked", "waiting",
     )  # fmt: skip
 
@@ -108,6 +108,7 @@ class Channel:
         self.in_flight = 0  # Unacknowledged deliveries to consumers; basic.get does not count.
         self.next_tag = 1
         self.lowest_tag = 1
+        self.ack_watch = AckWatch()
         self.settling_to = 0  # The tag that a settlement of everything, which goes in slices, has to reach.
         self.unacked: dict[int, Lease] = {}
         self._get_holders: dict[int, GetHolder] = {}

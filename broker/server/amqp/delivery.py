@@ -63,7 +63,7 @@ class Consumer:
 
     __slots__ = (
         "_connection", "_head", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
-        "no_ack", "prefetch", "priority", "queue", "tag",
+        "no_ack", "prefetch", "priority", "queue", "tag", "timeout_ms",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +77,9 @@ class Consumer:
         priority: int,
         prefetch: int,
         arguments: Mapping[str, Any],
+        timeout_ms: int = 0,
     ) -> None:
+        self.timeout_ms = timeout_ms  # For acknowledging a delivery; 0 is for ever.
         self.channel = channel
         self.queue = queue
         self.tag = tag

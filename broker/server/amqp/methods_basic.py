@@ -11,6 +11,7 @@ from broker.core.arguments import type_name
 from broker.core.message import origin_names
 from broker.errors import Refused
 from broker.server.amqp import settle
+from broker.server.amqp.ack_timeout import timeout_of
 from broker.server.amqp.channel import handles
 from broker.server.amqp.delivery import Consumer, fitted
 from broker.server.amqp.methods_topology import queue_name
@@ -68,6 +69,7 @@ def _consume(
         priority=priority,
         prefetch=min(channel.next_consumer_prefetch or settings.prefetch_max, settings.prefetch_max),
         arguments=arguments,
+        timeout_ms=timeout_of(queue, arguments),
     )
     queue.add_consumer(consumer)
     for other in channel.consumers.values():

@@ -3,6 +3,7 @@
 import pytest
 from amqp_harness import answer, deliveries, refusal
 
+from broker.server.amqp.ack_timeout import close_overdue
 from protocol.amqp.content import parse_properties
 from protocol.amqp.frames import method_frame
 
@@ -308,3 +309,42 @@ def test_deliveries_stop_at_the_channels_end(filled):
     filled.feed(method_frame(2, "basic.ack", 99, False))
     filled.frames()
     assert filled.publish("q", b"x").frames() == []
+
+
+def test_a_consumer_that_does_not_acknowledge_in_time(world):
+    """x-consumer-timeout of consumer or queue, the lower: 406 closes the channel, the message goes to others."""
+    client = world.connect()
+    for channel in (2, 3, 4):
+        client.call(channel, "channel.open", "")
+    client.declare("q", x_consumer_timeout=5000)
+    client.consume("q", "slow", channel=2, x_consumer_timeout=1000)
+    client.publish("q", b"1")
+    client.consume("q", "patient", channel=3, x_priority=-1)
+    channel = client.machine.channels[2]
+    for milliseconds in range(0, 900, 100):
+        close_overdue(channel, milliseconds)
+    assert [name for name, _, _ in client.frames() if name.startswith("channel")] == []
+    close_overdue(channel, 1000)
+    frames = client.frames()
+    code, text = refusal(frames)
+    assert (code, text.partition(".")[0]) == (406, "delivery acknowledgement on channel 2 timed out")
+    assert [(name, number) for name, number, _ in frames if name == "basic.deliver"] == [("basic.deliver", 3)]
+    frames = client.consume("q", "bad", channel=4, x_consumer_timeout=-1)
+    assert refusal(frames)[0] == 406
+
+
+def test_without_a_timeout_a_delivery_may_stay_for_ever(world):
+    """Off by default; what is acknowledged in time never closes anything."""
+    client = world.connect()
+    client.declare("q")
+    client.consume("q", "for ever")
+    client.call(2, "channel.open", "")
+    client.consume("q", "timed", channel=2, x_consumer_timeout=100)
+    for _ in range(20):
+        client.publish("q", b"x")
+    client.send(2, "basic.ack", 0, True)
+    for milliseconds in range(0, 10_000, 50):
+        for channel in (1, 2):
+            close_overdue(client.machine.channels[channel], milliseconds)
+    assert not client.machine.channels[1].closing
+    assert not client.machine.channels[2].closing
