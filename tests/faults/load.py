@@ -71,6 +71,7 @@ class Publisher(threading.Thread):
         super().__init__(daemon=True)
         self.name = name
         self.confirmed_count = 0
+        self.blocked_count = 0
         self._broker = broker
         self._load = load
         self._random = random.Random(f"{name} {load.seed} {len(load.history.publishes)}")
@@ -86,12 +87,16 @@ class Publisher(threading.Thread):
             on_open_error_callback=lambda connection, _: connection.ioloop.stop(),
             on_close_callback=lambda connection, _: connection.ioloop.stop(),
         )
+        self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.ioloop.start()
         self._connection.ioloop.close()
 
     def stop(self):
         """Wait for what is in flight, then close."""
         self._connection.ioloop.add_callback_threadsafe(self._finish)
+
+    def _on_blocked(self, *_):
+        self.blocked_count += 1
 
     def _finish(self):
         self._stopping = True
@@ -158,6 +163,8 @@ class Consumer(threading.Thread):
             while not self._stopping.is_set():
                 connection.process_data_events(time_limit=FENCE_S)
                 acked, self._acked = self._acked, []
+                if not self._load.fences:
+                    continue
                 fence.basic_publish("", FENCE, b"", PERSISTENT)
                 if not self._load.dark:
                     for delivery in acked:
@@ -197,6 +204,8 @@ class Load:
         self.dark = False
         """The power is gone: no confirm that comes from now on counts; nobody would have been there to send it."""
         self.late_count = 0
+        self.fences = True
+        """Off where publishing has to wait, and consuming has not."""
         self._names = [f"{prefix}{number}" for number in range(publishers)]
         self._sequences = {(name, queue): 0 for name in self._names for queue in QUEUES}
 
@@ -208,10 +217,10 @@ class Load:
         self.history.publishes.append(publish)
         return publish
 
-    def start(self, broker, *, consume=True):
-        """Everybody connects."""
+    def start(self, broker, *, publish=True, consume=True):
+        """Everybody connects, or some."""
         self.dark, self.late_count = False, 0
-        self.publishers = [Publisher(broker, name, self) for name in self._names]
+        self.publishers = [Publisher(broker, name, self) for name in self._names if publish]
         self.consumer = Consumer(broker, self) if consume else None
         for thread in self._threads():
             thread.start()
