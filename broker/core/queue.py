@@ -25,9 +25,28 @@ from broker.log.store import Store
 from protocol.amqp import content as wire
 from protocol.amqp.errors import RESOURCE_LOCKED
 
+RETRY_MS = 1000
+
 
 def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
     """Outside of a vhost there is nowhere to go."""
+
+
+class _TryAgain:
+    """Lets a queue whose log could not be read try again, a second later."""
+
+    __slots__ = ("_due_ms", "_queue")
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._due_ms = queue.scheduler.wall_ms + RETRY_MS
+
+    def tick(self) -> None:
+        queue = self._queue
+        if queue.scheduler.wall_ms >= self._due_ms:
+            queue.scheduler.timed.discard(self)
+            queue.broken = False
+            queue.wake()
 
 
 class Queue(Serving):
@@ -156,11 +175,13 @@ class Queue(Serving):
         assert self.backlog is not None
         try:
             loaded, arrivals = self.backlog.load(self.cursor)
-        except (StorageError, OSError) as error:
-            self.broken = True
-            self.scheduler.report(
-                f"queue '{self.name}' in vhost '{self.vhost}' cannot be read, delivers nothing", error
-            )
+        except StorageError as error:
+            self._break("cannot be read, delivers nothing", error)
+            return 0
+        except OSError as error:
+            # Out of handles, perhaps: whatever it is, it need not last.
+            self._break("cannot be read now", error)
+            self.scheduler.timed.add(_TryAgain(self))
             return 0
         for first, messages, wall_ms in arrivals:
             if self.keeper is None and any(has_expiration(content) for _, content in messages):
@@ -168,6 +189,10 @@ class Queue(Serving):
             if self.keeper is not None:
                 self.keeper.loaded(first, messages, wall_ms)
         return loaded
+
+    def _break(self, what: str, error: Exception) -> None:
+        self.broken = True
+        self.scheduler.report(f"queue '{self.name}' in vhost '{self.vhost}' {what}", error)
 
     def get(self) -> tuple[Message, int] | None:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""

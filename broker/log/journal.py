@@ -70,7 +70,13 @@ class Write:
         target = self._target
         if target.file is None:
             file = self._disk.open(file_name(target.base), create=True)
-            self._disk.sync_folder(FOLDER)  # After an error here the next try fails at `create`: no sync is repeated.
+            try:
+                self._disk.sync_folder(FOLDER)
+            except OSError:
+                # The next try makes it anew: nobody may believe in a name that was never synced.
+                file.close()
+                self._disk.remove(file_name(target.base))
+                raise
             target.file = file
         target.file.write(self.position - target.base, (head, payload))
         self.written = True

@@ -7,6 +7,7 @@ promises are nobody's and are overwritten. Readers have handles of their own, fr
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -38,7 +39,14 @@ class Handles:
         if file is None:
             while len(self._files) >= self._max:
                 self._files.popitem(last=False)[1].close()
-            file = self._files[name] = self._disk.open(name)
+            try:
+                file = self._disk.open(name)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._files:
+                    raise
+                self.close_all()  # Others need handles more than we need to keep ours.
+                file = self._disk.open(name)
+            self._files[name] = file
         else:
             self._files.move_to_end(name)
         return file

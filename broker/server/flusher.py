@@ -4,7 +4,7 @@ One frame is on its way at a time, in a thread of its own; what turns do meanwhi
 itself decides how much is committed together, and no timer is needed. Checkpoint jobs have a second thread.
 
     idle --turn ended, something to write--> writing --done--> idle, or the next frame at once
-                                               |--no space--> waits RETRY_MS, writes the same again
+                                               |--no space, no handle--> waits RETRY_MS, writes the same again
                                                |--sync failed, any other error--> failed, for good
 
 A failed sync is never tried again: the kernel has forgotten what it could not write, and the next sync would lie.
@@ -29,7 +29,9 @@ log = logging.getLogger("jackalope.storage")
 
 RETRY_MS = 200
 IDLE_MS = 3000
+CHECKPOINT_PAUSE_MS = 2000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 Job = Callable[[], None]
 
 
@@ -96,10 +98,12 @@ class Flusher:
         self._writer = new_worker("journal", self.fd)
         self._copier = new_worker("checkpoint", self.fd)
         self._cut: Cut | None = None
-        self.full = False  # The last write found no space.
+        self.full = False  # The last write found no space, or no handle for its file.
         self._retry_ms: int | None = None
         self._steps: Iterator[Step] | None = None
         self._copying = False
+        self._is_promise = False
+        self._pause_ms = 0
         self._idle_ms = 0
         self.waiting_frame = 0
         """Somebody waits for this frame although it may stay empty."""
@@ -129,7 +133,7 @@ class Flusher:
             self._copying = False
             error = self._copier.results.popleft()
             if error is not None:
-                self._fail(error)
+                self._checkpoint_failed(error)
         self._advance()
         self.turn_ended()
 
@@ -144,10 +148,10 @@ class Flusher:
                 self.full = False
                 self._on_space(True)
             self._on_synced(cut.frame)
-        elif error.errno in NO_SPACE and not cut.write.written:
+        elif error.errno in (*NO_SPACE, *NO_HANDLES) and not cut.write.written:
             if not self.full:
                 self.full = True
-                log.error("no space left: publishers wait until there is some: %s", error)
+                log.error("nothing can be written, publishers wait until that is over: %s", error)
                 self._on_space(False)
             self._retry_ms = RETRY_MS
         else:
@@ -164,8 +168,9 @@ class Flusher:
                 self._retry_ms = None
                 assert self._cut is not None
                 self._writer.submit(self._cut.write.run)
+        self._pause_ms = max(self._pause_ms - elapsed_ms, 0)
         self._idle_ms = 0 if self._cut is not None or self.store.dirty else self._idle_ms + elapsed_ms
-        if self._idle_ms >= IDLE_MS and self._steps is None:
+        if self._idle_ms >= IDLE_MS and self._steps is None and not self._pause_ms:
             self._idle_ms = 0
             if self.store.has_dead_segments:
                 self._steps = Checkpoint(self.store).steps()
@@ -181,7 +186,7 @@ class Flusher:
 
     def _advance(self) -> None:
         """Take the checkpoint one step further, if its thread is idle."""
-        if self._copying or self.failed is not None:
+        if self._copying or self.failed is not None or self._pause_ms > 0:
             return
         if self._steps is None:
             if not self.store.checkpoint_due:
@@ -194,11 +199,22 @@ class Flusher:
             self.checkpoints_count += 1
             return
         except OSError as error:
-            self._fail(error)
+            self._checkpoint_failed(error)
             return
         if step is not None:
             self._copying = True
+            # That the journal is synced has been promised to others; the rest of a checkpoint is nobody's yet.
+            self._is_promise = step == self.store.journal.sync_files
             self._copier.submit(step)
+
+    def _checkpoint_failed(self, error: OSError) -> None:
+        """Without handles or space a checkpoint is given up: nothing of it counts, and a later one does it again."""
+        if error.errno not in (*NO_SPACE, *NO_HANDLES) or self._is_promise:
+            self._fail(error)
+            return
+        log.warning("checkpoint given up, another follows: %s", error)
+        self._steps = None
+        self._pause_ms = CHECKPOINT_PAUSE_MS
 
     # The end.
 
@@ -207,9 +223,12 @@ class Flusher:
         self._writer.stop()
         self._copier.stop()
         if self._cut is not None and self.failed is None:
-            error = self._writer.results.popleft()
-            if error is not None:
-                raise error
+            if not self._writer.results:
+                self._cut.write.run()  # It was waiting for space or a handle.
+            else:
+                error = self._writer.results.popleft()
+                if error is not None:
+                    raise error
             self.store.finish(self._cut)
             self._cut = None
         if self.failed is None:

@@ -186,7 +186,6 @@ def test_out_of_handles_those_who_are_connected_go_on(tmp_path):
     finish(tmp_path, load)
 
 
-@pytest.mark.xfail(strict=True, reason="a checkpoint that finds no handle counts as a failed disk: the broker exits 74")
 def test_out_of_handles_a_checkpoint_waits(tmp_path):
     """Files cannot be opened: the broker neither ends nor loses anything, and goes on when handles come back."""
     load = Load(5)

@@ -88,9 +88,10 @@ class Channel:
     """State of one open channel of one connection."""
 
     __slots__ = (
-        "_get_holders", "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq", "confirming",
-        "connection", "consumers", "head", "in_flight", "last_queue", "lowest_tag", "next_consumer_prefetch", "next_tag", "number", "prefetch",
-        "publish_seq", "reply_consumer", "settling_to", "transaction", "unacked", "waiting",
+        "_get_holders", "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq",
+        "confirming", "connection", "consumers", "head", "in_flight", "last_queue", "lowest_tag",
+        "next_consumer_prefetch", "next_tag", "number", "prefetch", "publish_seq", "reply_consumer",
+        "settling_to", "transaction", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, number: int) -> None:
