@@ -220,6 +220,10 @@ class Flusher:
 
     def stop(self) -> None:
         """Let both threads finish, then write what is left here and now. Blocks; raises OSError."""
+        if self._retry_ms is not None and self._cut is not None and self.failed is None:
+            # It waits for room; it gets one more chance.
+            self._retry_ms = None
+            self._writer.submit(self._cut.write.run)
         self._writer.stop()
         self._copier.stop()
         if self._cut is not None and self.failed is None:
