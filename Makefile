@@ -40,10 +40,10 @@ debian-tools: ## Installs the peers and tools from Debian where that is possible
 compat: $(READY_DEV) debian-tools ## The real clients, on Jackalope and on Debian's rabbitmq-server.
 	$(BIN)/python -m pytest -m "compat or control" tests $(PYTEST_ARGS)
 
-faults: $(READY_DEV) ## Floods, kills, malformed octets, fuzzing.
+faults: $(READY_DEV) debian-tools ## Floods, kills, power cuts, failing disks, malformed octets, fuzzing.
 	$(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
 
-faults-short: $(READY_DEV)
+faults-short: $(READY_DEV) debian-tools
 	JACKALOPE_FAULTS=short $(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
 
 bench: $(READY_DEV) debian-tools ## Side by side with Debian's rabbitmq-server; takes a while.
