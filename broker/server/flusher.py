@@ -221,18 +221,15 @@ class Flusher:
     def stop(self) -> None:
         """Let both threads finish, then write what is left here and now. Blocks; raises OSError."""
         if self._retry_ms is not None and self._cut is not None and self.failed is None:
-            # It waits for room; it gets one more chance.
+            # It waits for space or a handle; it gets one more chance.
             self._retry_ms = None
             self._writer.submit(self._cut.write.run)
         self._writer.stop()
         self._copier.stop()
         if self._cut is not None and self.failed is None:
-            if not self._writer.results:
-                self._cut.write.run()  # It was waiting for space or a handle.
-            else:
-                error = self._writer.results.popleft()
-                if error is not None:
-                    raise error
+            error = self._writer.results.popleft()
+            if error is not None:
+                raise error
             self.store.finish(self._cut)
             self._cut = None
         if self.failed is None:

@@ -26,7 +26,7 @@ def work(channel, method, _properties, body):
     """One order."""
     database.execute("insert or ignore into done values (?)", (body.decode(),))
     if NEXT[step] is not None:
-        channel.basic_publish("orders", NEXT[step], body, mandatory=True)
+        channel.basic_publish("orders", NEXT[step], body, pika.BasicProperties(delivery_mode=2), mandatory=True)
     channel.basic_ack(method.delivery_tag)
 
 
