@@ -104,3 +104,17 @@ def amqp(context: click.Context, names: tuple[str, ...], list_only: bool, broker
         context.exit(EXIT_PARTIAL if outcome.rows or outcome.startup else EXIT_FAILED)
     if check and not outcome.goals_met:
         context.exit(EXIT_FAILED)
+
+
+@bench.command()
+def log() -> None:
+    """What storage costs without sockets, beside the budgets that its modules state; and the disk's own sync."""
+    from tools.bench.log_bench import measure
+
+    terminal = sys.stdout.isatty()
+    for figure in measure():
+        if terminal:
+            budget = "" if figure.budget_us is None else f"  budget {figure.budget_us:g}"
+            click.echo(f"{figure.name:36} {figure.us:12.3f} us{budget}")
+        else:
+            click.echo(json.dumps(figure.as_json()))
