@@ -15,7 +15,7 @@ from tools.cli.client import DEFAULT_URL, ApiError, Client
 NOUNS = ("queue", "exchange", "binding", "connection", "channel", "consumer", "vhost")
 LAZY = {"message": "tools.cli.nouns:message", "health": "tools.cli.nouns:health", "bench": "tools.bench.cli:bench",
         "config": "tools.cli.config:config", "dlq": "tools.cli.dead_letters:dlq",
-        "policy": "tools.cli.policies:policy"}  # fmt: skip
+        "policy": "tools.cli.policies:policy", "log": "tools.cli.log:log"}  # fmt: skip
 
 
 class LazyGroup(click.Group):
@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 @click.pass_context
 def main(ctx: click.Context, url: str) -> None:
     """A message broker: AMQP 0-9-1 in one small process. Start it with `serve`, look inside with the other nouns."""
-    if ctx.invoked_subcommand not in ("serve", "bench", "config"):
+    if ctx.invoked_subcommand not in ("serve", "bench", "config", "log"):
         ctx.obj = Client(url)
 
 

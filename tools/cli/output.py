@@ -27,16 +27,14 @@ def column(row: Mapping[str, Any], name: str) -> Any:
 def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], wanted: str | None, chosen: bool) -> None:
     """Write the rows; without `chosen` columns JSON formats show everything there is."""
     kind = chosen_format(wanted)
+    if kind == "jsonl":
+        for row in rows:  # As they come: there may be many.
+            print(json.dumps({name: column(row, name) for name in columns} if chosen else dict(row)))
+        return
     rows = list(rows)
-    if kind in ("json", "jsonl"):
-        full = (
-            [{name: column(row, name) for name in columns} for row in rows] if chosen else [dict(row) for row in rows]
-        )
-        if kind == "json":
-            print(json.dumps(full, indent=2))
-        else:
-            for row in full:
-                print(json.dumps(row))
+    if kind == "json":
+        full = [{name: column(row, name) for name in columns} if chosen else dict(row) for row in rows]
+        print(json.dumps(full, indent=2))
         return
     cells = [[_cell(column(row, name)) for name in columns] for row in rows]
     if kind == "csv":

@@ -1,8 +1,10 @@
 """A broker in memory and clients that speak to it in frames: no sockets, no clock, no client library."""
 
 import itertools
+import os
 import random
 import struct
+import weakref
 from collections import deque
 
 from pamqp import commands
@@ -51,6 +53,7 @@ class World:
             numbers = itertools.count(len(disk.names("logs")) * 1000 + 1)
             self.store = open_store(disk, lambda: next(numbers).to_bytes(16, "big"))
         self.durability = Durability(self.store, InlineWorker) if disk is not None else None
+        self.closing = weakref.finalize(self, os.close, self.durability.flusher.fd) if disk is not None else None
         self.broker = Broker(random.Random(1).randrange, store=self.store)
         self.broker.scheduler.wall_ms = 1_000_000
         self.broker.restore(0)
@@ -106,6 +109,7 @@ class World:
     def stop(self):
         """The process stops in order; returns its next run."""
         self.broker.close_in_order()
+        self.closing.detach()
         self.durability.flusher.stop()
         self.store.close()
         self.disk.kill()
