@@ -40,7 +40,7 @@ class File(Protocol):
         """Return when what was written is on stable storage (fdatasync)."""
 
     def close(self) -> None:
-        """Give the handle back."""
+        """Give the handle back; again is nothing."""
 
 
 class Disk(Protocol):
@@ -120,7 +120,9 @@ class RealFile:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class RealDisk:

@@ -24,6 +24,13 @@ class Source(Protocol):
         ...
 
 
+class OpenSource(Source, Protocol):
+    """One that holds a handle."""
+
+    def close(self) -> None:
+        """Give it back; again is nothing."""
+
+
 class Extent(NamedTuple):
     """Whole batches that lie one behind the other; `first` and `end` are offsets, gaps within are settled."""
 

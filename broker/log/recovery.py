@@ -76,6 +76,14 @@ class _Recovery:
         self._found = Recovered()
 
     def run(self) -> Store:
+        try:
+            return self._run()
+        except BaseException:
+            self._store.checkpoint_source = self._source
+            self._store.close()
+            raise
+
+    def _run(self) -> Store:
         store, disk = self._store, self._disk
         self._read_checkpoint()
         end = self._read_journal()

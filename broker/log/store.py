@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from broker.log import entries
 from broker.log.disk import Disk
-from broker.log.extents import Source
+from broker.log.extents import OpenSource
 from broker.log.frames import HEADER_SIZE
 from broker.log.journal import Journal, Write
 from broker.log.log import Log
@@ -69,7 +69,7 @@ class Store:
         self.generation = 0
         self.checkpoint_end = 0
         """Position from which the journal would be replayed."""
-        self.checkpoint_source: Source | None = None
+        self.checkpoint_source: OpenSource | None = None
         """The file of the last checkpoint; small logs have batches in it."""
         self.doomed: list[str] = []
         """Files and folders (with a slash at the end) to be removed once a checkpoint no longer needs them."""
@@ -195,3 +195,5 @@ class Store:
         """Give all handles back; writes nothing."""
         self.handles.close_all()
         self.journal.close()
+        if self.checkpoint_source is not None:
+            self.checkpoint_source.close()
