@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -157,7 +157,7 @@ def take_all(channel: Channel, tag: int) -> list[Lease]:
         leases = list(unacked.values())
         unacked.clear()
     else:
-        leases = [unacked.pop(each) for each in range(channel.lowest_tag, tag + 1) if each in unacked]
+        leases = list(filter(None, map(unacked.pop, range(channel.lowest_tag, tag + 1), repeat(None))))
     channel.lowest_tag = (tag or last) + 1
     return leases
 
