@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from broker.core.exchange.delayed import HEADER, DelayedRouter, delay_ms
+from broker.core.exchange.delayed import HEADER, delay_ms
 from broker.core.keeper import Keeper
 from broker.core.message import Incoming, Message
 from broker.core.queue import Queue
@@ -82,19 +82,3 @@ class DelayQueue(Queue):
                 continue  # Its headers break what the exchange routes by; nobody waits for an answer any more.
             for queue in queues:
                 queue.enqueue_one(message)
-
-
-def attach_holder(home: VHost, exchange: Exchange, log: Log | None) -> DelayQueue | None:
-    """Give an x-delayed-message exchange its queue; None for any other exchange."""
-    router = exchange.router
-    if not isinstance(router, DelayedRouter):
-        return None
-    holder = DelayQueue(home, exchange, log)
-    router.holder = holder
-    return holder
-
-
-def holder_of(exchange: Exchange) -> DelayQueue | None:
-    """The queue of an x-delayed-message exchange; None for any other."""
-    holder = exchange.router.holder if isinstance(exchange.router, DelayedRouter) else None
-    return holder if isinstance(holder, DelayQueue) else None

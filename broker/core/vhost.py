@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.core import arguments as checks
-from broker.core import catalog
+from broker.core import catalog, exchange_state
 from broker.core.dead_letter import DeadLetters
-from broker.core.delays import attach_holder, holder_of
 from broker.core.exchange.base import Binding, Choose, Destination
-from broker.core.exchange.delayed import DelayedRouter
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
 from broker.core.message import Message
@@ -143,10 +141,8 @@ class VHost:
         self.exchanges[name] = exchange
         self.policies.apply_to_exchange(exchange)
         self.epoch += 1
-        log = (
-            self.store.create_log(durable=True) if durable and self.store and kind == DelayedRouter.type_name else None
-        )
-        attach_holder(self, exchange, log)
+        log = self.store.create_log(durable=True) if self.store and exchange_state.wants_log(exchange) else None
+        exchange.state = exchange_state.attach(self, exchange, log)
         if durable:
             self.keep(catalog.exchange_key(self.name, exchange), catalog.exchange_value(exchange, log))
         return exchange
@@ -154,8 +150,8 @@ class VHost:
     def restore_exchange(
         self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any], log: Log | None, *, clean: bool
     ) -> None:
-        """An exchange of the catalog comes back, with the log of what waits in it."""
-        self.exchanges[name] = Exchange(
+        """An exchange of the catalog comes back, with the log of what it keeps."""
+        exchange = self.exchanges[name] = Exchange(
             name,
             ROUTERS[known["type"]](arguments, self._choose),
             durable=True,
@@ -163,10 +159,10 @@ class VHost:
             internal=known["internal"],
             arguments=arguments,
         )
-        self.policies.apply_to_exchange(self.exchanges[name])
-        holder = attach_holder(self, self.exchanges[name], log)
-        if holder is not None:
-            holder.recover(clean=clean)
+        self.policies.apply_to_exchange(exchange)
+        exchange.state = exchange_state.attach(self, exchange, log)
+        if exchange.state is not None:
+            exchange.state.recover(clean=clean)
         self.epoch += 1
 
     def keep(self, key: bytes, value: bytes) -> None:
@@ -203,9 +199,8 @@ class VHost:
             self.epoch += 1
             if exchange.durable:
                 self.unkeep(catalog.exchange_key(self.name, exchange))
-            holder = holder_of(exchange)
-            if holder is not None:
-                holder.close()
+            if exchange.state is not None:
+                exchange.state.close()
             for binding in list(exchange.bindings.values()):
                 self._forget(exchange, binding)
             doomed += self._drop_inbound(exchange)

@@ -3,7 +3,8 @@
 The exchange of the plugin rabbitmq-message-deduplication by M. Cafasso. A message whose header
 `x-deduplication-header` has a value seen before is not routed; one without that header always is. Arguments:
 `x-cache-size` (required) values are remembered, each for `x-cache-ttl` milliseconds (absent: until others need the
-room) or for the message's own header `x-cache-ttl`; `x-cache-persistence` is checked, but the memory is never on disk.
+room) or for the message's own header `x-cache-ttl`. A durable exchange knows them after a restart (see `core.seen`),
+unless `x-cache-persistence` is `memory`.
 
 Where the plugin forgets an arbitrary value when it is full, this forgets expired ones at the front, then the oldest.
 A value counts as seen once it was routed, whatever became of the message afterwards.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from broker.core.exchange.base import Choose, Destination, Publication
 from broker.core.exchange.fanout import FanoutRouter
@@ -22,10 +23,25 @@ from protocol.amqp.errors import PRECONDITION_FAILED
 
 CACHE_SIZE_MAX = 1_000_000
 """Values one exchange may remember; about 200 bytes each."""
+DUE_MS_MAX = (1 << 63) - 1
 VALUE_BYTES_MAX = 64
 """A longer value is remembered by its digest."""
 
 _ABSENT = object()
+
+Value = tuple[str, bytes]
+"""A small stand-in for a header value: (kind, octets)."""
+
+
+class SeenKeeper(Protocol):
+    """Where values are kept beyond the process."""
+
+    def note(self, value: Value, expires_ms: int | None, wall_ms: int) -> int:
+        """The value is remembered from now on; returns the number to forget it by."""
+        ...
+
+    def forget(self, number: int) -> None:
+        """It is not any more."""
 
 
 def _positive(arguments: Mapping[str, Any], name: str, text: str) -> int:
@@ -37,7 +53,7 @@ def _positive(arguments: Mapping[str, Any], name: str, text: str) -> int:
     return value
 
 
-def _remembered(value: Any) -> tuple[str, bytes]:
+def _remembered(value: Any) -> Value:
     """A small stand-in for a header value: equal for equal text or bytes and for equal values of one type."""
     if isinstance(value, str):
         kind, raw = "text", value.encode(errors="surrogatepass")
@@ -54,7 +70,7 @@ def _remembered(value: Any) -> tuple[str, bytes]:
 class DeduplicationRouter(FanoutRouter):
     """A fanout, and the header values that went through it with the wall clock (ms) at which each is forgotten."""
 
-    __slots__ = ("_seen", "_size", "_ttl_ms")
+    __slots__ = ("_seen", "_size", "_ttl_ms", "keeper", "persistent")
 
     type_name: ClassVar[str] = "x-message-deduplication"
     cacheable: ClassVar[bool] = False
@@ -70,10 +86,14 @@ class DeduplicationRouter(FanoutRouter):
         self._ttl_ms: int | None = None
         if "x-cache-ttl" in arguments:
             self._ttl_ms = _positive(arguments, "x-cache-ttl", "Invalid argument")
-        if arguments.get("x-cache-persistence", "memory") not in ("disk", "memory"):
+        persistence = arguments.get("x-cache-persistence")
+        if persistence not in ("disk", "memory", None):
             text = "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'"
             raise Refused(PRECONDITION_FAILED, text)
-        self._seen: dict[tuple[str, bytes], int | None] = {}
+        self.persistent = persistence != "memory"
+        self.keeper: SeenKeeper | None = None
+        """Set by the vhost that owns the exchange, if what it has seen outlives the process."""
+        self._seen: dict[Value, tuple[int | None, int]] = {}  # (when it is forgotten, the keeper's number).
 
     def route(self, publication: Publication) -> tuple[Destination, ...]:
         """Every destination, or none for a duplicate. Raises PeerError (502) for malformed headers."""
@@ -85,21 +105,31 @@ class DeduplicationRouter(FanoutRouter):
             return ()
         return super().route(publication)
 
-    def _first(self, value: tuple[str, bytes], ttl_ms: Any, now_ms: int) -> bool:
+    def recall(self, value: Value, expires_ms: int | None, number: int) -> None:
+        """After a restart: the keeper still knows this value; oldest first."""
+        self._seen[value] = (expires_ms, number)
+
+    def _first(self, value: Value, ttl_ms: Any, now_ms: int) -> bool:
         """Remember the value; False if it is remembered already."""
         seen = self._seen
         if value in seen:
-            expires_ms = seen[value]
+            expires_ms, _ = seen[value]
             if expires_ms is None or expires_ms > now_ms:
                 return False
-            del seen[value]
+            self._forget(value)
         while seen:
             oldest = next(iter(seen))
-            expires_ms = seen[oldest]
+            expires_ms, _ = seen[oldest]
             if len(seen) < self._size and (expires_ms is None or expires_ms > now_ms):
                 break
-            del seen[oldest]
+            self._forget(oldest)
         if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
             ttl_ms = self._ttl_ms
-        seen[value] = None if ttl_ms is None else now_ms + ttl_ms
+        due_ms = None if ttl_ms is None else max(0, min(now_ms + ttl_ms, DUE_MS_MAX))
+        seen[value] = (due_ms, self.keeper.note(value, due_ms, now_ms) if self.keeper is not None else 0)
         return True
+
+    def _forget(self, value: Value) -> None:
+        _, number = self._seen.pop(value)
+        if self.keeper is not None:
+            self.keeper.forget(number)

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from broker.core.exchange.base import Binding, Message, Router
+
+
+class ExchangeState(Protocol):
+    """What some exchanges keep beside their bindings (see `core.exchange_state`); it lives and dies with them."""
+
+    def recover(self, *, clean: bool) -> None:
+        """After a restart, and `clean` if the last stop was in order. Raises Corrupt and OSError."""
+
+    def close(self) -> None:
+        """The exchange is deleted: nothing of this is kept."""
 
 
 class Exchange:
@@ -13,7 +23,7 @@ class Exchange:
 
     __slots__ = (
         "alternate", "arguments", "auto_delete", "bindings", "durable", "exchange_bindings_count", "internal", "name",
-        "published_count", "router", "type",
+        "published_count", "router", "state", "type",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +48,7 @@ class Exchange:
         self.bindings: dict[Any, Binding] = {}
         self.exchange_bindings_count = 0
         self.published_count = 0
+        self.state: ExchangeState | None = None
 
     def follow(self, definition: Mapping[str, Any]) -> None:
         """Apply a policy's definition; the exchange's own argument comes first."""

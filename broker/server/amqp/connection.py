@@ -494,7 +494,8 @@ class Connection:
         if port.exchange is None:
             found = (vhost.queues.get(key) for key in (first, *more))
             return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-        return route(vhost.exchanges, port.exchange, Incoming(port.name, first, message, self.hub.wall_ms()), more)
+        incoming = Incoming(port.name, first, message, self.hub.scheduler.wall_ms)
+        return route(vhost.exchanges, port.exchange, incoming, more)
 
     # Direct reply-to.
 

@@ -128,3 +128,36 @@ def test_arguments_may_be_digits():
     assert exchange.routed("a")
     exchange.wall_ms += 10
     assert exchange.routed("a")
+
+
+class Notes:
+    """A keeper that writes down what it is told."""
+
+    def __init__(self):
+        self.live = {}
+        self.count = 0
+
+    def note(self, value, expires_ms, wall_ms):
+        self.count += 1
+        self.live[self.count] = (value, expires_ms)
+        return self.count
+
+    def forget(self, number):
+        del self.live[number]
+
+
+def test_the_keeper_holds_what_the_router_remembers():
+    """What is forgotten, for its time or for want of room, is forgotten there too; what it recalls is a duplicate."""
+    exchange = Exchange(x_cache_size=3, x_cache_ttl=1000)
+    notes = exchange.router.keeper = Notes()
+    for number in range(5):
+        exchange.routed(number)
+    assert [value for value, _ in notes.live.values()] == [("int", b"2"), ("int", b"3"), ("int", b"4")]
+    exchange.wall_ms += 1000
+    assert exchange.routed(4)
+    assert list(notes.live.values()) == [(("int", b"4"), exchange.wall_ms + 1000)]
+    assert exchange.routed("huge", x_cache_ttl=2**63 - 1)
+    assert exchange.routed("past", x_cache_ttl=-(2**62))
+    assert list(notes.live.values())[1:] == [(("text", b"huge"), 2**63 - 1), (("text", b"past"), 0)]
+    exchange.router.recall(("int", b"7"), None, 77)
+    assert not exchange.routed(7)

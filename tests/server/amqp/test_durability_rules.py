@@ -1,10 +1,11 @@
 """What survives a stop, and what is said only when it does. Each world has a disk that forgets what was not synced."""
 
+import contextlib
 import random
 
 import pytest
 from amqp_harness import World, publish
-from sim_disk import SimDisk
+from sim_disk import PowerCut, SimDisk
 
 from protocol.amqp.frames import method_frame
 
@@ -261,3 +262,66 @@ def test_a_method_frame_too_short_for_its_ids(client, payload):
     """503 as without a disk."""
     frames = client.feed(b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce").frames()
     assert frames[0][0] == "connection.close"
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_deduplication_survives_a_restart(world, end):
+    """What a durable exchange has seen it has seen, until its time is over or others need the room."""
+    client = confirming(world)
+    client.declare("d", durable=True)
+    client.declare_exchange("once", "x-message-deduplication", durable=True, x_cache_size=100, x_cache_ttl=60_000)
+    client.bind("d", "once", "k")
+    for number in range(150):
+        client.publish("k", b"%d" % number, exchange="once", delivery_mode=2,
+                       headers={"x-deduplication-header": f"order-{number}"})  # fmt: skip
+    world = getattr(world, end)()
+    client = confirming(world)
+    for number in range(50, 151):
+        client.publish("k", b"again %d" % number, exchange="once", delivery_mode=2,
+                       headers={"x-deduplication-header": f"order-{number}"})  # fmt: skip
+    found = [body for _, body in bodies(client, "d")]
+    assert found == [b"%d" % number for number in range(150)] + [b"again 150"]
+    world = getattr(world, end)()
+    world.advance(61_000)
+    client = confirming(world)
+    client.publish("k", b"late", exchange="once", delivery_mode=2, headers={"x-deduplication-header": "order-150"})
+    assert [body for _, body in bodies(client, "d")] == [b"late"]
+
+
+def test_a_deduplicated_message_is_remembered_with_its_memory():
+    """Wherever the power is cut: the message and that it was seen, or neither; published again it is there once."""
+    for left in range(1, 30):
+        disk = SimDisk(random.Random(left).randrange)
+        world = World(disk)
+        client = confirming(world)
+        client.declare("d", durable=True)
+        client.declare_exchange("once", "x-message-deduplication", durable=True, x_cache_size=10)
+        client.bind("d", "once", "k")
+        sent = {"exchange": "once", "delivery_mode": 2, "headers": {"x-deduplication-header": 7}}
+        disk.left = left
+        with contextlib.suppress(PowerCut):
+            client.publish("k", b"x", **sent)
+            client.call(1, "queue.declare", 0, "other", False, True, False, False, False, {})
+        disk.power_cut()
+        client = confirming(World(disk))
+        client.publish("k", b"x", **sent)
+        assert [body for _, body in bodies(client, "d")] == [b"x"]
+
+
+def test_what_is_not_to_be_remembered(world):
+    """x-cache-persistence memory, a transient exchange, one that was deleted: nothing is left of what was seen."""
+    client = confirming(world)
+    client.declare("d", durable=True)
+    for name, arguments in (("m", {"x_cache_persistence": "memory"}), ("g", {})):
+        client.declare_exchange(name, "x-message-deduplication", durable=True, x_cache_size=10, **arguments)
+        client.bind("d", name, "k")
+        client.publish("k", b"1", exchange=name, delivery_mode=2, headers={"x-deduplication-header": 1})
+    client.call(1, "exchange.delete", 0, "g", False, False)
+    client.declare_exchange("g", "x-message-deduplication", durable=True, x_cache_size=10)
+    client.bind("d", "g", "k")
+    world = world.kill()
+    assert len(world.store.logs) == 2
+    client = confirming(world)
+    for name in ("m", "g"):
+        client.publish("k", b"2", exchange=name, delivery_mode=2, headers={"x-deduplication-header": 1})
+    assert [body for _, body in bodies(client, "d")] == [b"1", b"1", b"2", b"2"]

@@ -1,0 +1,37 @@
+"""What some exchanges keep beside their bindings: messages that are not due yet, values that were seen.
+
+A router knows nothing of stores; what stands behind it is made here, when the exchange is declared or comes back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.core.delays import DelayQueue
+from broker.core.exchange.deduplication import DeduplicationRouter
+from broker.core.exchange.delayed import DelayedRouter
+from broker.core.exchange.exchange import Exchange, ExchangeState
+from broker.core.seen import SeenLog
+
+if TYPE_CHECKING:
+    from broker.core.vhost import VHost
+    from broker.log.log import Log
+
+
+def wants_log(exchange: Exchange) -> bool:
+    """Whether this exchange has something that a restart must find."""
+    router = exchange.router
+    return exchange.durable and (
+        isinstance(router, DelayedRouter) or (isinstance(router, DeduplicationRouter) and router.persistent)
+    )
+
+
+def attach(home: VHost, exchange: Exchange, log: Log | None) -> ExchangeState | None:
+    """Give an exchange what it needs beside its bindings; None for most, which need nothing."""
+    router = exchange.router
+    if isinstance(router, DelayedRouter):
+        router.holder = holder = DelayQueue(home, exchange, log)
+        return holder
+    if isinstance(router, DeduplicationRouter) and log is not None and home.store is not None:
+        return SeenLog(router, home.store, log)
+    return None
