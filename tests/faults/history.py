@@ -56,6 +56,10 @@ class History:
             counts[publish.outcome] += 1
         return counts
 
+    def surely_acked_count(self):
+        """Deliveries that may not be followed by another: without any, a broker that forgets acks is not found out."""
+        return sum(delivery.settled == SURELY_ACKED for delivery in self.deliveries)
+
 
 def make_body(publish, filler=b""):
     """A body that says who it is and proves that it is whole."""

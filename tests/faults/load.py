@@ -3,6 +3,7 @@
 All of it survives the end of its connection at any moment, and starts again on the next broker with the same history.
 """
 
+import contextlib
 import os
 import random
 import sys
@@ -145,7 +146,7 @@ class Consumer(threading.Thread):
         self._load = load
         self._history = load.history
         self._random = random.Random(f"consumer {load.seed} {len(load.history.deliveries)}")
-        self._acked = []
+        self._waiting = []
         self._stopping = threading.Event()
 
     def stop(self):
@@ -153,36 +154,47 @@ class Consumer(threading.Thread):
         self._stopping.set()
 
     def run(self):
-        try:
+        with contextlib.suppress(AMQPError, OSError):  # The fault.
             connection = pika.BlockingConnection(parameters(self._broker))
-            channel, fence = connection.channel(), connection.channel()
-            fence.confirm_delivery()
-            channel.basic_qos(prefetch_count=500)
-            for queue in QUEUES:
-                channel.basic_consume(queue, lambda *given, queue=queue: self._on_message(queue, *given))
-            while not self._stopping.is_set():
-                connection.process_data_events(time_limit=FENCE_S)
-                acked, self._acked = self._acked, []
-                if not self._load.fences:
-                    continue
-                fence.basic_publish("", FENCE, b"", PERSISTENT)
-                if not self._load.dark:
-                    for delivery in acked:
-                        delivery.settled = SURELY_ACKED
-            connection.close()
-        except (AMQPError, OSError):
-            return  # The fault.
+            try:
+                self._work(connection)
+            finally:
+                connection.close()
 
-    def _on_message(self, queue, channel, method, _, body):
-        delivery = record(self._history, queue, method, body)
+    def _work(self, connection):
+        channel, fence = connection.channel(), connection.channel()
+        fence.confirm_delivery()
+        channel.basic_qos(prefetch_count=500)
+        for queue in QUEUES:
+            channel.basic_consume(queue, lambda *given, queue=queue: self._on_message(queue, *given))
+        while not self._stopping.is_set():
+            connection.process_data_events(time_limit=FENCE_S)
+            acked = self._settle(channel)
+            if not self._load.fences:
+                continue
+            fence.basic_publish("", FENCE, b"", PERSISTENT)
+            if not self._load.dark:
+                for delivery in acked:
+                    delivery.settled = SURELY_ACKED
+
+    def _on_message(self, queue, _, method, __, body):
+        # Settled later: an ack in here reads on, and under load this would be called for ever.
+        self._waiting.append((method.delivery_tag, record(self._history, queue, method, body)))
         self.delivered_count += 1
-        lot = self._random.random()
-        if lot < 0.85:
-            delivery.settled = ACKED
-            channel.basic_ack(method.delivery_tag)
-            self._acked.append(delivery)
-        elif lot < 0.90:
-            channel.basic_reject(method.delivery_tag, requeue=True)
+
+    def _settle(self, channel):
+        """Decide on what has come; returns what was acked."""
+        waiting, self._waiting = self._waiting, []
+        acked = []
+        for tag, delivery in waiting:
+            lot = self._random.random()
+            if lot < 0.85:
+                delivery.settled = ACKED
+                channel.basic_ack(tag)
+                acked.append(delivery)
+            elif lot < 0.90:
+                channel.basic_reject(tag, requeue=True)
+        return acked
 
 
 def record(history, queue, method, body):

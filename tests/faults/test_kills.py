@@ -35,11 +35,15 @@ def test_kills_lose_nothing_confirmed(tmp_path):
     with running_jackalope(directory=tmp_path, http=False) as broker:
         load.drain(broker)
     found = check(load.history)
-    checkpoints = max(int(path.name.partition("-")[2]) for path in (tmp_path / "data").glob("checkpoint-*"))
+    checkpoints = max(
+        (int(path.name.partition("-")[2]) for path in (tmp_path / "data").glob("checkpoint-*")), default=0
+    )
     print(
         f"seed {SEED}: {ROUNDS} kills in {time.monotonic() - began_s:.0f} s, {rounds_with_load} with confirms before, "
-        f"{checkpoints} checkpoints; {load.history.outcomes()}, {len(load.history.deliveries)} deliveries"
+        f"{checkpoints} checkpoints; {load.history.outcomes()}, {len(load.history.deliveries)} deliveries, "
+        f"{load.history.surely_acked_count()} acks surely durable"
     )
     assert not found, summary(found)
     assert rounds_with_load >= ROUNDS * 0.8
     assert checkpoints >= ROUNDS / 5
+    assert load.history.surely_acked_count() > 100 * ROUNDS

@@ -63,9 +63,11 @@ def test_power_cuts_lose_nothing_confirmed(tmp_path):
     found = check(load.history)
     print(
         f"seed {SEED}: {ROUNDS} cuts in {time.monotonic() - began_s:.0f} s, {checkpoints} checkpoints; "
-        f"{load.history.outcomes()}, {len(load.history.deliveries)} deliveries"
+        f"{load.history.outcomes()}, {len(load.history.deliveries)} deliveries, "
+        f"{load.history.surely_acked_count()} acks surely durable"
     )
     assert not found, summary(found)
+    assert load.history.surely_acked_count() > 20 * ROUNDS
 
 
 def test_without_syncs_the_same_cuts_are_found_out(tmp_path):
