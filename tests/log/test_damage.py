@@ -3,6 +3,7 @@
 What may be missing is the end of the journal, which looks the same torn and damaged; everything else is found out.
 """
 
+import contextlib
 import itertools
 import os
 
@@ -34,13 +35,14 @@ class Directory:
         self.originals = {}
 
     def open(self):
-        disk = RealDisk(self.root)
-        try:
-            store = open_store(disk, lambda: next(self.uuids).to_bytes(16, "big"))
-        except BaseException:
-            disk.close()
-            raise
-        return disk, store
+        return open_store(RealDisk(self.root), lambda: next(self.uuids).to_bytes(16, "big"))
+
+    def close(self):
+        """As the end of a process does it, also of one that has refused to start: every handle is given back."""
+        for handle in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # What has listed them.
+                if os.readlink(f"/proc/self/fd/{handle}").startswith(str(self.root)):
+                    os.close(int(handle))
 
     def keep(self):
         """Remember every file as it is now."""
@@ -62,12 +64,10 @@ class Directory:
 
     def contents(self):
         """What a store finds, read to its end: (logs, catalog). Raises Corrupt."""
-        disk, store = self.open()
         try:
-            return contents(store)
+            return contents(self.open())
         finally:
-            store.close()
-            disk.close()
+            self.close()
 
 
 def contents(store):
@@ -91,7 +91,7 @@ def flips(octets):
 def journaled(tmp_path):
     """(directory, its journal's name, [(end of a frame in that file, what is there from then on)])."""
     directory = Directory(tmp_path / "data")
-    disk, store = directory.open()
+    store = directory.open()
     logs = [store.create_log(durable=True) for _ in range(2)]
     states = [(0, ({}, {}))]
 
@@ -112,8 +112,7 @@ def journaled(tmp_path):
     store.delete(b"key0")
     store.put(b"key1", b"other")
     flush()
-    store.close()
-    disk.close()
+    directory.close()
     directory.keep()
     return directory, journal.file_name(0), states
 
@@ -122,10 +121,12 @@ def test_a_journal_cut_anywhere_opens_with_the_whole_frames_before(journaled):
     directory, name, states = journaled
     original = directory.originals[name]
     assert states[-1][0] == len(original)
+    handles = len(os.listdir("/proc/self/fd"))
     for size in range(len(original) + 1):
         directory.restore(name, original[:size])
         expected = [state for end, state in states if end <= size][-1]
         assert directory.contents() == expected, f"cut at {size}"
+    assert len(os.listdir("/proc/self/fd")) <= handles
 
 
 def test_a_flipped_bit_in_the_journal_is_refused_or_in_the_last_frame(journaled):
@@ -148,7 +149,7 @@ def checkpointed(tmp_path, monkeypatch):
     """(directory with a checkpoint, a segment, a carried log and a journal behind; what is in it)."""
     monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 400)
     directory = Directory(tmp_path / "data")
-    disk, store = directory.open()
+    store = directory.open()
     large, small = (store.create_log(durable=True) for _ in range(2))
     for number in range(4):
         append(large, [b"large %d.%d" % (number, index) for index in range(BATCH_RECORDS)])
@@ -166,8 +167,7 @@ def checkpointed(tmp_path, monkeypatch):
     append(small, [b"behind"])
     store.flush()
     expected = contents(store)
-    store.close()
-    disk.close()
+    directory.close()
     directory.keep()
     return directory, expected
 
