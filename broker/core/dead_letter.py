@@ -6,7 +6,7 @@ All of a turn are moved in it, so that they leave one log and enter another in o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.deaths import Grave, bury, is_cycle
@@ -15,49 +15,76 @@ from broker.core.routing import route
 from protocol.amqp.errors import PeerError
 
 if TYPE_CHECKING:
-    from broker.core.queue import Queue
+    from broker.core.limbo import Letter
+    from broker.core.queue import Queue, Tried
     from broker.core.vhost import VHost
 
 
 class DeadLetters:
-    """The dead letters of one vhost: all of a turn are moved in it, so that a crash moves all or none of them."""
+    """The dead letters of one vhost: all of a turn are moved in it, so that a crash moves all or none of them.
+
+    What dies on its way (a full queue behind the exchange) is dealt with in a loop, not by recursion.
+    """
 
     __slots__ = ("_busy", "_vhost", "_waiting", "dropped_count")
 
     def __init__(self, vhost: VHost) -> None:
         self._vhost = vhost
-        self._waiting: deque[tuple[Queue, Sequence[Message], str]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
         self._busy = False
         self.dropped_count = 0
         """Dead letters that no queue took."""
 
     def add(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
-        """These messages, settled already, died in a queue that has a dead letter exchange.
+        """These messages, settled already, died in a queue that has a dead letter exchange."""
+        self._do(lambda: self._move(queue, messages, reason))
 
-        What dies on its way (a full queue behind the exchange) is dealt with in a loop, not by recursion.
-        """
-        self._waiting.append((queue, messages, reason))
+    def add_surely(self, queue: Queue, letters: Sequence[Letter], tried: Tried) -> None:
+        """These died as well, and are not settled: `tried` is told which of them could not go, in the same turn."""
+        self._do(lambda: tried(letters, self._move_whole(queue, letters)))
+
+    def _do(self, move: Callable[[], None]) -> None:
+        self._waiting.append(move)
         if self._busy:
             return
         self._busy = True
         try:
             while self._waiting:
-                self._move(*self._waiting.popleft())
+                self._waiting.popleft()()
         finally:
             self._busy = False
 
     def _move(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
-        rules = queue.rules
-        vhost = self._vhost
-        assert rules.dead_letter_exchange is not None
         for message in messages:
-            grave = bury(message, queue.name, reason, rules.dead_letter_exchange, rules.dead_letter_routing_key,
-                         vhost.scheduler.wall_ms)  # fmt: skip
             taken = False
-            for target in self._targets(rules.dead_letter_exchange, grave):
-                if not is_cycle(grave.deaths, target.name) and target.enqueue_one(grave.message):
+            grave, targets = self._open(queue, message, reason)
+            for target in targets:
+                if target.enqueue_one(grave.message):
                     taken = True
             self.dropped_count += not taken
+
+    def _move_whole(self, queue: Queue, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """Each to every queue behind the exchange, or to none of them; returns those that went to none."""
+        left = []
+        for letter in letters:
+            _, message, reason = letter
+            grave, targets = self._open(queue, message, reason)
+            if targets and all(target.accepts() for target in targets):
+                for target in targets:
+                    target.enqueue_one(grave.message)
+            else:
+                left.append(letter)
+        return left
+
+    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Grave, Sequence[Queue]]:
+        """What becomes of a message, and the queues it may go to."""
+        rules = queue.rules
+        if rules.dead_letter_exchange is None:
+            return Grave(message, [], ()), ()
+        grave = bury(message, queue.name, reason, rules.dead_letter_exchange, rules.dead_letter_routing_key,
+                     self._vhost.scheduler.wall_ms)  # fmt: skip
+        found = self._targets(rules.dead_letter_exchange, grave)
+        return grave, [target for target in found if not is_cycle(grave.deaths, target.name)]
 
     def _targets(self, exchange_name: str, grave: Grave) -> Sequence[Queue]:
         vhost = self._vhost

@@ -151,11 +151,12 @@ class Keeper:
         return not self._is_full()
 
     def _is_full(self) -> bool:
-        rules = self.queue.rules
-        length_max, bytes_max = rules.length_max, rules.length_bytes_max
-        return (length_max is not None and self.queue.cursor.ready_count >= length_max) or (
-            bytes_max is not None and self.ready_bytes >= bytes_max
-        )
+        queue = self.queue
+        length_max, bytes_max = queue.rules.length_max, queue.rules.length_bytes_max
+        count, size = queue.cursor.ready_count, self.ready_bytes
+        if queue.limbo is not None:
+            count, size = count + len(queue.limbo), size + queue.limbo.body_bytes
+        return (length_max is not None and count >= length_max) or (bytes_max is not None and size >= bytes_max)
 
     def _serve(self) -> None:
         """Let waiting consumers take what they can."""

@@ -14,6 +14,7 @@ from broker.core.cursor.lease import LeaseCursor
 from broker.core.cursor.priority import PriorityCursor
 from broker.core.deaths import MAXLEN, REJECTED
 from broker.core.keeper import Keeper
+from broker.core.limbo import Letter, Limbo
 from broker.core.message import Message, has_expiration, redelivered
 from broker.core.rules import Rules, rules_of
 from broker.core.scheduler import Scheduler
@@ -26,10 +27,17 @@ from protocol.amqp import content as wire
 from protocol.amqp.errors import RESOURCE_LOCKED
 
 RETRY_MS = 1000
+Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
+"""Told of dead letters that were tried: (all, those that could not go)."""
 
 
 def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
     """Outside of a vhost there is nowhere to go."""
+
+
+def _keep(_queue: Queue, letters: Sequence[Letter], tried: Tried) -> None:
+    """Outside of a vhost there is nowhere to go."""
+    tried(letters, letters)
 
 
 class _TryAgain:
@@ -53,8 +61,8 @@ class Queue(Serving):
     """One queue. `arguments` are those of the declaration, checked before."""
 
     __slots__ = (
-        "arguments", "auto_delete", "backlog", "broken", "bury", "cursor", "deleted", "durable",
-        "enqueued_count", "expires_ms", "keeper", "name", "on_unused", "owner", "rules", "scheduler",
+        "arguments", "auto_delete", "backlog", "broken", "bury", "bury_surely", "cursor", "deleted", "durable",
+        "enqueued_count", "expires_ms", "keeper", "limbo", "name", "on_unused", "owner", "rules", "scheduler",
         "settled_count", "single_active", "store", "vhost",
     )  # fmt: skip
 
@@ -89,6 +97,9 @@ class Queue(Serving):
         self.keeper: Keeper | None = None
         self.bury: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
+        self.bury_surely: Callable[[Queue, Sequence[Letter], Tried], None] = _keep
+        """The same at least once: (this queue, letters, who is told which of them could not go)."""
+        self.limbo: Limbo | None = None
         self.broken = False
         self.deleted = False
         self.on_unused: Callable[[Queue], None] | None = None
@@ -126,15 +137,18 @@ class Queue(Serving):
 
     def enqueue_one(self, message: Message) -> bool:
         """One message of any kind; False when the queue is full and refuses it."""
-        keeper = self.keeper
-        if keeper is None and has_expiration(message[1]):
-            keeper = self.keeper = Keeper(self)
-        if keeper is not None and not keeper.accepts():
+        if self.keeper is None and has_expiration(message[1]):
+            self.keeper = Keeper(self)
+        if not self.accepts():
             if self.rules.overflow == "reject-publish-dlx" and self.rules.dead_letter_exchange is not None:
                 self.bury(self, (message,), MAXLEN)
             return False
         self.enqueue((message,))
         return True
+
+    def accepts(self) -> bool:
+        """Whether one more message would be taken."""
+        return self.keeper is None or self.keeper.accepts()
 
     @property
     def rejects(self) -> bool:
@@ -260,6 +274,10 @@ class Queue(Serving):
 
     def drop(self, messages: Sequence[Message], offsets: Sequence[int], reason: str) -> None:
         """Leased messages die: they are settled, and go to the dead letter exchange if there is one."""
+        if self.rules.at_least_once and not self.deleted:
+            self.limbo = self.limbo or Limbo(self)
+            self.limbo.add(messages, offsets, reason)
+            return
         self.settle(offsets)
         if self.rules.dead_letter_exchange is not None and not self.deleted:
             self.bury(self, messages, reason)
@@ -304,6 +322,8 @@ class Queue(Serving):
                 self.backlog.store.promised_count += 1
         count, garbage = self.cursor.clear_ready()
         self.settled_count += count
+        if self.limbo is not None:
+            count += self.limbo.purge()
         if self.keeper is not None:
             self.keeper.purged()
         for container in garbage:

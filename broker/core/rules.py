@@ -33,6 +33,8 @@ class Rules:
     overflow: str = "drop-head"
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
+    at_least_once: bool = False
+    """A dead letter stays until all queues behind the exchange have taken it (with `reject-publish` only; RabbitMQ)."""
     delivery_limit: int | None = None
     """How often a message may come back; None for ever."""
     counts_deliveries: bool = False
@@ -80,13 +82,17 @@ def rules_of(
     if limit is None and quorum:
         limit = QUORUM_DELIVERY_LIMIT
     retry_min = (numbers["delayed-retry-min"] or 0) if texts["delayed-retry-type"] not in (None, "disabled") else 0
+    overflow = texts["overflow"] or "drop-head"
+    exchange = texts["dead-letter-exchange"]
+    surely = texts["dead-letter-strategy"] == "at-least-once" and overflow == "reject-publish"
     return Rules(
         message_ttl_ms=numbers["message-ttl"],
         expires_ms=numbers["expires"],
         length_max=numbers["max-length"],
         length_bytes_max=numbers["max-length-bytes"],
-        overflow=texts["overflow"] or "drop-head",
-        dead_letter_exchange=texts["dead-letter-exchange"],
+        overflow=overflow,
+        dead_letter_exchange=exchange,
+        at_least_once=surely and exchange is not None,
         dead_letter_routing_key=texts["dead-letter-routing-key"],
         delivery_limit=None if limit is None or limit < 0 else limit,
         counts_deliveries=quorum or limit is not None or bool(retry_min),

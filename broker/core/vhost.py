@@ -259,6 +259,7 @@ class VHost:
     def _add_queue(self, queue: Queue) -> None:
         queue.on_unused = self.drop_queue
         queue.bury = self.dead_letters.add
+        queue.bury_surely = self.dead_letters.add_surely
         self.queues[queue.name] = queue
         self.policies.apply_to_queue(queue)
         self.epoch += 1
