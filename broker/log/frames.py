@@ -74,6 +74,18 @@ def scan(read: Read, base: int, size: int) -> Iterator[Frame]:
         position = frame.end
 
 
+def data_end(read: Read, start: int, size: int) -> int:
+    """Behind the last octet of a file that is not zero, `start` if all from there on are: room that was reserved."""
+    end = size
+    while end > start:
+        first = max(start, end - SEARCH_STEP)
+        data = read(first, end - first).rstrip(b"\0")
+        if data:
+            return first + len(data)
+        end = first
+    return start
+
+
 def find_later(read: Read, base: int, position: int, size: int) -> Frame | None:
     """The first valid frame anywhere behind `position`: evidence on what a bad spot is.
 

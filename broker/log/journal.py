@@ -22,14 +22,15 @@ def file_name(base: int) -> str:
 
 
 class JournalFile:
-    """One file; `file` is None until its first frame is written."""
+    """One file; `file` is None until its first frame is written. Up to `reserved` it has room, in zeros."""
 
-    __slots__ = ("base", "end", "file")
+    __slots__ = ("base", "end", "file", "reserved")
 
     def __init__(self, base: int, end: int, file: File | None) -> None:
         self.base = base
         self.end = end
         self.file = file
+        self.reserved = 0
 
 
 class Write:
@@ -78,7 +79,10 @@ class Write:
                 self._disk.remove(file_name(target.base))
                 raise
             target.file = file
-        target.file.write(self.position - target.base, (head, payload))
+        start = self.position - target.base
+        if start + self.size > target.reserved:
+            target.reserved = target.file.reserve(start + self.size)
+        target.file.write(start, (head, payload))
         self.written = True
 
     def flush(self) -> None:

@@ -156,7 +156,7 @@ class _Recovery:
         return position
 
     def _replay(self, base: int) -> tuple[int, bool]:
-        """Replay one file; returns where its last valid frame ends, and whether that is its end."""
+        """Replay one file; returns where its last valid frame ends, and whether nothing but reserved room follows."""
         name = self._place = journal.file_name(base)
         file = self._disk.open(name)
         size = file.size()
@@ -166,16 +166,18 @@ class _Recovery:
             self._apply(frame, self._store.journal)
             self._found.frames += 1
             one.end = frame.end
-        return one.end, one.end == base + size
+        return one.end, frames.data_end(file.read, one.end - base, size) == one.end - base
 
     def _cut(self, bases: list[int], position: int) -> None:
         """The journal ends at `position`; judge what follows in these files, and cut it if it may be cut."""
         disk = self._disk
         for base in bases:
             file = disk.open(journal.file_name(base))
+            start = max(position - base, 0)
             size = file.size()
             later = frames.read_frame(file.read, base, base, size) if base > position else None
-            later = later or frames.find_later(file.read, base, max(position, base), size)
+            later = later or frames.find_later(file.read, base, base + start, size)
+            self._found.cut_bytes += frames.data_end(file.read, start, size) - start
             file.close()
             if later is not None and later.synced > position:
                 raise Corrupt(
@@ -183,7 +185,6 @@ class _Recovery:
                     f"synced before the frame at {later.position - base} of {journal.file_name(base)} was written. "
                     "Nothing was changed. Restore the data directory from a copy"
                 )
-            self._found.cut_bytes += max(base + size - max(position, base), 0)
         for base in reversed(bases):
             if base > position:
                 disk.remove(journal.file_name(base))

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from broker.log import checkpoint, journal
+from broker.log import checkpoint, disk, journal
 from broker.log.disk import RealDisk
 from broker.log.errors import Corrupt
 from broker.log.recovery import open_store
@@ -24,6 +24,7 @@ def no_syncs(monkeypatch):
     """Thousands of directories are opened here, and the power stays on."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    monkeypatch.setattr(disk, "RESERVE_BYTES", 0)
 
 
 class Directory:
@@ -127,6 +128,22 @@ def test_a_journal_cut_anywhere_opens_with_the_whole_frames_before(journaled):
         expected = [state for end, state in states if end <= size][-1]
         assert directory.contents() == expected, f"cut at {size}"
     assert len(os.listdir("/proc/self/fd")) <= handles
+
+
+def test_a_journal_cut_anywhere_in_its_reserved_room(journaled):
+    """What was not written reads as zeros: the whole frames are there, and zeros alone are no torn tail."""
+    directory, name, states = journaled
+    original = directory.originals[name]
+    for size in range(len(original) + 1):
+        directory.restore(name, original[:size] + bytes(len(original) - size + 1000))
+        # A frame that ends in zeros is whole without them.
+        before, expected = [one for one in states if not original[size : one[0]].strip(b"\0")][-1]
+        try:
+            store = directory.open()
+            assert contents(store) == expected, f"cut at {size}"
+            assert store.recovered.cut_bytes == len(original[before:size].rstrip(b"\0"))
+        finally:
+            directory.close()
 
 
 def test_a_flipped_bit_in_the_journal_is_refused_or_in_the_last_frame(journaled):

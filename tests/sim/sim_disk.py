@@ -74,6 +74,11 @@ class SimFile:
     def size(self):
         return len(self._inode.data)
 
+    def reserve(self, size):
+        size = (size // SECTOR + 2) * SECTOR
+        self._inode.do(write_at, size - 1, b"\0")
+        return size
+
     def truncate(self, size):
         self._disk.maybe_die()
         self._inode.do(cut_at, size)
