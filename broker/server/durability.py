@@ -50,6 +50,7 @@ class Durability:
         self._waiting: deque[Waiting] = deque()
         self._parked: deque[tuple[int, Connection]] = deque()
         self._events: deque[tuple[int, trio.Event]] = deque()
+        self._company = 0  # How many waited for the last frame.
 
     # Who waits.
 
@@ -90,10 +91,16 @@ class Durability:
         """See `Flusher.turn_ended`."""
         self.flusher.turn_ended()
 
+    def turn_ended_among_others(self) -> None:
+        """The same, but more turns follow: the frame goes if about as many wait for it as waited for the last ones."""
+        if self.flusher.wanted and len(self._waiting) + len(self._parked) >= self._company:
+            self.flusher.turn_ended()
+
     # What the flusher says.
 
     def _on_synced(self, frame: int) -> None:
         waiting = self._waiting
+        before = len(waiting) + len(self._parked)
         while waiting and waiting[0].frame <= frame:
             one = waiting.popleft()
             if one.channel.waiting is one:
@@ -101,6 +108,8 @@ class Durability:
             one.channel.confirm(one.seq)
         while self._parked and self._parked[0][0] <= frame:
             self._parked.popleft()[1].unpark()
+        released = before - len(waiting) - len(self._parked)
+        self._company = max(released, self._company * 7 // 8)
         while self._events and self._events[0][0] <= frame:
             self._events.popleft()[1].set()
 

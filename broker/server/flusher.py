@@ -8,8 +8,8 @@ itself decides how much is committed together, and no timer is needed. Checkpoin
                                                |--sync failed, any other error--> failed, for good
 
 A failed sync is never tried again: the kernel has forgotten what it could not write, and the next sync would lie.
-Whoever owns the loop watches `fd` and calls `collect` when it is readable, `turn_ended` after each turn, `tick` now
-and then.
+Whoever owns the loop watches `fd` and calls `collect` when it is readable, `turn_ended` when a turn, or several that
+were ready together, have ended, `tick` now and then. What nobody waits for may wait for the next tick.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ log = logging.getLogger("jackalope.storage")
 RETRY_MS = 200
 IDLE_MS = 3000
 CHECKPOINT_PAUSE_MS = 2000
+GATHER_BYTES_MAX = 256 << 10
+"""What nobody waits for goes with what somebody waits for, with a tick, or when it is more than this."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 Job = Callable[[], None]
@@ -112,6 +114,12 @@ class Flusher:
 
     # Frames.
 
+    @property
+    def wanted(self) -> bool:
+        """Whether what has gathered had better go soon, and could: somebody waits for it, or it has grown."""
+        store = self.store
+        return self._cut is None and (self.waiting_frame >= store.frame or store.pending_bytes > GATHER_BYTES_MAX)
+
     def turn_ended(self) -> None:
         """Send what has gathered on its way, unless a frame is under way."""
         store = self.store
@@ -135,7 +143,6 @@ class Flusher:
             if error is not None:
                 self._checkpoint_failed(error)
         self._advance()
-        self.turn_ended()
 
     def _written(self, error: OSError | None) -> None:
         cut = self._cut

@@ -56,13 +56,16 @@ class Hub:
         self.turns = 0
         self.half_open = HalfOpen()
 
-    def end_turn(self) -> None:
-        """Dispatch a slice, then write."""
+    def end_turn(self, *, gather: bool = False) -> None:
+        """Dispatch a slice, then write; with `gather` the caller sees to it that the disk gets its frame soon."""
         self.turns += 1
         if self.scheduler.dirty:
             self.scheduler.dispatch()
         if self.durability is not None:
-            self.durability.turn_ended()
+            if gather:
+                self.durability.turn_ended_among_others()
+            else:
+                self.durability.turn_ended()
         touched = self.touched
         for connection in touched:
             connection.touched = False

@@ -43,6 +43,8 @@ BULK_MS = 1.0
 LINGER_MS = 1
 AWAY_MS = 4.0
 EVENTS_MAX = 256
+GATHER_MS = 0.5
+"""How long a frame waits for others while there is something to read."""
 _IN, _OUT, _GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 
 
@@ -366,27 +368,36 @@ class Poller:
         poll = self._epoll.poll
         hub = self._hub
         scheduler = hub.broker.scheduler
+        durability = hub.durability
         linger = LINGER_MS / 1000
-        timeout = 0.0
+        timeout = gather_until = 0.0
         while True:
             events = poll(timeout, EVENTS_MAX)
             if events:
                 self._interactive(events)
-                hub.end_turn()
+                hub.end_turn(gather=True)
             now = perf_counter()
             end = now + BULK_MS / 1000
             if scheduler.busy:
                 while scheduler.busy and now < end:
                     scheduler.run_slice()
-                    hub.end_turn()
+                    hub.end_turn(gather=True)
                     now = perf_counter()
             elif self._bulk:
                 now = self._bulk_turns(end, len(events) + len(self._bulk) <= 2)
             elif not events and timeout:
                 return
+            timeout = 0.0 if self._bulk or scheduler.busy else linger
+            if durability is not None and durability.flusher.wanted:
+                # Whoever is ready as well goes into the same frame, but nobody waits long for that.
+                gather_until = gather_until or now + GATHER_MS / 1000
+                if not events or now >= gather_until or now >= until:
+                    durability.turn_ended()
+                    gather_until = 0.0
+                else:
+                    timeout = 0.0
             if now >= until:
                 return
-            timeout = 0.0 if self._bulk or scheduler.busy else linger
 
     def _interactive(self, events: list[tuple[int, int]]) -> None:
         """Everybody who is ready, except for those whose turn comes with the bulk."""
@@ -420,7 +431,7 @@ class Poller:
                     pump.step(alone)
                 except Exception:  # noqa: BLE001 - see _bug
                     self._bug(pump)
-                hub.end_turn()
+                hub.end_turn(gather=True)
             now = perf_counter()
             if now >= end or hub.broker.scheduler.busy:
                 break
