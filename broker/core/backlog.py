@@ -15,54 +15,92 @@ backlog costs disk, not memory.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from broker.core.cursor.lease import LeaseCursor
-from broker.core.message import Message, redelivered
+from broker.core.message import Message, redelivered, with_delivery_count
 from broker.core.record_format import Renderer, read
 from broker.log.entries import merged
 from broker.log.errors import Corrupt
 from broker.log.extents import Batch
 from broker.log.log import Log
 from broker.log.store import Store
-from protocol.amqp.content import body_size
 from protocol.kafka.records import CorruptBatch
 
 HEAD_BYTES_MAX = 32 << 20
 MESSAGE_OVERHEAD_BYTES = 200
 """About what Python needs to keep one message beside its octets."""
-LOW_MESSAGES = 1024
-"""When fewer are in the head, more are brought back."""
+SAMPLED = 8
 LOAD_BYTES = 256 << 10
 """How much is brought back at once: a millisecond or two of work."""
+LOW_BYTES = 2 * LOAD_BYTES
+"""When the head holds less, more is brought back."""
+READ_ON_OFFSETS = 1024
+"""Closer than this, reading on is cheaper than looking for the place anew."""
 BATCH_RECORDS_MAX = 512
 BATCH_BYTES_MAX = 128 << 10
 """Longer runs are cut into several batches, so that none takes long to read."""
+
+
+class HeadGauge:
+    """About how much memory the head of a cursor takes: what leaves counts as the average of what was there.
+
+    Since what leaves is the oldest, that is wrong by a factor of two at worst.
+    """
+
+    __slots__ = ("_count", "octets")
+
+    def __init__(self) -> None:
+        self.octets = 0  # When the head had `_count` messages.
+        self._count = 0
+
+    def add(self, before: int, messages: Sequence[Message]) -> int:
+        """These have come into a head of `before` messages; returns the octets now."""
+        count = len(messages)
+        size = _memory(messages)
+        self.look(before)
+        if before > self._count:
+            self.octets += (before - self._count) * size // count  # Nobody measured them as they came.
+        self.octets += size
+        self._count = before + count
+        return self.octets
+
+    def look(self, count: int) -> int:
+        """The head has `count` messages, none of them new; returns the octets now."""
+        if count < self._count:
+            self.octets = self.octets * count // self._count
+            self._count = count
+        return self.octets
+
+    def take_out(self, message: Message) -> None:
+        """It is no longer in memory, but still in the count."""
+        self.octets = max(self.octets - len(message[1]) - MESSAGE_OVERHEAD_BYTES, 0)
+
+
+def _memory(messages: Sequence[Message]) -> int:
+    """What these take, from three of them when they are many."""
+    count = len(messages)
+    some = messages if count < SAMPLED else (messages[0], messages[count // 2], messages[-1])
+    return count * (sum([len(content) for _, content in some]) // len(some) + MESSAGE_OVERHEAD_BYTES)
 
 
 class Backlog:
     """The log of one queue, as the queue uses it."""
 
     __slots__ = (
-        "_head_count",
-        "_recovered_end",
-        "_renderer",
-        "head_bytes",
-        "log",
-        "redelivered_below",
-        "store",
-        "tail_offset",
-    )
+        "_away", "_gauge", "_recovered_end", "_renderer", "log", "redelivered_below", "store", "tail_offset",
+    )  # fmt: skip
 
-    def __init__(self, store: Store, log: Log) -> None:
+    def __init__(self, store: Store, log: Log, gauge: HeadGauge) -> None:
         self.store = store
         self.log = log
         self.tail_offset = log.next_offset  # Behind the last message that the head has had.
-        self.head_bytes = 0  # About what the head held when it had `_head_count` messages.
-        self._head_count = 0
         self.redelivered_below = 0
+        self._gauge = gauge
         self._recovered_end = 0  # Behind what was there when the broker started.
         self._renderer = Renderer()
+        self._away: set[int] = set()  # Leased from behind `tail_offset`, without having been in the head.
 
     def recover(self, cursor: LeaseCursor, *, clean: bool) -> None:
         """The queue comes back: all is behind the head. After an unclean stop all of it may have been delivered."""
@@ -74,14 +112,15 @@ class Backlog:
         self._recovered_end = log.next_offset
 
     def note_seen(self, cursor: LeaseCursor) -> None:
-        """Before a stop in order: everything in front of the head has been delivered once."""
-        seen = cursor.head_offset if cursor.head else self.tail_offset
+        """Before a stop in order: what has been delivered once (everything in front of the head, and perhaps more)."""
+        if cursor.windowed:
+            seen = cursor.head_offset if cursor.head else self.tail_offset
+        elif cursor.leased_count:
+            seen = self.tail_offset
+        else:
+            # In the order of priorities: what has come back says so.
+            seen = 1 + max((offset for offset, (origin, _) in cursor.ready_messages() if origin[0]), default=-1)
         self.log.seen_offset = max(seen, self.redelivered_below)
-
-    def adopt(self, cursor: LeaseCursor) -> None:
-        """The queue had no log so far, and a full head."""
-        self.head_bytes = HEAD_BYTES_MAX
-        self._head_count = len(cursor.head)
 
     # Into the log.
 
@@ -89,8 +128,8 @@ class Backlog:
         """Give the messages their offsets, keep what has to be kept, and let them into the head if it is open."""
         log = self.log
         first = log.next_offset
-        is_open = not cursor.unloaded_count and (not cursor.windowed or self._has_room(cursor))
-        size = len(messages) * len(messages[0][1])  # Good enough for one publisher's run.
+        head = cursor.head
+        is_open = not cursor.unloaded_count and (not cursor.windowed or self._gauge.look(len(head)) < HEAD_BYTES_MAX)
         if is_open and not log.durable:
             log.skip(len(messages))
         else:
@@ -100,10 +139,10 @@ class Backlog:
         if not is_open:
             cursor.unloaded_count += len(messages)
             return
+        before = len(head)
         cursor.extend(first, messages, self.tail_offset)
         self.tail_offset = log.next_offset
-        self.head_bytes += size + MESSAGE_OVERHEAD_BYTES * len(messages)
-        self._head_count = len(cursor.head)
+        self._gauge.add(before, messages)
 
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:
         log = self.log
@@ -117,14 +156,6 @@ class Backlog:
                 self.store.pending_bytes += len(records)
             else:
                 log.skip(count)
-
-    def _has_room(self, cursor: LeaseCursor) -> bool:
-        """Whether the head may grow; what it holds is known on average only."""
-        count = len(cursor.head)
-        if count < self._head_count:
-            self.head_bytes = self.head_bytes * count // self._head_count
-            self._head_count = count
-        return self.head_bytes < HEAD_BYTES_MAX
 
     def settle(self, offsets: Sequence[int]) -> None:
         """These leases are over for good."""
@@ -154,7 +185,8 @@ class Backlog:
         if self.tail_offset < log.next_offset:
             log.settle(self.tail_offset, log.next_offset)
         self.tail_offset = log.next_offset
-        self.head_bytes = self._head_count = 0
+        self._gauge.look(0)
+        self._away.clear()
 
     # Out of the log.
 
@@ -166,51 +198,101 @@ class Backlog:
         for batch in log.read(self.tail_offset):
             messages = _messages(batch)
             base, end = batch.header.base_offset, batch.header.next_offset
-            for first, stop in log.settled.missing(max(base, self.tail_offset), end):
+            for first, stop in self.ready(max(base, self.tail_offset), end):
                 some = messages[first - base : stop - base]
                 if first < self.redelivered_below:
                     some = [redelivered(message) for message in some]
                 if first < self._recovered_end:
+                    if log.returns:
+                        some = self._with_counts(first, some)
                     arrivals.append((first, some, batch.header.base_timestamp_ms))
+                before = len(cursor.head)
                 cursor.extend(first, some, self.tail_offset)
+                self._gauge.add(before, some)
                 self.tail_offset = stop
                 loaded += len(some)
             size += batch.header.size
-            if size >= LOAD_BYTES:
+            if size >= LOAD_BYTES and loaded:
                 break
         if not loaded:
             raise Corrupt(f"log {log.uuid.hex()}: {cursor.unloaded_count} messages behind {self.tail_offset} are gone")
+        if self._away:
+            self._away = {offset for offset in self._away if offset >= self.tail_offset}
         cursor.unloaded_count -= loaded
-        self.head_bytes += size + MESSAGE_OVERHEAD_BYTES * loaded
-        self._head_count = len(cursor.head)
         return loaded, arrivals
+
+    def _with_counts(self, first: int, messages: list[Message]) -> list[Message]:
+        """Those that have come back before say how often."""
+        returns = self.log.returns
+        return [
+            with_delivery_count(message, returns[offset]) if offset in returns else message
+            for offset, message in enumerate(messages, first)
+        ]
+
+    def ready(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of [first, end), all of it stored, that are neither settled nor in memory nor leased."""
+        ranges = list(self.log.settled.missing(max(first, self.tail_offset), end))
+        if not self._away:
+            return ranges
+        found: list[tuple[int, int]] = []
+        for start, stop in ranges:
+            for offset in range(start, stop):
+                if offset in self._away:
+                    found += ((start, offset),) if start < offset else ()
+                    start = offset + 1
+            found += ((start, stop),) if start < stop else ()
+        return found
 
     def scan(self, start: int = 0) -> Iterator[Arrival]:
         """Everything from `start` on that is not in memory, batch by batch; it stays where it is.
 
-        Raises Corrupt and OSError.
+        Lazy; what is settled or loaded between two steps may still be among what follows. Raises Corrupt and OSError.
         """
-        log = self.log
         start = max(start, self.tail_offset)
-        for batch in log.read(start):
+        for batch in self.log.read(start):
             base, end = batch.header.base_offset, batch.header.next_offset
             messages = _messages(batch)
-            for first, stop in log.settled.missing(max(base, start), end):
+            for first, stop in self.ready(max(base, start), end):
                 yield first, messages[first - base : stop - base], batch.header.base_timestamp_ms
 
-    def take_at(self, cursor: LeaseCursor, offset: int) -> Message | None:
-        """Lease one message that is not in memory; None when it is, or is settled. Raises Corrupt and OSError."""
-        if offset < self.tail_offset or offset in self.log.settled:
-            return None
-        for batch in self.log.read(offset):
-            cursor.unloaded_count -= 1
-            cursor.leased_count += 1
-            return _messages(batch)[offset - batch.header.base_offset]
-        return None
+    def first_ms(self) -> int | None:
+        """When the first message came in that is not in memory, or one stored before it. Raises Corrupt and OSError."""
+        return self.log.first_timestamp_ms(self.tail_offset)
 
-    def count_bytes(self) -> int:
-        """How many octets the bodies have that are not in memory; reads them all. Raises Corrupt and OSError."""
-        return sum(body_size(content) for _, messages, _ in self.scan() for _, content in messages)
+    def take_each(self, cursor: LeaseCursor, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        """Lease these (ascending): those that are ready and not in memory. What lies close together is read once.
+
+        Raises Corrupt and OSError, having taken none.
+        """
+        wanted = [offset for offset in offsets if offset >= self.tail_offset and offset not in self._away]
+        found: list[tuple[int, Message]] = []
+        index = 0
+        while index < len(wanted):
+            start = wanted[index]
+            for batch in self.log.read(start):
+                index = bisect_left(wanted, batch.header.base_offset, index)
+                end = bisect_left(wanted, batch.header.next_offset, index)
+                if index < end:
+                    found += self._pick(batch, wanted[index:end])
+                    index = end
+                if index == len(wanted) or wanted[index] - batch.header.next_offset > READ_ON_OFFSETS:
+                    break
+            else:
+                break
+        cursor.unloaded_count -= len(found)
+        cursor.leased_count += len(found)
+        self._away.update(offset for offset, _ in found)
+        return found
+
+    def _pick(self, batch: Batch, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        settled, base = self.log.settled, batch.header.base_offset
+        messages = _messages(batch)
+        return [
+            (offset, redelivered(message) if offset < self.redelivered_below else message)
+            for offset in offsets
+            if offset not in settled
+            for message in (messages[offset - base],)
+        ]
 
 
 Arrival = tuple[int, list[Message], int]

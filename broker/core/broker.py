@@ -56,8 +56,7 @@ class Broker:
             store.drop_log(log)
         for vhost in self.vhosts.values():
             for queue in list(vhost.queues.values()):
-                if queue.keeper is not None:
-                    queue.apply(queue.rules)  # To what has come back, now that dead letters have somewhere to go.
+                queue.resume()
 
     def close_in_order(self) -> None:
         """Note for the next start what may have been delivered."""

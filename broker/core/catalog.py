@@ -6,7 +6,7 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | key | the first table |
 |---|---|
 | `x` vhost, name | type, auto_delete, internal, number of the log of one that delays |
-| `q` vhost, name | auto_delete, number of the log |
+| `q` vhost, name | auto_delete, number of the log, expirations: whether messages with one of their own have come in |
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
 """
@@ -67,7 +67,9 @@ def queue_key(queue: Queue) -> bytes:
 def queue_value(queue: Queue) -> bytes:
     """Its definition, and which log is its."""
     assert queue.backlog is not None
-    known = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.number}
+    known: dict[str, Any] = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.number}
+    if queue.has_expirations:
+        known["expirations"] = True
     return encode_table(known) + encode_table(queue.arguments)
 
 

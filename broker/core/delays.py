@@ -7,7 +7,7 @@ exchange on its way makes it wait again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.exchange.delayed import HEADER, delay_ms
@@ -54,18 +54,10 @@ class DelayQueue(Queue):
         self.rules = Rules(dead_letter_exchange=exchange.name)  # What expires goes to `bury`.
         self.bury = self._release
 
-    def recover(self, *, clean: bool) -> None:
+    def recover(self, *, clean: bool, has_expirations: bool = True) -> None:
         """After a restart: find out in slices what is due when."""
-        assert self.backlog is not None
-        self.backlog.recover(self.cursor, clean=clean)
-        if self.cursor.unloaded_count:
-            self.scheduler.add_job(self._index())
-
-    def _index(self) -> Iterator[int]:
-        assert self.backlog is not None
-        for first, messages, wall_ms in self.backlog.scan():
-            self.keeper.loaded(first, messages, wall_ms)
-            yield len(messages)
+        super().recover(clean=clean, has_expirations=has_expirations)
+        self.keeper.look_through()
 
     def _release(self, _queue: Queue, messages: Sequence[Message], _reason: str) -> None:
         """These are due."""

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from protocol.amqp import content as wire
+from protocol.amqp.errors import PeerError
+from protocol.amqp.fields import Long, encode_table, with_entries
 
 Message = tuple[bytes, bytes]
 
 _EXPIRATION = wire.EXPIRATION >> 8
+_HEADERS = wire.HEADERS >> 8
 REDELIVERED = b"\x01"
 
 
@@ -33,6 +36,20 @@ def redelivered(message: Message) -> Message:
 def has_expiration(content: bytes) -> bool:
     """Whether the message has an expiration of its own."""
     return bool(content[19] & _EXPIRATION)
+
+
+def with_delivery_count(message: Message, count: int) -> Message:
+    """The message with the header `x-delivery-count` (RabbitMQ: on redeliveries of quorum queues).
+
+    One whose headers are malformed inside, which nobody looked at when it was published, stays as it is.
+    """
+    origin, content = message
+    try:
+        octets = wire.property_octets(content, "headers") if content[19] & _HEADERS else encode_table({})
+        changes = {"headers": with_entries(octets, {"x-delivery-count": Long(count)})}
+        return origin, wire.with_properties(content, changes)
+    except PeerError:
+        return message
 
 
 def origin_names(origin: bytes) -> tuple[str, str]:

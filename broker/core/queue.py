@@ -7,10 +7,10 @@ Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from broker.core.backlog import HEAD_BYTES_MAX, MESSAGE_OVERHEAD_BYTES, Backlog
-from broker.core.cursor.lease import LeaseCursor
+from broker.core.backlog import HEAD_BYTES_MAX, Arrival, Backlog, HeadGauge
+from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
 from broker.core.cursor.priority import PriorityCursor
 from broker.core.deaths import MAXLEN, REJECTED
 from broker.core.keeper import Keeper
@@ -23,10 +23,19 @@ from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
-from protocol.amqp import content as wire
 from protocol.amqp.errors import RESOURCE_LOCKED
 
 RETRY_MS = 1000
+DEATH_UNITS = 40
+"""What it costs to bury one message in another queue."""
+DEATHS_MAX = 24
+"""So many die in one step, where they are buried."""
+RETURNS_MAX = 2048
+GET_STEPS_MAX = 64
+"""Steps of preparation (loading, expiring) that one basic.get may cost; an empty answer is better than a standstill."""
+GAUGED_COUNT, GAUGED_BYTES = 32, 1 << 16
+"""The head of a queue without a log is measured from so many messages on, or when one is so large."""
+T = TypeVar("T")
 Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
 """Told of dead letters that were tried: (all, those that could not go)."""
 
@@ -51,9 +60,11 @@ class _TryAgain:
 
     def tick(self) -> None:
         queue = self._queue
-        if queue.scheduler.wall_ms >= self._due_ms:
+        if queue.scheduler.wall_ms >= self._due_ms or queue.deleted:
             queue.scheduler.timed.discard(self)
             queue.broken = False
+            if queue.keeper is not None:
+                queue.keeper.look_on()
             queue.wake()
 
 
@@ -62,8 +73,8 @@ class Queue(Serving):
 
     __slots__ = (
         "arguments", "auto_delete", "backlog", "broken", "bury", "bury_surely", "cursor", "deleted", "durable",
-        "enqueued_count", "expires_ms", "keeper", "limbo", "name", "on_unused", "owner", "rules", "scheduler",
-        "settled_count", "single_active", "store", "vhost",
+        "enqueued_count", "expires_ms", "gauge", "has_expirations", "keeper", "limbo", "name", "on_expirations",
+        "on_unused", "owner", "rules", "scheduler", "settled_count", "single_active", "store", "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +104,8 @@ class Queue(Serving):
         self.rules = rules_of(self.arguments)
         priority_max = self.rules.priority_max
         self.cursor: LeaseCursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
-        self.backlog = Backlog(store, log) if store is not None and log is not None else None
+        self.gauge = HeadGauge()
+        self.backlog = Backlog(store, log, self.gauge) if store is not None and log is not None else None
         self.keeper: Keeper | None = None
         self.bury: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
@@ -103,6 +115,9 @@ class Queue(Serving):
         self.broken = False
         self.deleted = False
         self.on_unused: Callable[[Queue], None] | None = None
+        self.has_expirations = False
+        """Whether a message with an expiration of its own has ever come in; `on_expirations` is told of the first."""
+        self.on_expirations: Callable[[Queue], None] | None = None
         self.enqueued_count = 0
         self.settled_count = 0
         self.apply(self.rules)
@@ -115,6 +130,23 @@ class Queue(Serving):
             self.keeper = Keeper(self)
         if self.keeper is not None:
             self.keeper.rules_changed()
+
+    def recover(self, *, clean: bool, has_expirations: bool = False) -> None:
+        """The queue comes back with what its log holds; `clean` says how the last run ended. See also `resume`."""
+        assert self.backlog is not None
+        self.backlog.recover(self.cursor, clean=clean)
+        self.has_expirations = has_expirations
+
+    def resume(self) -> None:
+        """All queues and exchanges are back: go on with what the rules ask for, and what is due."""
+        if self.has_expirations:
+            self.keeper = self.keeper or Keeper(self)
+        if self.keeper is not None:
+            if self.has_expirations or self.rules.length_bytes_max is not None:
+                self.keeper.look_through()
+            self.apply(self.rules)
+        if not self.cursor.windowed and self.cursor.unloaded_count:
+            self.scheduler.mark(self)  # What comes first is known when all of it is in memory.
 
     # Messages in.
 
@@ -130,15 +162,18 @@ class Queue(Serving):
         else:
             head = self.cursor.head
             head.extend(messages)
-            if len(head) * (len(messages[-1][1]) + MESSAGE_OVERHEAD_BYTES) > HEAD_BYTES_MAX:
-                self._spill()
+            if len(head) >= GAUGED_COUNT or len(messages[-1][1]) >= GAUGED_BYTES:
+                self._measure(messages)
         self.enqueued_count += len(messages)
         self._mark()
 
     def enqueue_one(self, message: Message) -> bool:
         """One message of any kind; False when the queue is full and refuses it."""
-        if self.keeper is None and has_expiration(message[1]):
-            self.keeper = Keeper(self)
+        if has_expiration(message[1]) and not self.has_expirations:
+            self.has_expirations = True
+            self.keeper = self.keeper or Keeper(self)
+            if self.on_expirations is not None:
+                self.on_expirations(self)
         if not self.accepts():
             if self.rules.overflow == "reject-publish-dlx" and self.rules.dead_letter_exchange is not None:
                 self.bury(self, (message,), MAXLEN)
@@ -164,9 +199,14 @@ class Queue(Serving):
             return first
         first = cursor.tail_offset
         cursor.extend(first, messages, first)
-        if cursor.windowed and len(cursor.head) * (len(messages[-1][1]) + MESSAGE_OVERHEAD_BYTES) > HEAD_BYTES_MAX:
-            self._spill()
+        if cursor.windowed:
+            self._measure(messages)
         return first
+
+    def _measure(self, messages: Sequence[Message]) -> None:
+        """These have come into the head of a queue without a log; if it is full, the next ones go to one."""
+        if self.gauge.add(len(self.cursor.head) - len(messages), messages) > HEAD_BYTES_MAX:
+            self._spill()
 
     def _mark(self) -> None:
         if not self.dirty and self.hungry and self.levels:
@@ -174,84 +214,121 @@ class Queue(Serving):
             self.scheduler.dirty.append(self)
 
     def _spill(self) -> None:
-        """The head of a queue without a log is full: what comes from now on goes to a log that ends with the process.
-
-        Its number of messages is an estimate from the size of the last one.
-        """
+        """The head of a queue without a log is full: what comes goes to a log that ends with the process."""
         if self.store is not None:
             log = self.store.create_log(durable=False)
             log.begin_at(self.cursor.tail_offset)
-            self.backlog = Backlog(self.store, log)
-            self.backlog.adopt(self.cursor)
+            self.backlog = Backlog(self.store, log, self.gauge)
 
     def load(self) -> int:
         """Bring messages back from the log; what cannot be read stops the queue, and says so, but not the broker."""
-        assert self.backlog is not None
-        try:
-            loaded, arrivals = self.backlog.load(self.cursor)
-        except StorageError as error:
-            self._break("cannot be read, delivers nothing", error)
-            return 0
-        except OSError as error:
-            # Out of handles, perhaps: whatever it is, it need not last.
-            self._break("cannot be read now", error)
-            self.scheduler.timed.add(_TryAgain(self))
-            return 0
+        backlog = self.backlog
+        assert backlog is not None
+        nothing: tuple[int, list[Arrival]] = (0, [])
+        loaded, arrivals = self._read(lambda: backlog.load(self.cursor), nothing)
         for first, messages, wall_ms in arrivals:
-            if self.keeper is None and any(has_expiration(content) for _, content in messages):
-                self.keeper = Keeper(self)
             if self.keeper is not None:
                 self.keeper.loaded(first, messages, wall_ms)
         return loaded
 
-    def _break(self, what: str, error: Exception) -> None:
+    def _read(self, read: Callable[[], T], otherwise: T) -> T:
+        """What is read from the log, or the other if that cannot be done."""
+        try:
+            return read()
+        except (StorageError, OSError) as error:
+            self.cannot_read(error)
+            return otherwise
+
+    def cannot_read(self, error: StorageError | OSError) -> None:
+        """Stop: for good when the log is damaged, else (out of handles, perhaps) for a while."""
         self.broken = True
-        self.scheduler.report(f"queue '{self.name}' in vhost '{self.vhost}' {what}", error)
+        place = f"queue '{self.name}' in vhost '{self.vhost}'"
+        if isinstance(error, StorageError):
+            self.scheduler.report(f"{place} cannot be read, delivers nothing", error)
+        else:
+            self.scheduler.report(f"{place} cannot be read now", error)
+            self.scheduler.timed.add(_TryAgain(self))
 
     def get(self) -> tuple[Message, int] | None:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""
-        if self.held:
-            return None
-        messages, offsets = self.take(1)
-        return (messages[0], offsets[0]) if messages else None
+        for _ in range(GET_STEPS_MAX):
+            if self.held:
+                return None
+            if self.keeper is not None and self.keeper.expiry.urgent:
+                self.keeper.expiry.expire()
+            elif self._must_load:
+                self.load()
+            else:
+                messages, offsets = self.take(1)
+                return (messages[0], offsets[0]) if messages else None
+        return None
+
+    @property
+    def _must_load(self) -> bool:
+        """Whether what comes first is in the log, or may be."""
+        cursor = self.cursor
+        return (
+            cursor.unloaded_count > 0
+            and not self.broken
+            and not (cursor.windowed and bool(cursor.head or cursor.returned))
+        )
 
     def take(self, count: int) -> tuple[Sequence[Message], Sequence[int]]:
         """Lease up to `count` messages in order, for nobody in particular."""
-        cursor = self.cursor
-        while cursor.unloaded_count and not self.broken and not (cursor.windowed and (cursor.head or cursor.returned)):
+        while self._must_load:
             self.load()
-        messages, offsets = cursor.take(count)
+        messages, offsets = self.cursor.take(count)
         if self.keeper is not None and messages:
             self.keeper.taken(messages)
         return messages, offsets
 
     def take_below(self, offset: int, count: int) -> tuple[Sequence[Message], Sequence[int]]:
         """Lease up to `count` messages below an offset."""
-        cursor = self.cursor
-        if cursor.unloaded_count and not self.broken and not (cursor.head or cursor.returned):
+        if self._must_load:
             self.load()
-        messages, offsets = cursor.take_below(offset, count)
+        messages, offsets = self.cursor.take_below(offset, count)
         if self.keeper is not None and messages:
             self.keeper.taken(messages)
         return messages, offsets
 
-    def take_at(self, offset: int) -> Message | None:
-        """Lease one message wherever it stands; None when it is not ready."""
-        message = self.cursor.take_at(offset)
-        if message is None and self.backlog is not None and self.cursor.unloaded_count and not self.broken:
-            message = self.backlog.take_at(self.cursor, offset)
-        if self.keeper is not None and message is not None:
-            self.keeper.taken((message,))
-        return message
+    def take_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        """Lease these (ascending) wherever they stand; returns those that were ready, as (offset, message)."""
+        cursor, keeper = self.cursor, self.keeper
+        found = cursor.take_each(offsets)
+        for _, message in found:
+            self.gauge.take_out(message)
+        counted = [message for _, message in found]
+        if len(found) < len(offsets) and self.backlog is not None and cursor.unloaded_count and not self.broken:
+            backlog = self.backlog
+            nothing: list[tuple[int, Message]] = []
+            more = self._read(lambda: backlog.take_each(cursor, offsets), nothing)
+            found = sorted(found + more)
+            counted += [message for offset, message in more if keeper is None or keeper.knows(offset)]
+        if keeper is not None and counted:
+            keeper.taken(counted)
+        return found
 
-    def count_ready_bytes(self) -> int:
-        """The octets of the bodies that are ready; reads what is not in memory."""
-        found = sum(wire.body_size(content) for _, (_, content) in self.cursor.ready_messages())
-        return found + (self.backlog.count_bytes() if self.backlog is not None and self.cursor.unloaded_count else 0)
+    def first_unloaded_ms(self) -> int | None:
+        """When the first message came in that is in the log only, or an earlier one; None if that cannot be read."""
+        backlog = self.backlog
+        return self._read(backlog.first_ms, None) if backlog is not None and not self.broken else None
 
-    def is_leased(self, offset: int) -> bool:
-        """Whether the offset is with somebody; of one that is neither ready nor settled."""
-        return bool(self.cursor.leased_count) and (self.backlog is None or offset not in self.backlog.log.settled)
+    @property
+    def deaths_max(self) -> int:
+        """How many messages are to die in one step."""
+        return BATCH_MAX if self.rules.dead_letter_exchange is None else DEATHS_MAX
+
+    @property
+    def returns_max(self) -> int:
+        """How many leases are to come back in one step."""
+        if self.keeper is None:
+            return RETURNS_MAX
+        return RETURNS_MAX // 4 if self.rules.delivery_limit is None else 4 * self.deaths_max
+
+    @property
+    def death_units(self) -> int:
+        """What the death of one costs, for the scheduler."""
+        return 2 if self.rules.dead_letter_exchange is None else DEATH_UNITS
 
     # Leases begin, and end.
 
@@ -298,13 +375,6 @@ class Queue(Serving):
             keeper.returned()
         self.wake()
 
-    def put_back(self, offset: int, message: Message) -> None:
-        """A lease that came to nothing: the message is where it was, as it was."""
-        self.cursor.release(((offset, message),))
-        if self.keeper is not None:
-            self.keeper.untaken(message)
-        self.wake()
-
     def hold(self) -> None:
         """Returns begin that take several slices."""
         self.held += 1
@@ -312,6 +382,8 @@ class Queue(Serving):
     def unhold(self) -> None:
         """They are complete."""
         self.held -= 1
+        if self.keeper is not None and not self.held:
+            self.keeper.returned()
         self.wake()
 
     def purge(self) -> int:

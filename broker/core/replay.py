@@ -80,12 +80,13 @@ def replay(home: VHost, queue: Queue, seen: Seen, *, to_exchange: bool) -> Outco
     targets = _targets(home, str(first.get("queue", "")), exchange, key, message, to_exchange=to_exchange)
     if not targets:
         return Outcome(False, "no origin")
-    if queue.take_at(seen.offset) is None:
-        return Outcome(False, "gone")
-    accepted = [target.enqueue_one(message) for target in targets]
-    if not any(accepted):
-        queue.put_back(seen.offset, seen.message)
+    targets = tuple(target for target in targets if target.accepts())
+    if not targets:
         return Outcome(False, "refused")
+    if not queue.take_each((seen.offset,)):
+        return Outcome(False, "gone")
+    for target in targets:
+        target.enqueue_one(message)
     queue.settle((seen.offset,))
     return Outcome(True, "")
 

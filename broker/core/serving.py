@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from broker.core.backlog import LOW_MESSAGES
+from broker.core.backlog import LOW_BYTES, HeadGauge
 from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
 from broker.core.message import Message
-from broker.core.scheduler import Scheduler
+from broker.core.scheduler import SLICE_UNITS, Scheduler
 from broker.errors import Refused
 from protocol.amqp.errors import ACCESS_REFUSED
 
 if TYPE_CHECKING:
+    from broker.core.keeper import Keeper
     from broker.core.queue import Queue
 
 Lease = tuple["Holder", int, Message]
@@ -73,6 +74,8 @@ class Serving(ABC):
     vhost: str
     scheduler: Scheduler
     cursor: LeaseCursor
+    keeper: Keeper | None
+    gauge: HeadGauge
     single_active: bool
     auto_delete: bool
     broken: bool
@@ -106,16 +109,10 @@ class Serving(ABC):
     def dispatch(self) -> int:
         """Hand out one batch to whoever has capacity; asks to be called again while it could go on."""
         cursor = self.cursor
-        loaded = 0
-        if cursor.unloaded_count and not self.broken:
-            if not cursor.windowed:
-                loaded = self.load()
-                if cursor.unloaded_count:
-                    return self._again(loaded)  # What comes first is known only when all is there.
-            elif len(cursor.head) < LOW_MESSAGES:
-                loaded = self.load()
+        if (cursor.unloaded_count or self.keeper is not None) and (units := self._prepare()):
+            return self._again(units)
         if self.held or not (cursor.head or cursor.returned):
-            return 1 + loaded
+            return 1
         for level in self.levels:
             if len(level) == 1:
                 consumer = level[0]
@@ -134,13 +131,33 @@ class Serving(ABC):
         self.hungry = False
         return 1 + len(self.consumers)
 
+    def _prepare(self) -> int:
+        """Load, or expire, what has to be before anybody is served: the units of work done, 0 when there was none."""
+        cursor = self.cursor
+        # By priority, what comes first is known only when all is there.
+        is_low = not cursor.windowed or self.gauge.look(len(cursor.head)) < LOW_BYTES
+        if cursor.unloaded_count and is_low and not self.broken:
+            return 1 + self.load()
+        if self.keeper is not None and self.keeper.expiry.urgent and not self.held:
+            return SLICE_UNITS if self.keeper.expiry.expire() else 1
+        return 0
+
+    def serve(self) -> None:
+        """Let waiting consumers take what they can, now."""
+        cursor = self.cursor
+        while self.levels and self.hungry and not self.held:
+            before = cursor.ready_count
+            self.dispatch()
+            if not 0 < cursor.ready_count < before:
+                return
+
     def _again(self, served: int) -> int:
         if self.cursor.head or self.cursor.returned or (self.cursor.unloaded_count and not self.broken):
             self.scheduler.mark(self)
         return served + 2
 
     def _dispatch_level(self, level: deque[Consumer]) -> int:
-        """One batch among equals; returns how many messages were handed out."""
+        """One batch among equals; returns how many messages were handed out, 0 if nobody has room for any."""
         able = [(consumer, capacity) for consumer in level if (capacity := consumer.capacity()) > 0]
         if not able:
             return 0
@@ -158,7 +175,7 @@ class Serving(ABC):
             # An unfinished round: whoever was served last goes to the back, and all before it.
             last = able[len(messages) % width - 1][0]
             level.rotate(-1 - level.index(last))
-        return len(messages)
+        return max(len(messages), 1)  # There may have been nothing but what had expired.
 
     def _dispatch_singly(self, level: deque[Consumer]) -> int:
         """One message at a time, since what one consumer gets another may have no room for any more."""

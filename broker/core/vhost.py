@@ -252,12 +252,16 @@ class VHost:
         if exclusive:
             self._owned.setdefault(connection, set()).add(queue)
         self._add_queue(queue)
-        if keeps:
-            self.keep(catalog.queue_key(queue), catalog.queue_value(queue))
+        self._keep_queue(queue)
         return queue
+
+    def _keep_queue(self, queue: Queue) -> None:
+        if queue.kept:
+            self.keep(catalog.queue_key(queue), catalog.queue_value(queue))
 
     def _add_queue(self, queue: Queue) -> None:
         queue.on_unused = self.drop_queue
+        queue.on_expirations = self._keep_queue
         queue.bury = self.dead_letters.add
         queue.bury_surely = self.dead_letters.add_surely
         self.queues[queue.name] = queue
@@ -279,8 +283,7 @@ class VHost:
             store=self.store,
             log=log,
         )
-        assert queue.backlog is not None
-        queue.backlog.recover(queue.cursor, clean=clean)
+        queue.recover(clean=clean, has_expirations=known.get("expirations", False))
         self._add_queue(queue)
 
     def delete_queue(self, name: str, connection: object, *, if_unused: bool = False, if_empty: bool = False) -> int:
@@ -338,8 +341,9 @@ class VHost:
         history = self._add_binding(exchange, binding)
         if self._is_kept(exchange, destination):
             self.keep(catalog.binding_key(self.name, binding), catalog.binding_value(binding))
-        if history and isinstance(destination, Queue):
-            destination.enqueue(history)
+        if isinstance(destination, Queue):
+            for message in history:
+                destination.enqueue_one(message)
 
     def _add_binding(self, exchange: Exchange, binding: Binding) -> Sequence[Message]:
         history = exchange.add(binding)

@@ -64,6 +64,11 @@ def batches(extent: Extent) -> Iterator[Batch]:
         position += header.size
 
 
+def first_header(extent: Extent) -> BatchHeader:
+    """The header of its first batch. Raises Corrupt and OSError."""
+    return _header(extent.source.read(extent.position, HEADER_SIZE), 0, extent)
+
+
 def split(extent: Extent) -> list[Extent]:
     """A part in front that can be read at once (or is one batch), and the rest if there is one.
 

@@ -298,6 +298,16 @@ class Log:
             if pending.end > offset and not self.settled.covers(pending.first, pending.end):
                 yield Batch(parse_header(pending.octets), pending.octets, 0)
 
+    def first_timestamp_ms(self, offset: int) -> int | None:
+        """When the batch came in with `offset`, or one not long before; None if there is none. Reads a header only.
+
+        Raises Corrupt and OSError.
+        """
+        index = bisect_right(self.extents, offset, key=_END)
+        if index < len(self.extents):
+            return extents.first_header(self.extents[index]).base_timestamp_ms
+        return parse_header(self.pending[0].octets).base_timestamp_ms if self.pending else None
+
     @property
     def live_count(self) -> int:
         """Offsets that are in extents or pending and not settled: what a restart would find, and more to come."""

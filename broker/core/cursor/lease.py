@@ -16,6 +16,7 @@ lowest offset first, restores the original order.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
@@ -27,6 +28,8 @@ from broker.log.ackset import AckSet
 
 BATCH_MAX = 256
 """Messages taken at once: long enough to spread the cost of a take, short enough for others to get their turn."""
+_GONE: Message = (b"", b"")
+"""Stands in a hole, so that what was taken out is not kept in memory."""
 ENDLESS = 1 << 63
 """The end of the last run: it grows."""
 
@@ -111,34 +114,36 @@ class LeaseCursor:
 
     # Out of the middle.
 
-    def take_at(self, offset: int) -> Message | None:
-        """Lease one message wherever it stands; None when it is not in the head or among the returned."""
-        if offset < self.head_offset:
-            return self._take_returned_at(offset)
+    def take_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        """Lease these (ascending) wherever they stand: those that are in the head or among the returned."""
+        position = bisect_left(offsets, self.head_offset)
+        found = self._take_returned_each(offsets[:position]) if position else []
         start, end, index = self.head_offset, self.run_end, 0
-        for run in (None, *self.runs):
-            if run is not None:
+        runs = iter(self.runs)
+        for offset in offsets[position:]:
+            while offset >= end:
                 index += end - start
-                start, end = run
-            if start <= offset < end:
-                index += offset - start
-                if index >= len(self.head) or offset in self._holes:
-                    return None
-                self._holes.add(offset, offset + 1)
-                self.holes_count += 1
-                self.leased_count += 1
-                return self.head[index]
-        return None
+                start, end = next(runs)  # There is one: the last has no end.
+            if offset < start or offset in self._holes:
+                continue
+            at = index + offset - start
+            if at >= len(self.head):
+                break
+            found.append((offset, self.head[at]))
+            self.head[at] = _GONE
+            self._holes.add(offset, offset + 1)
+            self.holes_count += 1
+            self.leased_count += 1
+        return found
 
-    def _take_returned_at(self, offset: int) -> Message | None:
-        for index, (other, message) in enumerate(self.returned):
-            if other == offset:
-                self.returned[index] = self.returned[-1]
-                self.returned.pop()
-                heapify(self.returned)
-                self.leased_count += 1
-                return message
-        return None
+    def _take_returned_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        wanted = frozenset(offsets)
+        found = [lease for lease in self.returned if lease[0] in wanted]
+        if found:
+            self.returned = [lease for lease in self.returned if lease[0] not in wanted]
+            heapify(self.returned)
+            self.leased_count += len(found)
+        return sorted(found)
 
     def take_below(self, offset: int, count: int) -> tuple[list[Message], Sequence[int]]:
         """Like `take`, but only of messages below an offset."""

@@ -88,15 +88,15 @@ class PriorityCursor(LeaseCursor):
         self._note()
         return [], ()
 
-    def take_at(self, offset: int) -> Message | None:
-        """Lease one message wherever it stands; None when it is not ready."""
+    def take_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        """Lease these (ascending) wherever they stand: those that are ready."""
+        found = []
         for level in self._levels.values():
-            message = level.take_at(offset)
-            if message is not None:
-                level.end(1)
-                self.leased_count += 1
-                return message
-        return None
+            some = level.take_each(offsets)
+            level.end(len(some))  # Counted here instead.
+            found += some
+        self.leased_count += len(found)
+        return sorted(found)
 
     def release(self, leases: Iterable[tuple[int, Message]]) -> int:
         """Leases (offset, message) come back to their places; returns how many."""

@@ -155,7 +155,7 @@ def _settle(channel: Channel, tag: int, multiple: bool, *, ack: bool, requeue: b
     elif requeue:
         settle.return_leases(leases)
     else:
-        settle.reject_leases(leases)
+        settle.reject_in_slices(channel.connection.broker.scheduler, leases)
 
 
 @handles("basic.ack")

@@ -13,8 +13,7 @@ from itertools import groupby, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from broker.core.queue import Queue
-from broker.core.scheduler import Scheduler
+from broker.core.scheduler import SLICE_UNITS, Scheduler
 from broker.core.serving import Holder, Lease
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.frames import FRAME_END
@@ -28,8 +27,8 @@ ACK_FRAME = struct.Struct(">11sQBB")
 _HOLDER, _OFFSET = itemgetter(0), itemgetter(1)
 MULTIPLE_SLICE = 4096
 """Leases that one multiple ack ends before others get their turn."""
-RETURN_SLICE = 2048
-"""Leases that go back in one slice."""
+REJECT_STEPS = 4
+"""Times what is to die in one step of a queue is what one method may reject before it is cut into slices."""
 
 
 def unknown_tag(tag: int) -> PeerError:
@@ -162,26 +161,43 @@ def take_all(channel: Channel, tag: int) -> list[Lease]:
     return leases
 
 
+def reject_in_slices(scheduler: Scheduler, leases: list[Lease]) -> None:
+    """Leases that nobody wants back, in slices when they are many."""
+    step = min((lease[0].queue.deaths_max for lease in leases), default=1) * REJECT_STEPS
+    if len(leases) <= step:
+        reject_leases(leases)
+        return
+
+    def job() -> Iterator[int]:
+        for start in range(0, len(leases), step):
+            some = leases[start : start + step]
+            reject_leases(some)
+            yield len(some) * some[0][0].queue.death_units
+
+    scheduler.add_job(job())
+
+
 def return_in_slices(scheduler: Scheduler, leases: list[Lease]) -> None:
     """Leases go back to their places, in slices when they are many.
 
     No queue hands out anything meanwhile, or later messages would overtake those that are not back yet.
     """
-    if len(leases) <= RETURN_SLICE:
+    queues = {lease[0].queue for lease in leases}
+    step = min((queue.returns_max for queue in queues), default=1)
+    if len(leases) <= step:
         return_leases(leases)
         return
-    queues = {lease[0].queue for lease in leases}
     for queue in queues:
         queue.hold()
-    scheduler.add_job(_return_slices(leases, queues))
 
+    def job() -> Iterator[int]:
+        for start in range(0, len(leases), step):
+            return_leases(leases[start : start + step])
+            yield SLICE_UNITS
+        for queue in queues:
+            queue.unhold()
 
-def _return_slices(leases: list[Lease], queues: set[Queue]) -> Iterator[int]:
-    for start in range(0, len(leases), RETURN_SLICE):
-        return_leases(leases[start : start + RETURN_SLICE])
-        yield RETURN_SLICE // 2
-    for queue in queues:
-        queue.unhold()
+    scheduler.add_job(job())
 
 
 def return_leases(leases: Iterable[Lease]) -> None:

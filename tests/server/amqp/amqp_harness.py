@@ -165,6 +165,14 @@ class Client:
         """One method."""
         return self.feed(method_frame(channel, name, *values))
 
+    def fill(self, queue, count, size, **properties):
+        """Publish `count` messages of `size` octets, as fast as it goes."""
+        one = publish(1, "", queue, b"x" * size, **properties)
+        while count:
+            some = min(count, max(200_000 // len(one), 1))
+            self.feed(one * some)
+            count -= some
+
     def call(self, channel, name, *values):
         """One method; returns all frames that come."""
         self.frames()

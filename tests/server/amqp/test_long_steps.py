@@ -1,7 +1,5 @@
 """A connection's end, and large acknowledgements, are cut into slices too."""
 
-import gc
-
 import pytest
 from amqp_harness import World, deliveries, publish
 from steps import assert_short_steps
@@ -9,19 +7,7 @@ from steps import assert_short_steps
 from protocol.amqp.frames import method_frame
 
 COUNT = 50_000
-
-
-@pytest.fixture(autouse=True)
-def _as_served():
-    """What was there before does not take part in garbage collection, and collections are as rare as in a broker that
-    serves (`broker.app`)."""
-    gc.collect()
-    gc.freeze()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 50)
-    yield
-    gc.set_threshold(*thresholds)
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("as_served")
 
 
 def filled_world():

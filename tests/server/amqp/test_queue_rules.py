@@ -107,15 +107,6 @@ def test_what_comes_back_too_late_expires(world, client):
     assert headers(client, "dead")[1]["x-first-death-reason"] == "expired"
 
 
-def test_a_million_expirations_cost_eight_octets_each(world, client):
-    """Memory for due times is bounded by an offset a message."""
-    client.declare("q")
-    queue = world.queue("q")
-    client.publish("q", b"x", expiration="60000")
-    bucket = next(iter(queue.keeper._buckets.values()))
-    assert (len(bucket), bucket.itemsize) == (1, 8)
-
-
 # Length.
 
 

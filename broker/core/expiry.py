@@ -1,0 +1,222 @@
+"""Messages that die of age: by the queue's TTL, by an expiration of their own, or (a delayed exchange) by a delay.
+
+At its due time, wherever it stands (RabbitMQ waits until it is at the head). A queue's own TTL runs out in the order
+of offsets, so points in time with an offset each suffice; what is due by itself waits in a timetable. What is with a
+consumer when its time runs out dies if it comes back.
+
+Dying in numbers is work for several slices, as a job; what has been brought back from the log and is due already
+(`urgent`) dies before anybody is served.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from broker.core.deaths import EXPIRED
+from broker.core.message import Message
+from broker.core.timetable import Timetable
+from broker.log.ackset import AckSet
+
+if TYPE_CHECKING:
+    from broker.core.queue import Queue
+
+TIMES_MAX = 2000
+"""How many points in time are remembered of what came in: TTL is as precise as a thousandth of the backlog's age."""
+RETRY_MS = 1000
+
+DueOf = Callable[[bytes, int], "int | None"]
+"""(content, when it came in) -> when it is due by itself, None for never. Wall clock, in ms."""
+
+
+class Expiry:
+    """The ages of one queue's messages. `come_back` is told of offsets that are due and were put down by `put_down`."""
+
+    __slots__ = (
+        "_come_back", "_done", "_due_of", "_load_at_ms", "_overdue", "_queue", "_running", "_table", "_times", "floor",
+        "urgent",
+    )  # fmt: skip
+
+    def __init__(self, queue: Queue, due_of: DueOf, come_back: Callable[[int, int], bool]) -> None:
+        self._queue = queue
+        self._due_of = due_of
+        self._come_back = come_back
+        self._times: list[tuple[int, int]] = []  # (offset behind, wall clock), ascending, of what came in.
+        self._table = Timetable()
+        self._overdue: set[int] = set()  # Due while leased.
+        self._done: AckSet | None = None  # What is settled, of a queue without a log.
+        self._load_at_ms: int | None = None  # When the first message that is not in memory may be due.
+        self._running = False
+        self.floor = 0
+        """What is below has outlived the queue's TTL."""
+        self.urgent = False
+        """Something is due that was not noticed in time: it has to die before anybody is served."""
+
+    # What comes in.
+
+    def note(self, first: int, messages: Sequence[Message], wall_ms: int) -> bool:
+        """These messages came in at `wall_ms`; whether some of them are due at once."""
+        due = self.note_age(first + len(messages), wall_ms)
+        return self.note_singly(first, messages, wall_ms) or due
+
+    def note_age(self, end: int, wall_ms: int) -> bool:
+        """What is before `end` came in at `wall_ms` or before; whether it has outlived the queue's TTL."""
+        ttl_ms = self._queue.rules.message_ttl_ms
+        if ttl_ms is None:
+            return False
+        self._note_time(end, wall_ms)
+        return wall_ms + ttl_ms <= self._queue.scheduler.wall_ms
+
+    def note_singly(self, first: int, messages: Sequence[Message], wall_ms: int) -> bool:
+        """Note which of these messages are due by themselves; whether some are already."""
+        due = False
+        due_of = self._due_of
+        now_ms = self._queue.scheduler.wall_ms
+        for offset, (_, content) in enumerate(messages, first):
+            due_ms = due_of(content, wall_ms)
+            if due_ms is not None:
+                due = due or due_ms <= now_ms
+                self.put_down(offset, due_ms)
+        return due
+
+    def _note_time(self, end: int, wall_ms: int) -> None:
+        times = self._times
+        self._queue.scheduler.timed.add(self)
+        # What is brought back from the log stands in front of what has come since.
+        index = bisect_left(times, (end, 0)) if times and end <= times[-1][0] else len(times)
+        if index < len(times) and times[index][0] == end:
+            times[index] = (end, min(wall_ms, times[index][1]))
+        elif index and self._is_close(times[index - 1][1], wall_ms):
+            times[index - 1] = (end, wall_ms)
+        else:
+            times.insert(index, (end, wall_ms))
+
+    def _is_close(self, before_ms: int, wall_ms: int) -> bool:
+        """Whether a point in time may be merged with the one before: what waits lives that much longer at most."""
+        times = self._times
+        age_ms = times[-1][1] - times[0][1]
+        return before_ms == wall_ms or (len(times) >= TIMES_MAX and (wall_ms - before_ms) * TIMES_MAX < age_ms)
+
+    def put_down(self, offset: int, due_ms: int) -> None:
+        """Look at the offset again at `due_ms`."""
+        queue = self._queue
+        if self._done is None and queue.backlog is None:
+            self._done = AckSet(offset)
+        self._table.add(offset, due_ms, queue.scheduler.wall_ms)
+        queue.scheduler.timed.add(self)
+
+    def rules_changed(self) -> None:
+        """A TTL is in force, or another, or none: it counts from now on for what came without one."""
+        queue = self._queue
+        ttl_ms = queue.rules.message_ttl_ms
+        cursor = queue.cursor
+        if ttl_ms is None or self._times or not cursor.ready_count:
+            return
+        if queue.backlog is None:
+            self._note_time(cursor.tail_offset, queue.scheduler.wall_ms)
+            return
+        self._note_time(queue.backlog.log.next_offset, queue.scheduler.wall_ms)
+        if cursor.unloaded_count and not cursor.head:
+            came_ms = queue.first_unloaded_ms()
+            if came_ms is not None:
+                self._load_at_ms = came_ms + ttl_ms
+
+    # What goes.
+
+    def settled(self, offsets: Sequence[int]) -> None:
+        """These are done with."""
+        if self._overdue:
+            self._overdue.difference_update(offsets)
+        if self._done is not None:
+            if isinstance(offsets, range):
+                self._done.add(offsets.start, offsets.stop)
+            else:
+                for offset in offsets:
+                    self._done.add(offset, offset + 1)
+
+    def is_over(self, offset: int) -> bool:
+        """Whether a lease of this offset that comes back is too old to be ready again."""
+        return offset < self.floor or offset in self._overdue
+
+    def _is_leased(self, offset: int) -> bool:
+        """Whether the offset is with somebody; of one that is not ready."""
+        queue = self._queue
+        settled = queue.backlog.log.settled if queue.backlog is not None else self._done
+        return bool(queue.cursor.leased_count) and settled is not None and offset not in settled
+
+    # Time.
+
+    def tick(self) -> None:
+        """Time has passed."""
+        queue = self._queue
+        if queue.deleted or not (self._times or self._table):
+            queue.scheduler.timed.discard(self)
+        elif not self._running and self._is_due():
+            self._running = True
+            queue.scheduler.add_job(self._run())
+
+    def _is_due(self) -> bool:
+        now_ms = self._queue.scheduler.wall_ms
+        ttl_ms = self._queue.rules.message_ttl_ms
+        if ttl_ms is None:
+            self._times.clear()
+        elif self._times and self._times[0][1] + ttl_ms <= now_ms:
+            return True
+        return self._table.is_due(now_ms) or (self._load_at_ms is not None and self._load_at_ms <= now_ms)
+
+    def _run(self) -> Iterator[int]:
+        queue = self._queue
+        if self._load_at_ms is not None and self._load_at_ms <= queue.scheduler.wall_ms:
+            self._load_at_ms = None
+            if queue.cursor.unloaded_count and not queue.cursor.head and not queue.broken:
+                yield queue.load()
+        while self.expire():
+            yield queue.death_units * queue.deaths_max
+        self._running = False
+
+    def expire(self) -> bool:
+        """Let a batch of what is due die; whether there may be more."""
+        queue = self._queue
+        if queue.held or queue.deleted:
+            return False
+        now_ms = queue.scheduler.wall_ms
+        more = self._expire_singly(now_ms) or self._expire_by_age(now_ms)
+        self.urgent = self.urgent and more
+        return more
+
+    def _expire_by_age(self, now_ms: int) -> bool:
+        queue, times = self._queue, self._times
+        ttl_ms = queue.rules.message_ttl_ms
+        if ttl_ms is None:
+            return False
+        over = 0
+        while over < len(times) and times[over][1] + ttl_ms <= now_ms:
+            over += 1
+        if over:
+            self.floor = times[over - 1][0]
+            del times[:over]
+        messages, offsets = queue.take_below(self.floor, queue.deaths_max)
+        if messages:
+            queue.drop(messages, offsets, EXPIRED)
+        return bool(messages)
+
+    def _expire_singly(self, now_ms: int) -> bool:
+        if not self._table.is_due(now_ms):
+            return False
+        queue = self._queue
+        step, offsets = self._table.take(now_ms, queue.deaths_max)
+        offsets = [offset for offset in offsets if not self._come_back(offset, step)]
+        dying = queue.take_each(offsets)
+        if len(dying) < len(offsets):
+            taken = {offset for offset, _ in dying}
+            for offset in offsets:
+                if offset in taken:
+                    continue
+                if queue.broken:
+                    self.put_down(offset, now_ms + RETRY_MS)
+                elif self._is_leased(offset):
+                    self._overdue.add(offset)
+        if dying:
+            queue.drop([message for _, message in dying], [offset for offset, _ in dying], EXPIRED)
+        return True
