@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from broker.core.arguments import is_name
 from broker.core.deaths import Grave, bury, is_cycle
 from broker.core.message import Incoming, Message
 from broker.core.routing import route
-from protocol.amqp.errors import PeerError
+from broker.errors import Refused
+from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 
 if TYPE_CHECKING:
     from broker.core.limbo import Letter
@@ -26,14 +28,15 @@ class DeadLetters:
     What dies on its way (a full queue behind the exchange) is dealt with in a loop, not by recursion.
     """
 
-    __slots__ = ("_busy", "_vhost", "_waiting", "dropped_count")
+    __slots__ = ("_busy", "_told", "_vhost", "_waiting", "dropped_count")
 
     def __init__(self, vhost: VHost) -> None:
         self._vhost = vhost
         self._waiting: deque[Callable[[], None]] = deque()
         self._busy = False
+        self._told: set[str] = set()  # Queues whose rules nothing can follow, and that were reported.
         self.dropped_count = 0
-        """Dead letters that no queue took."""
+        """Dead letters, and delayed messages that were due, that no queue took."""
 
     def add(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
         """These messages, settled already, died in a queue that has a dead letter exchange."""
@@ -78,13 +81,26 @@ class DeadLetters:
 
     def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Grave, Sequence[Queue]]:
         """What becomes of a message, and the queues it may go to."""
-        rules = queue.rules
-        if rules.dead_letter_exchange is None:
+        exchange, routing_key = queue.rules.dead_letter_exchange, queue.rules.dead_letter_routing_key
+        if exchange is None or not self._is_possible(queue, exchange, routing_key or ""):
             return Grave(message, [], ()), ()
-        grave = bury(message, queue.name, reason, rules.dead_letter_exchange, rules.dead_letter_routing_key,
-                     self._vhost.scheduler.wall_ms)  # fmt: skip
-        found = self._targets(rules.dead_letter_exchange, grave)
-        return grave, [target for target in found if not is_cycle(grave.deaths, target.name)]
+        grave = bury(message, queue.name, reason, exchange, routing_key, self._vhost.scheduler.wall_ms)
+        found = self._targets(exchange, grave)
+        # What waits in an exchange that delays may have the name of a queue, and is none.
+        queues = self._vhost.queues
+        return grave, [target for target in found if queues.get(target.name) is not target
+                       or not is_cycle(grave.deaths, target.name)]  # fmt: skip
+
+    def _is_possible(self, queue: Queue, exchange: str, routing_key: str) -> bool:
+        """Whether any message can be sent there: what was declared before names were checked is kept in the catalog."""
+        if is_name(exchange) and is_name(routing_key):
+            return True
+        if queue.name not in self._told:
+            self._told.add(queue.name)
+            reason = Refused(PRECONDITION_FAILED, "its dead letter exchange or routing key is too long for AMQP")
+            where = f"queue '{queue.name}' in vhost '{self._vhost.name}'"
+            self._vhost.scheduler.report(f"{where} cannot send its dead letters anywhere", reason)
+        return False
 
     def _targets(self, exchange_name: str, grave: Grave) -> Sequence[Queue]:
         vhost = self._vhost
@@ -98,5 +114,7 @@ class DeadLetters:
         publication = Incoming(exchange_name, grave.keys[0], grave.message, vhost.scheduler.wall_ms)
         try:
             return route(vhost.exchanges, exchange, publication, grave.keys[1:])
-        except PeerError:
+        except (PeerError, Refused):
+            # Its headers break what an exchange routes by, or a topic exchange finds its key too costly. Nobody waits
+            # for an answer any more.
             return ()

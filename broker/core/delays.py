@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from broker.core.exchange.delayed import HEADER, delay_ms
 from broker.core.keeper import Keeper
-from broker.core.message import Incoming, Message
+from broker.core.message import Incoming, Message, origin_names
 from broker.core.queue import Queue
 from broker.core.routing import route
 from broker.core.rules import Rules
+from broker.errors import Refused
+from broker.log.errors import StorageError
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import with_entries
@@ -26,10 +28,24 @@ if TYPE_CHECKING:
     from broker.log.log import Log
 
 _HEADERS = frozenset({"headers"})
+RETRY_MS = 1000
 
 
 def _delay_of(content: bytes) -> int:
-    return delay_ms(wire.parse_properties(wire.header_payload(content), _HEADERS).get("headers") or {})
+    """Its delay in ms; of what cannot be read 0, so that it waits for nothing."""
+    try:
+        return delay_ms(wire.parse_properties(wire.header_payload(content), _HEADERS).get("headers") or {})
+    except PeerError:
+        return 0
+
+
+def _sent(content: bytes) -> bytes:
+    """The content with its delay behind it. Raises PeerError 502 for malformed headers."""
+    delay = _delay_of(content)
+    if not delay:
+        return content
+    table = with_entries(wire.property_octets(content, "headers"), {HEADER: -delay})
+    return wire.with_properties(content, {"headers": table})
 
 
 class _DelayKeeper(Keeper):
@@ -39,6 +55,23 @@ class _DelayKeeper(Keeper):
 
     def due_ms(self, content: bytes, wall_ms: int) -> int | None:
         return wall_ms + _delay_of(content)
+
+
+class _IndexAgain:
+    """Goes on with the index of a log that could not be read, a second later."""
+
+    __slots__ = ("_due_ms", "_queue", "_start")
+
+    def __init__(self, queue: DelayQueue, start: int) -> None:
+        self._queue = queue
+        self._start = start
+        self._due_ms = queue.scheduler.wall_ms + RETRY_MS
+
+    def tick(self) -> None:
+        scheduler = self._queue.scheduler
+        if scheduler.wall_ms >= self._due_ms:
+            scheduler.timed.discard(self)
+            scheduler.add_job(self._queue.index(self._start))
 
 
 class DelayQueue(Queue):
@@ -59,11 +92,31 @@ class DelayQueue(Queue):
         assert self.backlog is not None
         self.backlog.recover(self.cursor, clean=clean)
         if self.cursor.unloaded_count:
-            self.scheduler.add_job(self._index())
+            self.scheduler.add_job(self.index(0))
 
-    def _index(self) -> Iterator[int]:
+    def index(self, start: int) -> Iterator[int]:
+        """A job: note when the messages from offset `start` on are due.
+
+        What cannot be read stops it, and says so, but not the broker.
+        """
         assert self.backlog is not None
-        for first, messages, wall_ms in self.backlog.scan():
+        arrivals = self.backlog.scan(start)
+        where = f"x-delayed-message exchange '{self.name}' in vhost '{self.vhost}'"
+        while not self.deleted:
+            try:
+                arrival = next(arrivals, None)
+            except StorageError as error:
+                self.scheduler.report(f"{where} cannot be read, the messages behind offset {start} stay in it", error)
+                return
+            except OSError as error:
+                # Out of handles, perhaps: whatever it is, it need not last.
+                self.scheduler.report(f"{where} cannot be read now", error)
+                self.scheduler.timed.add(_IndexAgain(self, start))
+                return
+            if arrival is None:
+                return
+            first, messages, wall_ms = arrival
+            start = first + len(messages)
             self.keeper.loaded(first, messages, wall_ms)
             yield len(messages)
 
@@ -71,14 +124,13 @@ class DelayQueue(Queue):
         """These are due."""
         home = self._home
         for origin, content in messages:
-            negative = with_entries(wire.property_octets(content, "headers"), {HEADER: -_delay_of(content)})
-            message = (origin, wire.with_properties(content, {"headers": negative}))
-            split = 2 + origin[1]
-            routing_key = origin[split + 1 : -1].decode()
-            publication = Incoming(self._exchange.name, routing_key, message, self.scheduler.wall_ms)
+            taken = False
             try:
+                message = (origin, _sent(content))
+                publication = Incoming(self._exchange.name, origin_names(origin)[1], message, self.scheduler.wall_ms)
                 queues = route(home.exchanges, self._exchange, publication)
-            except PeerError:
-                continue  # Its headers break what the exchange routes by; nobody waits for an answer any more.
+            except (PeerError, Refused):
+                queues = ()  # Headers or a key that the exchange cannot route by; nobody waits for an answer any more.
             for queue in queues:
-                queue.enqueue_one(message)
+                taken = queue.enqueue_one(message) or taken
+            home.dead_letters.dropped_count += not taken

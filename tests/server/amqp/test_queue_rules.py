@@ -465,8 +465,18 @@ def test_an_alternate_exchange_by_policy(world, client):
 
 @pytest.mark.parametrize(
     "definition",
-    [{}, {"max-lenght": 5}, {"max-length": -1}, {"overflow": "explode"}, {"message-ttl": "soon"}],
-    ids=str,
+    [
+        {},
+        {"max-lenght": 5},
+        {"max-length": -1},
+        {"overflow": "explode"},
+        {"message-ttl": "soon"},
+        {"dead-letter-exchange": "x" * 256},
+        {"dead-letter-routing-key": "k" * 256},
+        {"alternate-exchange": "\u00fc" * 128},
+        {"alternate-exchange": 5},
+    ],
+    ids=lambda definition: str(definition)[:40],
 )
 def test_policies_that_cannot_be(definition):
     """406 with what is wrong."""
