@@ -227,7 +227,7 @@ class Channel:
         queues: tuple[Any, ...] | None = find_queues(connection, port, asked.routing_key)
         keys: tuple[str, ...] = ()
         if flags & CARE:
-            content, keys = properties.check(self, flags, content)
+            content, keys = properties.check(connection.user, connection.reply_address(self), flags, content)
         message = (make_origin(asked.exchange.encode(), asked.routing_key.encode()), content)
         if queues is None or keys:
             queues = connection.route_message(port, (asked.routing_key, *keys), message)
