@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.arguments import is_name
-from broker.core.deaths import Grave, bury, is_cycle
+from broker.core.deaths import bury, is_cycle
 from broker.core.message import Incoming, Message
 from broker.core.routing import route
 from broker.errors import Refused
@@ -59,37 +59,44 @@ class DeadLetters:
 
     def _move(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
         for message in messages:
+            letter, targets = self._open(queue, message, reason)
             taken = False
-            grave, targets = self._open(queue, message, reason)
             for target in targets:
-                if target.enqueue_one(grave.message):
-                    taken = True
-            self.dropped_count += not taken
+                taken = target.enqueue_one(letter.message) or taken
+            if not taken:
+                letter.forget()
+                self.dropped_count += 1
 
     def _move_whole(self, queue: Queue, letters: Sequence[Letter]) -> Sequence[Letter]:
         """Each to every queue behind the exchange, or to none of them; returns those that went to none."""
         left = []
-        for letter in letters:
-            _, message, reason = letter
-            grave, targets = self._open(queue, message, reason)
+        for one in letters:
+            _, message, reason = one
+            letter, targets = self._open(queue, message, reason)
             if targets and all(target.accepts() for target in targets):
                 for target in targets:
-                    target.enqueue_one(grave.message)
+                    target.enqueue_one(letter.message)
             else:
-                left.append(letter)
+                letter.forget()
+                left.append(one)
         return left
 
-    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Grave, Sequence[Queue]]:
-        """What becomes of a message, and the queues it may go to."""
+    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Incoming, Sequence[Queue]]:
+        """What becomes of a message, and the queues it is to go to."""
         exchange, routing_key = queue.rules.dead_letter_exchange, queue.rules.dead_letter_routing_key
+        wall_ms = self._vhost.scheduler.wall_ms
         if exchange is None or not self._is_possible(queue, exchange, routing_key or ""):
-            return Grave(message, [], ()), ()
-        grave = bury(message, queue.name, reason, exchange, routing_key, self._vhost.scheduler.wall_ms)
-        found = self._targets(exchange, grave)
+            return Incoming("", "", message, wall_ms), ()
+        grave = bury(message, queue.name, reason, exchange, routing_key, wall_ms)
+        letter = Incoming(exchange, grave.keys[0], grave.message, wall_ms)
         # What waits in an exchange that delays may have the name of a queue, and is none.
         queues = self._vhost.queues
-        return grave, [target for target in found if queues.get(target.name) is not target
-                       or not is_cycle(grave.deaths, target.name)]  # fmt: skip
+        targets = [
+            target
+            for target in self._targets(letter, grave.keys)
+            if queues.get(target.name) is not target or not is_cycle(grave.deaths, target.name)
+        ]
+        return letter, targets
 
     def _is_possible(self, queue: Queue, exchange: str, routing_key: str) -> bool:
         """Whether any message can be sent there: what was declared before names were checked is kept in the catalog."""
@@ -102,18 +109,16 @@ class DeadLetters:
             self._vhost.scheduler.report(f"{where} cannot send its dead letters anywhere", reason)
         return False
 
-    def _targets(self, exchange_name: str, grave: Grave) -> Sequence[Queue]:
+    def _targets(self, letter: Incoming, keys: Sequence[str]) -> Sequence[Queue]:
         vhost = self._vhost
-        if not exchange_name:
-            found = (vhost.queues.get(key) for key in grave.keys)
-            return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-        exchange = vhost.exchanges.get(exchange_name)
+        if not letter.exchange:
+            return tuple(dict.fromkeys(queue for queue in map(vhost.queues.get, keys) if queue is not None))
+        exchange = vhost.exchanges.get(letter.exchange)
         if exchange is None:
             return ()
         exchange.published_count += 1
-        publication = Incoming(exchange_name, grave.keys[0], grave.message, vhost.scheduler.wall_ms)
         try:
-            return route(vhost.exchanges, exchange, publication, grave.keys[1:])
+            return route(vhost.exchanges, exchange, letter, keys[1:])
         except (PeerError, Refused):
             # Its headers break what an exchange routes by, or a topic exchange finds its key too costly. Nobody waits
             # for an answer any more.

@@ -123,14 +123,17 @@ class DelayQueue(Queue):
     def _release(self, _queue: Queue, messages: Sequence[Message], _reason: str) -> None:
         """These are due."""
         home = self._home
-        for origin, content in messages:
+        for message in messages:
+            origin, content = message
             taken = False
+            publication = Incoming(self._exchange.name, origin_names(origin)[1], message, self.scheduler.wall_ms)
             try:
-                message = (origin, _sent(content))
-                publication = Incoming(self._exchange.name, origin_names(origin)[1], message, self.scheduler.wall_ms)
+                publication.message = (origin, _sent(content))
                 queues = route(home.exchanges, self._exchange, publication)
             except (PeerError, Refused):
                 queues = ()  # Headers or a key that the exchange cannot route by; nobody waits for an answer any more.
             for queue in queues:
-                taken = queue.enqueue_one(message) or taken
-            home.dead_letters.dropped_count += not taken
+                taken = queue.enqueue_one(publication.message) or taken
+            if not taken:
+                publication.forget()
+                home.dead_letters.dropped_count += 1

@@ -91,21 +91,26 @@ def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], user: User, si
         wire.parse_properties(wire.header_payload(content))  # A table may have more entries than anybody reads.
         content, more_keys = special.check(user, None, flags, content)
         message = (make_origin(exchange.encode(), routing_key.encode()), content)
-        queues = _route(vhost, exchange, (routing_key, *more_keys), message)
+        publication = Incoming(exchange, routing_key, message, vhost.scheduler.wall_ms)
+        queues = _route(vhost, publication, more_keys)
     except PeerError as error:
         raise _bad(error.text) from None
     accepted = [queue.enqueue_one(message) for queue in queues]
+    if not any(accepted):
+        publication.forget()
     return any(accepted)
 
 
-def _route(vhost: VHost, exchange: str, keys: Sequence[str], message: Message) -> tuple[Queue, ...]:
+def _route(vhost: VHost, publication: Incoming, more_keys: Sequence[str]) -> tuple[Queue, ...]:
+    exchange = publication.exchange
     if not exchange:
-        return tuple(dict.fromkeys(queue for queue in map(vhost.queues.get, keys) if queue is not None))
+        found = map(vhost.queues.get, (publication.routing_key, *more_keys))
+        return tuple(dict.fromkeys(queue for queue in found if queue is not None))
     source = vhost.exchange(exchange)
     if source.internal:
         raise Refused(ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange}' in vhost '{vhost.name}'")
     source.published_count += 1
-    return route(vhost.exchanges, source, Incoming(exchange, keys[0], message, vhost.scheduler.wall_ms), keys[1:])
+    return route(vhost.exchanges, source, publication, more_keys)
 
 
 def decode_payload(body: Mapping[str, Any]) -> bytes:

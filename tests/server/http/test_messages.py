@@ -71,6 +71,18 @@ def test_headers_that_an_exchange_cannot_route_by(world):
         published(world, "amq.headers", headers={"many": [None] * 5000})
 
 
+def test_what_was_not_routed_was_not_seen(world):
+    """An exchange that drops duplicates lets it through once there is a queue."""
+    world.home.declare_exchange("once", "x-message-deduplication", durable=False, auto_delete=False, internal=False,
+                                arguments={"x-cache-size": 10})  # fmt: skip
+    headers = {"x-deduplication-header": 1}
+    assert not published(world, "once", headers=headers)
+    world.home.bind("once", world.queue("a"), "", {})
+    assert published(world, "once", headers=headers)
+    assert not published(world, "once", headers=headers)
+    assert counts(world) == [1, 0, 0]
+
+
 def test_a_message_with_malformed_headers_can_be_seen(world):
     """Nobody looks inside when it is published over AMQP; here it comes without them."""
     octets = b"\x05plain\x00\x00\x00\x02\x09x"
