@@ -5,7 +5,7 @@ settled deliveries back to the channel as unacknowledged; it does not requeue th
 messages is an effect as well, so whatever may come to such a one is routed at commit.
 
 A commit is one turn, so that it is in one frame whole: the limits of a transaction bound how long it holds the loop,
-about 2 µs a regular message. Budget held by `tests/server/amqp/test_transactions.py`.
+2.5 µs a regular message, 10 µs one with an expiration or that is deduplicated.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def _publish(channel: Channel, publishes: list[Publish]) -> None:
         if queues != known or one.exchange is not exchange:
             known, exchange, messages = queues, one.exchange, []
             is_regular = not any(queue.rejects for queue in queues)
-        if not is_regular or one.incoming is not None or has_expiration(one.message[1]) or \
-                (one.mandatory and not queues):  # fmt: skip
+        is_lost = not queues and (one.mandatory or one.incoming is not None)  # Somebody has to be told.
+        if not is_regular or is_lost or has_expiration(one.message[1]):
             enqueue_runs(channel, runs)
             channel.deliver_published(one.exchange, queues, one.message, one.mandatory, one.incoming)
             runs, count, known = [], 0, None
