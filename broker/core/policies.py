@@ -6,6 +6,7 @@ operator policy applies besides, see `core.rules`. Patterns are matched in linea
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,7 +66,12 @@ def make_policy(name: str, pattern: str, apply_to: str, priority: int, definitio
         matches = compile_pattern(pattern)
     except ValueError as error:
         raise refuse(str(error)) from None
-    return Policy(name, pattern, apply_to, priority, dict(definition), matches)
+    policy = Policy(name, pattern, apply_to, priority, dict(definition), matches)
+    try:
+        catalog.policy_value(policy)
+    except (ValueError, TypeError, struct.error) as error:
+        raise refuse(f"cannot be stored: {error}") from None
+    return policy
 
 
 class Policies:

@@ -475,6 +475,7 @@ def test_an_alternate_exchange_by_policy(world, client):
         {"dead-letter-routing-key": "k" * 256},
         {"alternate-exchange": "\u00fc" * 128},
         {"alternate-exchange": 5},
+        {"max-length": 2**70},
     ],
     ids=lambda definition: str(definition)[:40],
 )
@@ -482,6 +483,12 @@ def test_policies_that_cannot_be(definition):
     """406 with what is wrong."""
     with pytest.raises(Refused):
         make_policy("p", ".*", "all", 0, definition)
+
+
+def test_a_priority_that_cannot_be_stored():
+    """406, and nothing of it is in force."""
+    with pytest.raises(Refused, match="cannot be stored"):
+        make_policy("p", ".*", "all", 2**70, {"max-length": 1})
 
 
 def test_policies_after_a_restart(kept):
