@@ -1,10 +1,11 @@
 """tx: what is remembered of a transaction, what its commit waits for, and what it costs."""
 
+import contextlib
 import random
 
 import pytest
 from amqp_harness import InlineWorker, World, answer, parse, publish, refusal
-from sim_disk import SimDisk
+from sim_disk import PowerCut, SimDisk
 from steps import assert_short_steps
 
 from protocol.amqp.frames import method_frame
@@ -232,6 +233,38 @@ def test_a_duplicate_is_confirmed_with_the_first(slow, arguments):
     SlowWorker.stands = True
     assert said(client, message) == ["basic.ack"]
     assert slow.queue("q").cursor.ready_count == 1
+
+
+def test_a_commit_is_there_whole_or_not_at_all():
+    """Wherever the power is cut: its messages, their values and its acks, or none; published again each is once."""
+    found = set()
+    for left in range(1, 40):
+        disk = SimDisk(random.Random(left).randrange)
+        client = World(disk).connect()
+        deduplicating(client)
+        client.declare("work", durable=True)
+        client.publish("work", b"job", delivery_mode=2)
+        client.call(1, "tx.select")
+        tag, _, _ = client.get("work")
+        disk.left = left
+        committed = []
+        with contextlib.suppress(PowerCut):
+            for name in "abc":
+                send(client, name.encode(), {"x-deduplication-header": name})
+            client.send(1, "basic.ack", tag, False)
+            committed = client.call(1, "tx.commit")
+            client.call(1, "queue.declare", 0, "other", False, True, False, False, False, {})
+        disk.power_cut()
+        world = World(disk)
+        there = [world.queue(name).cursor.ready_count for name in ("q", "work")]
+        assert there in ([3, 0], [0, 1])
+        assert there == [3, 0] or answer(committed) != "tx.commit-ok"
+        found.add(tuple(there))
+        client = world.connect()
+        for name in "abc":
+            send(client, name.encode(), {"x-deduplication-header": name})
+        assert bodies(client) == [b"a", b"b", b"c"]
+    assert found == {(3, 0), (0, 1)}
 
 
 @pytest.mark.parametrize("outcome", ["basic.ack", "basic.reject"])
