@@ -5,7 +5,7 @@ settled deliveries back to the channel as unacknowledged; it does not requeue th
 messages is an effect as well, so whatever may come to such a one is routed at commit.
 
 A commit is one turn, so that it is in one frame whole: the limits of a transaction bound how long it holds the loop,
-2.5 µs a regular message, 10 µs one with an expiration or that is deduplicated.
+1 µs a regular message of the same kind as the last, 11 µs one with an expiration or that is deduplicated.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def _publish(channel: Channel, publishes: list[Publish]) -> None:
     exchange: Exchange | None = None
     messages: list[Message] = []
     is_regular = False
+    origin = b""
     for one in publishes:
         queues = one.queues or ()
         if queues != known or one.exchange is not exchange:
@@ -148,7 +149,11 @@ def _publish(channel: Channel, publishes: list[Publish]) -> None:
             continue
         if not messages:
             runs.append((queues, exchange, messages))
-        messages.append(one.message)
+        if one.message[0] == origin:
+            messages.append((origin, one.message[1]))  # One object: what follows looks at it by `is`.
+        else:
+            origin = one.message[0]
+            messages.append(one.message)
         count += 1
         if count == RUN_MAX:
             enqueue_runs(channel, runs)

@@ -339,10 +339,10 @@ def test_a_commit_of_many_is_quick():
         client = world.connect()
         client.declare("q", durable=True)
         client.call(1, "tx.select")
-        client.feed(b"".join(publish(1, "", "q", b"x" * 10, delivery_mode=2) for _ in range(2500)))
+        client.feed(b"".join(publish(1, "", "q", b"x" * 10, delivery_mode=2) for _ in range(4000)))
         stopwatch.run(client.machine.receive, method_frame(1, "tx.commit"))
         world.settle()
-        assert world.queue("q").cursor.ready_count == 2500
+        assert world.queue("q").cursor.ready_count == 4000
 
     assert_short_steps(scenario)
 
