@@ -11,6 +11,8 @@ from typing import Any
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
+NAME_BYTES_MAX = 255
+"""A name or routing key stands in a short string on the wire."""
 Check = Callable[[Any, Mapping[str, Any]], str | None]
 """(value, all arguments) -> what is wrong with it, in RabbitMQ's words; None when nothing is."""
 
@@ -57,6 +59,16 @@ def _string(value: Any, _: Mapping[str, Any]) -> str | None:
     return None if isinstance(value, str) else f"{{unacceptable_type,{type_name(value)}}}"
 
 
+def is_name(text: str) -> bool:
+    """Whether it may be the name of an exchange or a routing key: 255 octets of UTF-8 at most."""
+    return len(text) <= NAME_BYTES_MAX and len(text.encode()) <= NAME_BYTES_MAX
+
+
+def _name(value: Any, arguments: Mapping[str, Any]) -> str | None:
+    # RabbitMQ takes longer ones, and fails at the first dead letter.
+    return _string(value, arguments) or (None if is_name(value) else f"{{longer_than,{NAME_BYTES_MAX}}}")
+
+
 def _one_of(wrong: str, *allowed: str) -> Check:
     def check(value: Any, _: Mapping[str, Any]) -> str | None:
         return None if value in allowed else wrong.format(value)
@@ -67,7 +79,7 @@ def _one_of(wrong: str, *allowed: str) -> Check:
 def _dead_letter_key(value: Any, arguments: Mapping[str, Any]) -> str | None:
     if "x-dead-letter-exchange" not in arguments:
         return "routing_key_but_no_dlx_defined"
-    return _string(value, arguments)
+    return _name(value, arguments)
 
 
 CHECKS: dict[str, Check] = {
@@ -80,7 +92,7 @@ CHECKS: dict[str, Check] = {
     "x-max-in-memory-bytes": _not_negative,
     "x-max-priority": _max_priority,
     "x-overflow": _one_of("invalid_overflow", "drop-head", "reject-publish", "reject-publish-dlx"),
-    "x-dead-letter-exchange": _string,
+    "x-dead-letter-exchange": _name,
     "x-dead-letter-routing-key": _dead_letter_key,
     "x-dead-letter-strategy": _one_of("invalid_dlx_strategy", "at-most-once", "at-least-once"),
     "x-delivery-limit": lambda value, _: _integer(value),

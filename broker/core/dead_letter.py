@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from broker.core.deaths import Grave, bury, is_cycle
+from broker.core.arguments import is_name
+from broker.core.deaths import bury, is_cycle
 from broker.core.message import Incoming, Message
 from broker.core.routing import route
-from protocol.amqp.errors import PeerError
+from broker.errors import Refused
+from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 
 if TYPE_CHECKING:
     from broker.core.limbo import Letter
@@ -26,14 +28,15 @@ class DeadLetters:
     What dies on its way (a full queue behind the exchange) is dealt with in a loop, not by recursion.
     """
 
-    __slots__ = ("_busy", "_vhost", "_waiting", "dropped_count")
+    __slots__ = ("_busy", "_told", "_vhost", "_waiting", "dropped_count")
 
     def __init__(self, vhost: VHost) -> None:
         self._vhost = vhost
         self._waiting: deque[Callable[[], None]] = deque()
         self._busy = False
+        self._told: set[str] = set()  # Queues whose rules nothing can follow, and that were reported.
         self.dropped_count = 0
-        """Dead letters that no queue took."""
+        """Dead letters, and delayed messages that were due, that no queue took."""
 
     def add(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
         """These messages, settled already, died in a queue that has a dead letter exchange."""
@@ -56,47 +59,67 @@ class DeadLetters:
 
     def _move(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
         for message in messages:
+            letter, targets = self._open(queue, message, reason)
             taken = False
-            grave, targets = self._open(queue, message, reason)
             for target in targets:
-                if target.enqueue_one(grave.message):
-                    taken = True
-            self.dropped_count += not taken
+                taken = target.enqueue_one(letter.message) or taken
+            if not taken:
+                letter.forget()
+                self.dropped_count += 1
 
     def _move_whole(self, queue: Queue, letters: Sequence[Letter]) -> Sequence[Letter]:
         """Each to every queue behind the exchange, or to none of them; returns those that went to none."""
         left = []
-        for letter in letters:
-            _, message, reason = letter
-            grave, targets = self._open(queue, message, reason)
+        for one in letters:
+            _, message, reason = one
+            letter, targets = self._open(queue, message, reason)
             if targets and all(target.accepts() for target in targets):
                 for target in targets:
-                    target.enqueue_one(grave.message)
+                    target.enqueue_one(letter.message)
             else:
-                left.append(letter)
+                letter.forget()
+                left.append(one)
         return left
 
-    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Grave, Sequence[Queue]]:
-        """What becomes of a message, and the queues it may go to."""
-        rules = queue.rules
-        if rules.dead_letter_exchange is None:
-            return Grave(message, [], ()), ()
-        grave = bury(message, queue.name, reason, rules.dead_letter_exchange, rules.dead_letter_routing_key,
-                     self._vhost.scheduler.wall_ms)  # fmt: skip
-        found = self._targets(rules.dead_letter_exchange, grave)
-        return grave, [target for target in found if not is_cycle(grave.deaths, target.name)]
+    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Incoming, Sequence[Queue]]:
+        """What becomes of a message, and the queues it is to go to."""
+        exchange, routing_key = queue.rules.dead_letter_exchange, queue.rules.dead_letter_routing_key
+        wall_ms = self._vhost.scheduler.wall_ms
+        if exchange is None or not self._is_possible(queue, exchange, routing_key or ""):
+            return Incoming("", "", message, wall_ms), ()
+        grave = bury(message, queue.name, reason, exchange, routing_key, wall_ms)
+        letter = Incoming(exchange, grave.keys[0], grave.message, wall_ms)
+        # What waits in an exchange that delays may have the name of a queue, and is none.
+        queues = self._vhost.queues
+        targets = [
+            target
+            for target in self._targets(letter, grave.keys)
+            if queues.get(target.name) is not target or not is_cycle(grave.deaths, target.name)
+        ]
+        return letter, targets
 
-    def _targets(self, exchange_name: str, grave: Grave) -> Sequence[Queue]:
+    def _is_possible(self, queue: Queue, exchange: str, routing_key: str) -> bool:
+        """Whether any message can be sent there: what was declared before names were checked is kept in the catalog."""
+        if is_name(exchange) and is_name(routing_key):
+            return True
+        if queue.name not in self._told:
+            self._told.add(queue.name)
+            reason = Refused(PRECONDITION_FAILED, "its dead letter exchange or routing key is too long for AMQP")
+            where = f"queue '{queue.name}' in vhost '{self._vhost.name}'"
+            self._vhost.scheduler.report(f"{where} cannot send its dead letters anywhere", reason)
+        return False
+
+    def _targets(self, letter: Incoming, keys: Sequence[str]) -> Sequence[Queue]:
         vhost = self._vhost
-        if not exchange_name:
-            found = (vhost.queues.get(key) for key in grave.keys)
-            return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-        exchange = vhost.exchanges.get(exchange_name)
+        if not letter.exchange:
+            return tuple(dict.fromkeys(queue for queue in map(vhost.queues.get, keys) if queue is not None))
+        exchange = vhost.exchanges.get(letter.exchange)
         if exchange is None:
             return ()
         exchange.published_count += 1
-        publication = Incoming(exchange_name, grave.keys[0], grave.message, vhost.scheduler.wall_ms)
         try:
-            return route(vhost.exchanges, exchange, publication, grave.keys[1:])
-        except PeerError:
+            return route(vhost.exchanges, exchange, letter, keys[1:])
+        except (PeerError, Refused):
+            # Its headers break what an exchange routes by, or a topic exchange finds its key too costly. Nobody waits
+            # for an answer any more.
             return ()

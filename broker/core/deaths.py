@@ -3,21 +3,25 @@
 A death is rejected, expired, maxlen or delivery_limit. The headers that tell of it (`x-death`, newest first, and
 `x-first-death-*`, `x-last-death-*`) are the broker's own; a client that publishes what it got once does not make
 history (RabbitMQ 4.0). So a content whose death headers are ours has the channel number 0, which no client can use;
-`core.record_format` keeps the difference in the log. Pure.
+`core.record_format` keeps the difference in the log. What is read here may have been stored by anybody, years ago: of
+a history that makes no sense the sensible part counts, and nothing in a message stops its dead-lettering. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from broker.core.message import Message, make_origin, origin_names
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
-from protocol.amqp.fields import Long, Timestamp, decode_table, encode_table, with_entries
+from protocol.amqp.fields import Long, Timestamp, encode_table, with_entries
 
 REJECTED, EXPIRED, MAXLEN, DELIVERY_LIMIT = "rejected", "expired", "maxlen", "delivery_limit"
 OWN_CHANNEL = 0
+COUNT_MAX = (1 << 63) - 1
 _WANTED = frozenset({"headers", "expiration"})
+_HEADERS = frozenset({"headers"})
 _EMPTY = encode_table({})
 Deaths = list[dict[str, Any]]
 
@@ -47,9 +51,9 @@ def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: 
         values = {"expiration": None}
         headers, table = {}, _EMPTY
     own = int.from_bytes(content[1:3], "big") == OWN_CHANNEL
-    copies = [key for key in headers.get("CC") or () if isinstance(key, str)]
-    deaths = _add_death(headers.get("x-death") if own else None, queue, reason, died_exchange, [died_key, *copies],
-                        values.get("expiration"), wall_ms)  # fmt: skip
+    copies = [key for key in _listed(headers.get("CC")) if isinstance(key, str)]
+    deaths = _add_death(_history(headers.get("x-death")) if own else [], queue, reason, died_exchange,
+                        [died_key, *copies], values.get("expiration"), wall_ms)  # fmt: skip
     entries: dict[str, Any] = {"x-death": deaths}
     newest = {"exchange": died_exchange, "queue": queue, "reason": reason}
     if not own:
@@ -61,16 +65,32 @@ def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: 
     return Grave((make_origin(exchange.encode(), keys[0].encode()), rewritten), deaths, keys)
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _history(value: Any) -> Deaths:
+    """The deaths in an `x-death` header."""
+    return [death for death in _listed(value) if isinstance(death, dict)]
+
+
+def _count(death: Mapping[str, Any], absent: int) -> int:
+    count = death.get("count", absent)
+    return max(0, min(count, COUNT_MAX)) if isinstance(count, int) else absent
+
+
 def _add_death(
-    known: Any, queue: str, reason: str, exchange: str, keys: list[str], expiration: str | None, wall_ms: int
+    deaths: Deaths, queue: str, reason: str, exchange: str, keys: list[str], expiration: str | None, wall_ms: int
 ) -> Deaths:
     """The deaths with this one in front; one of the same queue and reason counts up."""
-    deaths: Deaths = list(known) if isinstance(known, list) else []
     for index, death in enumerate(deaths):
         if death.get("queue") == queue and death.get("reason") == reason:
-            again = {**death, "count": Long(death.get("count", 0) + 1)}
+            again = {**death, "count": Long(min(_count(death, 0) + 1, COUNT_MAX))}
             return [again, *_typed(deaths[:index]), *_typed(deaths[index + 1 :])]
-    first: dict[str, Any] = {} if expiration is None else {"original-expiration": expiration}
+    first: dict[str, Any] = {}
+    if expiration is not None:
+        # Octets that are no UTF-8 come as half surrogates, which no text may have.
+        first["original-expiration"] = expiration.encode(errors="replace").decode()
     first |= {
         "count": Long(1),
         "reason": reason,
@@ -83,7 +103,7 @@ def _add_death(
 
 
 def _typed(deaths: Deaths) -> Deaths:
-    return [{**death, "count": Long(death.get("count", 1))} for death in deaths]
+    return [{**death, "count": Long(_count(death, 1))} for death in deaths]
 
 
 def is_cycle(deaths: Deaths, queue: str) -> bool:
@@ -103,6 +123,8 @@ def read_deaths(content: bytes) -> Deaths:
     """The deaths of a stored message, newest first; none unless the broker wrote them."""
     if int.from_bytes(content[1:3], "big") != OWN_CHANNEL:
         return []
-    table = decode_table(wire.property_octets(content, "headers"))[0]
-    deaths = table.get("x-death")
-    return deaths if isinstance(deaths, list) else []
+    try:
+        headers = wire.parse_properties(wire.header_payload(content), _HEADERS).get("headers") or {}
+    except PeerError:
+        return []
+    return _history(headers.get("x-death"))

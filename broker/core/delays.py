@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from broker.core.exchange.delayed import HEADER, delay_ms
 from broker.core.keeper import Keeper
-from broker.core.message import Incoming, Message
+from broker.core.message import Incoming, Message, origin_names
 from broker.core.queue import Queue
 from broker.core.routing import route
 from broker.core.rules import Rules
+from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import with_entries
@@ -29,7 +30,20 @@ _HEADERS = frozenset({"headers"})
 
 
 def _delay_of(content: bytes) -> int:
-    return delay_ms(wire.parse_properties(wire.header_payload(content), _HEADERS).get("headers") or {})
+    """Its delay in ms; of what cannot be read 0, so that it waits for nothing."""
+    try:
+        return delay_ms(wire.parse_properties(wire.header_payload(content), _HEADERS).get("headers") or {})
+    except PeerError:
+        return 0
+
+
+def _sent(content: bytes) -> bytes:
+    """The content with its delay behind it. Raises PeerError 502 for malformed headers."""
+    delay = _delay_of(content)
+    if not delay:
+        return content
+    table = with_entries(wire.property_octets(content, "headers"), {HEADER: -delay})
+    return wire.with_properties(content, {"headers": table})
 
 
 class _DelayKeeper(Keeper):
@@ -59,18 +73,24 @@ class DelayQueue(Queue):
         super().recover(clean=clean, has_expirations=has_expirations)
         self.keeper.look_through()
 
+    @property
+    def place(self) -> str:
+        return f"x-delayed-message exchange '{self.name}' in vhost '{self.vhost}'"
+
     def _release(self, _queue: Queue, messages: Sequence[Message], _reason: str) -> None:
         """These are due."""
         home = self._home
-        for origin, content in messages:
-            negative = with_entries(wire.property_octets(content, "headers"), {HEADER: -_delay_of(content)})
-            message = (origin, wire.with_properties(content, {"headers": negative}))
-            split = 2 + origin[1]
-            routing_key = origin[split + 1 : -1].decode()
-            publication = Incoming(self._exchange.name, routing_key, message, self.scheduler.wall_ms)
+        for message in messages:
+            origin, content = message
+            taken = False
+            publication = Incoming(self._exchange.name, origin_names(origin)[1], message, self.scheduler.wall_ms)
             try:
+                publication.message = (origin, _sent(content))
                 queues = route(home.exchanges, self._exchange, publication)
-            except PeerError:
-                continue  # Its headers break what the exchange routes by; nobody waits for an answer any more.
+            except (PeerError, Refused):
+                queues = ()  # Headers or a key that the exchange cannot route by; nobody waits for an answer any more.
             for queue in queues:
-                queue.enqueue_one(message)
+                taken = queue.enqueue_one(publication.message) or taken
+            if not taken:
+                publication.forget()
+                home.dead_letters.dropped_count += 1

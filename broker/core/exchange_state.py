@@ -11,7 +11,7 @@ from broker.core.delays import DelayQueue
 from broker.core.exchange.deduplication import DeduplicationRouter
 from broker.core.exchange.delayed import DelayedRouter
 from broker.core.exchange.exchange import Exchange, ExchangeState
-from broker.core.seen import SeenLog
+from broker.core.seen import SeenFrames, SeenLog
 
 if TYPE_CHECKING:
     from broker.core.vhost import VHost
@@ -32,6 +32,8 @@ def attach(home: VHost, exchange: Exchange, log: Log | None) -> ExchangeState | 
     if isinstance(router, DelayedRouter):
         router.holder = holder = DelayQueue(home, exchange, log)
         return holder
-    if isinstance(router, DeduplicationRouter) and log is not None and home.store is not None:
-        return SeenLog(router, home.store, log)
+    if isinstance(router, DeduplicationRouter) and home.store is not None:
+        if log is not None:
+            return SeenLog(router, home.store, log)
+        router.keeper = SeenFrames(home.store)
     return None

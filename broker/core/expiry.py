@@ -190,6 +190,8 @@ class Expiry:
         ttl_ms = queue.rules.message_ttl_ms
         if ttl_ms is None:
             return False
+        if queue.must_load:
+            return queue.load() > 0  # How old it is, is known when it is here.
         over = 0
         while over < len(times) and times[over][1] + ttl_ms <= now_ms:
             over += 1

@@ -129,7 +129,11 @@ class Keeper:
                 if queue.deleted or number != self._look_number:
                     return
             self._known_end = self._unknown_end
-        except (StorageError, OSError) as error:
+        except StorageError as error:
+            where = f"{queue.place} cannot be read from offset {self._known_end} on"
+            queue.scheduler.report(f"{where}: nothing there expires", error)
+            self._known_end = self._unknown_end
+        except OSError as error:
             queue.cannot_read(error)
 
     def _learn(self, first: int, messages: Sequence[Message], wall_ms: int) -> None:

@@ -8,7 +8,7 @@ A *message* is a tuple `(origin, content)` of two `bytes`, shared by every queue
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from protocol.amqp import content as wire
@@ -61,7 +61,7 @@ def origin_names(origin: bytes) -> tuple[str, str]:
 class Incoming:
     """One publication on its way through the exchanges (`core.exchange.base.Publication`); parses only when asked."""
 
-    __slots__ = ("_headers", "exchange", "message", "routing_key", "wall_ms")
+    __slots__ = ("_headers", "_undo", "exchange", "message", "routing_key", "wall_ms")
 
     def __init__(self, exchange: str, routing_key: str, message: Message, wall_ms: int) -> None:
         self.exchange = exchange
@@ -69,6 +69,7 @@ class Incoming:
         self.message = message
         self.wall_ms = wall_ms
         self._headers: Mapping[str, Any] | None = None
+        self._undo: list[Callable[[], None]] = []
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -77,9 +78,26 @@ class Incoming:
             self._headers = self._parse("headers") or {}
         return self._headers
 
+    def check(self) -> None:
+        """Raises PeerError 502 when the headers are malformed inside, now and not when a router asks for them."""
+        self.headers  # noqa: B018
+
     def property(self, name: str) -> Any | None:
         """Another basic property by its AMQP name, None if absent."""
         return self._parse(name)
+
+    def remembered(self, forget: Callable[[], None]) -> None:
+        """A router keeps something of this publication, and this undoes it."""
+        self._undo.append(forget)
+
+    def forget(self) -> None:
+        """No queue has taken it, or one that should have it has refused it: routers have not seen it.
+
+        In the turn in which it was routed, so that nothing of it is in any frame.
+        """
+        for forget in self._undo:
+            forget()
+        self._undo.clear()
 
     def _parse(self, name: str) -> Any | None:
         return wire.parse_properties(wire.header_payload(self.message[1]), frozenset({name})).get(name)

@@ -6,12 +6,13 @@ operator policy applies besides, see `core.rules`. Patterns are matched in linea
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core import catalog
 from broker.core.access import compile_pattern
-from broker.core.arguments import CHECKS
+from broker.core.arguments import CHECKS, NAME_BYTES_MAX, is_name
 from broker.core.rules import NUMBERS, TEXTS, rules_of
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
@@ -56,13 +57,21 @@ def make_policy(name: str, pattern: str, apply_to: str, priority: int, definitio
         wrong = check(value, {"x-dead-letter-exchange": "", **arguments}) if check is not None else None
         if wrong is not None:
             raise refuse(f"{key[2:]}: {wrong}")
-    if not isinstance(definition.get("alternate-exchange", ""), str):
+    alternate = definition.get("alternate-exchange", "")
+    if not isinstance(alternate, str):
         raise refuse("alternate-exchange: not a string")
+    if not is_name(alternate):
+        raise refuse(f"alternate-exchange: longer than {NAME_BYTES_MAX} bytes")
     try:
         matches = compile_pattern(pattern)
     except ValueError as error:
         raise refuse(str(error)) from None
-    return Policy(name, pattern, apply_to, priority, dict(definition), matches)
+    policy = Policy(name, pattern, apply_to, priority, dict(definition), matches)
+    try:
+        catalog.policy_value(policy)
+    except (ValueError, TypeError, struct.error) as error:
+        raise refuse(f"cannot be stored: {error}") from None
+    return policy
 
 
 class Policies:
@@ -84,15 +93,22 @@ class Policies:
 
     def delete(self, name: str, *, operator: bool) -> bool:
         """Remove a policy; False when there is none."""
-        if (self.operator if operator else self.user).pop(name, None) is None:
+        known = (self.operator if operator else self.user).pop(name, None) is not None
+        key = catalog.policy_key(self._home.name, name, operator=operator)
+        store = self._home.store
+        if not known and (store is None or key not in store.catalog):
             return False
-        self._home.unkeep(catalog.policy_key(self._home.name, name, operator=operator))
+        self._home.unkeep(key)
         self._apply()
         return True
 
     def restore(self, name: str, known: Mapping[str, Any], definition: Mapping[str, Any], *, operator: bool) -> None:
-        """A policy of the catalog comes back."""
-        policy = make_policy(name, known["pattern"], known["apply-to"], known["priority"], definition)
+        """A policy of the catalog comes back; one that would be refused today waits there to be replaced or deleted."""
+        try:
+            policy = make_policy(name, known["pattern"], known["apply-to"], known["priority"], definition)
+        except Refused as error:
+            self._home.scheduler.report(f"policy '{name}' in vhost '{self._home.name}' is not applied", error)
+            return
         (self.operator if operator else self.user)[name] = policy
 
     def _apply(self) -> None:

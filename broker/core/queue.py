@@ -242,12 +242,16 @@ class Queue(Serving):
     def cannot_read(self, error: StorageError | OSError) -> None:
         """Stop: for good when the log is damaged, else (out of handles, perhaps) for a while."""
         self.broken = True
-        place = f"queue '{self.name}' in vhost '{self.vhost}'"
         if isinstance(error, StorageError):
-            self.scheduler.report(f"{place} cannot be read, delivers nothing", error)
+            self.scheduler.report(f"{self.place} cannot be read, delivers nothing", error)
         else:
-            self.scheduler.report(f"{place} cannot be read now", error)
+            self.scheduler.report(f"{self.place} cannot be read now", error)
             self.scheduler.timed.add(_TryAgain(self))
+
+    @property
+    def place(self) -> str:
+        """What it is, for an operator."""
+        return f"queue '{self.name}' in vhost '{self.vhost}'"
 
     def get(self) -> tuple[Message, int] | None:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""
@@ -256,7 +260,7 @@ class Queue(Serving):
                 return None
             if self.keeper is not None and self.keeper.expiry.urgent:
                 self.keeper.expiry.expire()
-            elif self._must_load:
+            elif self.must_load:
                 self.load()
             else:
                 messages, offsets = self.take(1)
@@ -264,7 +268,7 @@ class Queue(Serving):
         return None
 
     @property
-    def _must_load(self) -> bool:
+    def must_load(self) -> bool:
         """Whether what comes first is in the log, or may be."""
         cursor = self.cursor
         return (
@@ -275,7 +279,7 @@ class Queue(Serving):
 
     def take(self, count: int) -> tuple[Sequence[Message], Sequence[int]]:
         """Lease up to `count` messages in order, for nobody in particular."""
-        while self._must_load:
+        while self.must_load:
             self.load()
         messages, offsets = self.cursor.take(count)
         if self.keeper is not None and messages:
@@ -283,9 +287,7 @@ class Queue(Serving):
         return messages, offsets
 
     def take_below(self, offset: int, count: int) -> tuple[Sequence[Message], Sequence[int]]:
-        """Lease up to `count` messages below an offset."""
-        if self._must_load:
-            self.load()
+        """Lease up to `count` messages that are in memory, below an offset."""
         messages, offsets = self.cursor.take_below(offset, count)
         if self.keeper is not None and messages:
             self.keeper.taken(messages)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from broker.core.deaths import read_deaths
 from broker.core.message import Incoming, Message, make_origin
 from broker.core.routing import route
+from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import with_entries, without_entry
@@ -77,32 +78,28 @@ def replay(home: VHost, queue: Queue, seen: Seen, *, to_exchange: bool) -> Outco
     exchange = str(first.get("exchange", ""))
     key = next((one for one in first.get("routing-keys") or () if isinstance(one, str)), "")
     message = _revived(seen.message, exchange, key, queue.name)
-    targets = _targets(home, str(first.get("queue", "")), exchange, key, message, to_exchange=to_exchange)
-    if not targets:
-        return Outcome(False, "no origin")
-    targets = tuple(target for target in targets if target.accepts())
-    if not targets:
-        return Outcome(False, "refused")
-    if not queue.take_each((seen.offset,)):
-        return Outcome(False, "gone")
-    for target in targets:
+    letter = Incoming(exchange, key, message, home.scheduler.wall_ms)
+    targets = _targets(home, str(first.get("queue", "")), letter, to_exchange=to_exchange)
+    accepting = [target for target in targets if target.accepts()]
+    if not accepting or not queue.take_each((seen.offset,)):
+        letter.forget()
+        return Outcome(False, "gone" if accepting else "refused" if targets else "no origin")
+    for target in accepting:
         target.enqueue_one(message)
     queue.settle((seen.offset,))
     return Outcome(True, "")
 
 
-def _targets(
-    home: VHost, queue: str, exchange: str, key: str, message: Message, *, to_exchange: bool
-) -> tuple[Queue, ...]:
-    if not to_exchange or not exchange:
+def _targets(home: VHost, queue: str, letter: Incoming, *, to_exchange: bool) -> tuple[Queue, ...]:
+    if not to_exchange or not letter.exchange:
         found = home.queues.get(queue)
         return (found,) if found is not None else ()
-    source = home.exchanges.get(exchange)
+    source = home.exchanges.get(letter.exchange)
     if source is None:
         return ()
     try:
-        return route(home.exchanges, source, Incoming(exchange, key, message, home.scheduler.wall_ms))
-    except PeerError:
+        return route(home.exchanges, source, letter)
+    except (PeerError, Refused):
         return ()
 
 

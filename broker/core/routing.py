@@ -5,10 +5,11 @@ Runs when a connection's route cache misses, and per message where an answer may
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from broker.core.exchange.base import Destination, Publication
+from broker.core.exchange.base import Destination
 from broker.core.exchange.exchange import Exchange
+from broker.core.message import Incoming
 from broker.core.queue import Queue
 
 
@@ -19,12 +20,23 @@ def is_cacheable(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
     """
     if source.plain:
         return source.router.cacheable
+    return all(exchange.router.cacheable for exchange in _reach(exchanges, source))
+
+
+def remembers(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
+    """Whether a publication to `source` may come to a router that remembers it."""
+    if source.plain:
+        return source.router.remembers
+    return any(exchange.router.remembers for exchange in _reach(exchanges, source))
+
+
+def _reach(exchanges: Mapping[str, Exchange], source: Exchange) -> Iterator[Exchange]:
+    """`source`, and every exchange that its publications may come to."""
     seen = {source}
     pending = [source]
     while pending:
         exchange = pending.pop()
-        if not exchange.router.cacheable:
-            return False
+        yield exchange
         onward = {binding.destination for binding in exchange.bindings.values()}
         if exchange.alternate is not None and exchange.alternate in exchanges:
             onward.add(exchanges[exchange.alternate])
@@ -32,7 +44,6 @@ def is_cacheable(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
             if isinstance(destination, Exchange) and destination not in seen:
                 seen.add(destination)
                 pending.append(destination)
-    return True
 
 
 KEYED = ("direct", "topic")
@@ -40,17 +51,28 @@ KEYED = ("direct", "topic")
 
 
 def route(
-    exchanges: Mapping[str, Exchange], source: Exchange, publication: Publication, more_keys: Sequence[str] = ()
+    exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str] = ()
 ) -> tuple[Queue, ...]:
     """The queues that a publication to `source` reaches, each once, in binding order.
 
     `more_keys` (CC, BCC) are tried besides its own by the routers that know keys. An exchange that leads nowhere hands
     over to its alternate; each exchange is visited once, which cuts loops.
-    Raises PeerError 502 for a malformed headers table and Refused 406 where a router declines.
+    Raises PeerError 502 for a malformed headers table and Refused 406 where a router declines; then no router remembers
+    it. If a queue does not take it, `publication.forget` is the caller's business.
     """
     if source.plain and not more_keys:
         # Queues only, and the router names each once; the same object, so that equal answers stay comparable by `is`.
         return source.router.route(publication)  # type: ignore[return-value]
+    try:
+        return _spread(exchanges, source, publication, more_keys)
+    except BaseException:
+        publication.forget()
+        raise
+
+
+def _spread(
+    exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str]
+) -> tuple[Queue, ...]:
     queues: dict[Queue, None] = {}
     seen = {source}
     pending = [source]
@@ -71,7 +93,7 @@ def route(
     return tuple(queues)
 
 
-def _by_more_keys(exchange: Exchange, publication: Publication, more_keys: Sequence[str]) -> list[Destination]:
+def _by_more_keys(exchange: Exchange, publication: Incoming, more_keys: Sequence[str]) -> list[Destination]:
     found: list[Destination] = []
     own = publication.routing_key
     for key in more_keys:

@@ -1,8 +1,9 @@
 """What an x-message-deduplication exchange has seen, in a log of its own: a restart forgets nothing of it.
 
 A record a value, appended in the turn that routes its message: one frame holds both, so whoever publishes again after a
-crash is dropped exactly if the first one was kept. A value that is forgotten is settled, so what is live in the log is
-what the router remembers.
+crash is dropped exactly if the first one was kept. Who publishes again before that frame is synced is dropped as well,
+and hears of it with the frame. A value that is forgotten is settled, so what is live in the log is what the router
+remembers; one that is forgotten in its own turn, since no queue took the message, is written nowhere.
 
 | of the record | is |
 |---|---|
@@ -19,6 +20,28 @@ from broker.log.store import Store
 from protocol.kafka.records import CorruptBatch, read_records, render_record
 
 _NEVER = -1
+
+
+class SeenFrames:
+    """Beside a router whose memory ends with the process: only in which frame the first message of a value went."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def note(self, value: Value, expires_ms: int | None, wall_ms: int) -> int:
+        """The value is remembered from now on; returns the frame that its message is in."""
+        del value, expires_ms, wall_ms
+        return self._store.frame
+
+    def forget(self, number: int) -> None:
+        """Nothing is kept of it."""
+
+    def dropped(self, number: int) -> None:
+        """A duplicate of one in this frame: whoever sent it waits as the first one does."""
+        if number > self._store.synced_frame:
+            self._store.promised_count += 1
 
 
 class SeenLog:
@@ -44,6 +67,11 @@ class SeenLog:
     def forget(self, number: int) -> None:
         """It is not any more."""
         self._log.settle(number, number + 1)
+
+    def dropped(self, number: int) -> None:
+        """A duplicate of this one: whoever sent it waits as the first one does."""
+        if number >= self._log.synced_offset:
+            self._store.promised_count += 1
 
     def recover(self, *, clean: bool) -> None:
         """Tell the router what it knew; it knows that after any kind of stop. Raises Corrupt and OSError."""

@@ -135,7 +135,7 @@ class Serving(ABC):
         """Load, or expire, what has to be before anybody is served: the units of work done, 0 when there was none."""
         cursor = self.cursor
         # By priority, what comes first is known only when all is there.
-        is_low = not cursor.windowed or self.gauge.look(len(cursor.head)) < LOW_BYTES
+        is_low = not cursor.windowed or (bool(self.levels) and self.gauge.look(len(cursor.head)) < LOW_BYTES)
         if cursor.unloaded_count and is_low and not self.broken:
             return 1 + self.load()
         if self.keeper is not None and self.keeper.expiry.urgent and not self.held:

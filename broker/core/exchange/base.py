@@ -10,7 +10,7 @@ prepared once at the first publication after a change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 Message = tuple[bytes, bytes]
@@ -47,6 +47,12 @@ class Publication(Protocol):
         """Another basic property by its AMQP name (`message-id`, `timestamp`, ...); None if absent."""
         ...
 
+    def remembered(self, forget: Callable[[], None]) -> None:
+        """Told by a router that keeps something of this publication: how to undo that if no queue takes it after all.
+
+        Called in the same turn, if ever, but not always before other publications are routed.
+        """
+
 
 class Binding:
     """A rule that leads from one exchange to one destination.
@@ -76,6 +82,14 @@ class Router(Protocol):
         """The answer depends on the routing key and the bindings alone, so that it may be cached until bindings change.
 
         Fixed for the life of the router; may follow from the exchange's arguments.
+        """
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Routing one publication changes what later ones, or bindings, get: it is routed when it surely goes out.
+
+        Fixed for the life of the router; such a one is not cacheable.
         """
         ...
 

@@ -113,6 +113,7 @@ class ConsistentHashRouter:
     __slots__ = ("_bindings", "_buckets", "_header", "_property", "cacheable")
 
     type_name: ClassVar[str] = "x-consistent-hash"
+    remembers: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._header = _name(arguments, "hash-header")

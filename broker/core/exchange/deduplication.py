@@ -6,13 +6,15 @@ The exchange of the plugin rabbitmq-message-deduplication by M. Cafasso. A messa
 room) or for the message's own header `x-cache-ttl`. A durable exchange knows them after a restart (see `core.seen`),
 unless `x-cache-persistence` is `memory`.
 
-Where the plugin forgets an arbitrary value when it is full, this forgets expired ones at the front, then the oldest.
-A value counts as seen once it was routed, whatever became of the message afterwards.
+Where the plugin forgets an arbitrary value when it is full, this forgets the oldest, and expired ones before it.
+A value counts as seen once a message was routed with it, unless no queue has taken that: one that was refused or
+returned may come again.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -22,7 +24,9 @@ from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
 CACHE_SIZE_MAX = 1_000_000
-"""Values one exchange may remember; about 200 bytes each."""
+"""Values one exchange may remember; about 300 bytes each."""
+FORGET_MAX = 4
+"""Values that are forgotten at one publication: more than come in, and few enough to cost next to nothing."""
 DUE_MS_MAX = (1 << 63) - 1
 VALUE_BYTES_MAX = 64
 """A longer value is remembered by its digest."""
@@ -42,6 +46,10 @@ class SeenKeeper(Protocol):
 
     def forget(self, number: int) -> None:
         """It is not any more."""
+
+    def dropped(self, number: int) -> None:
+        """A publication was dropped because this value is remembered: its publisher may be told no sooner than it is
+        sure that the broker will not forget the first one."""
 
 
 def _positive(arguments: Mapping[str, Any], name: str, text: str) -> int:
@@ -74,6 +82,7 @@ class DeduplicationRouter(FanoutRouter):
 
     type_name: ClassVar[str] = "x-message-deduplication"
     cacheable: ClassVar[bool] = False
+    remembers: ClassVar[bool] = True
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         super().__init__(arguments, choose)
@@ -93,15 +102,15 @@ class DeduplicationRouter(FanoutRouter):
         self.persistent = persistence != "memory"
         self.keeper: SeenKeeper | None = None
         """Set by the vhost that owns the exchange, if what it has seen outlives the process."""
-        self._seen: dict[Value, tuple[int | None, int]] = {}  # (when it is forgotten, the keeper's number).
+        # (when it is forgotten, the keeper's number); ordered, since a dict is slow to find its first after many others
+        # were taken out in front.
+        self._seen: OrderedDict[Value, tuple[int | None, int]] = OrderedDict()
 
     def route(self, publication: Publication) -> tuple[Destination, ...]:
         """Every destination, or none for a duplicate. Raises PeerError (502) for malformed headers."""
         headers = publication.headers
         value = headers.get("x-deduplication-header", _ABSENT)
-        if value is not _ABSENT and not self._first(
-            _remembered(value), headers.get("x-cache-ttl"), publication.wall_ms
-        ):
+        if value is not _ABSENT and not self._first(publication, _remembered(value), headers.get("x-cache-ttl")):
             return ()
         return super().route(publication)
 
@@ -109,25 +118,39 @@ class DeduplicationRouter(FanoutRouter):
         """After a restart: the keeper still knows this value; oldest first."""
         self._seen[value] = (expires_ms, number)
 
-    def _first(self, value: Value, ttl_ms: Any, now_ms: int) -> bool:
+    def _first(self, publication: Publication, value: Value, ttl_ms: Any) -> bool:
         """Remember the value; False if it is remembered already."""
-        seen = self._seen
-        if value in seen:
-            expires_ms, _ = seen[value]
+        seen, keeper, now_ms = self._seen, self.keeper, publication.wall_ms
+        known = seen.get(value)
+        if known is not None:
+            expires_ms, number = known
             if expires_ms is None or expires_ms > now_ms:
+                if keeper is not None:
+                    keeper.dropped(number)
                 return False
             self._forget(value)
-        while seen:
-            oldest = next(iter(seen))
-            expires_ms, _ = seen[oldest]
-            if len(seen) < self._size and (expires_ms is None or expires_ms > now_ms):
-                break
-            self._forget(oldest)
+        self._make_room(now_ms)
         if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
             ttl_ms = self._ttl_ms
         due_ms = None if ttl_ms is None else max(0, min(now_ms + ttl_ms, DUE_MS_MAX))
-        seen[value] = (due_ms, self.keeper.note(value, due_ms, now_ms) if self.keeper is not None else 0)
+        entry = seen[value] = (due_ms, keeper.note(value, due_ms, now_ms) if keeper is not None else 0)
+        publication.remembered(lambda: self._undo(value, entry))
         return True
+
+    def _make_room(self, now_ms: int) -> None:
+        """Forget expired values at the front, a few at a time, and the oldest when there is no room."""
+        seen = self._seen
+        for _ in range(min(FORGET_MAX, len(seen))):
+            oldest = next(iter(seen))
+            expires_ms, _ = seen[oldest]
+            if len(seen) < self._size and (expires_ms is None or expires_ms > now_ms):
+                return
+            self._forget(oldest)
+
+    def _undo(self, value: Value, entry: tuple[int | None, int]) -> None:
+        """Nobody has taken the message of this entry."""
+        if self._seen.get(value) is entry:
+            self._forget(value)
 
     def _forget(self, value: Value) -> None:
         _, number = self._seen.pop(value)

@@ -45,6 +45,11 @@ class DelayedRouter:
         self.holder: Destination | None = None
         """Where messages wait; set by the vhost that owns the exchange."""
 
+    @property
+    def remembers(self) -> bool:
+        """As the inner type has it."""
+        return self.inner.remembers
+
     def check_binding(self, routing_key: str, arguments: Mapping[str, Any]) -> None:
         """As the inner type has it."""
         self.inner.check_binding(routing_key, arguments)

@@ -29,6 +29,7 @@ class RecentHistoryRouter(FanoutRouter):
 
     type_name: ClassVar[str] = "x-recent-history"
     cacheable: ClassVar[bool] = False
+    remembers: ClassVar[bool] = True
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         super().__init__(arguments, choose)

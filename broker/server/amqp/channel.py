@@ -9,18 +9,18 @@ Methods come in through `on_method` (one table, `HANDLERS`, filled by the `metho
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
-from broker.core.message import Message, make_origin, origin_names
+from broker.core.message import Incoming, Message, make_origin, origin_names
 from broker.core.serving import Lease
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
 from broker.server.amqp.publish import CARE, find_queues, open_port
-from broker.server.amqp.transaction import Transaction
+from broker.server.amqp.transaction import Publish, Transaction, is_late
 from protocol.amqp import content as wire
 from protocol.amqp.errors import (
     COMMAND_INVALID,
@@ -227,26 +227,46 @@ class Channel:
         queues: tuple[Any, ...] | None = find_queues(connection, port, asked.routing_key)
         keys: tuple[str, ...] = ()
         if flags & CARE:
-            content, keys = properties.check(self, flags, content)
+            content, keys = properties.check(connection.user, connection.reply_address(self), flags, content)
         message = (make_origin(asked.exchange.encode(), asked.routing_key.encode()), content)
+        transaction = self.transaction
+        incoming = None
         if queues is None or keys:
-            queues = connection.route_message(port, (asked.routing_key, *keys), message)
-        if self.transaction is not None:
-            self.transaction.add_publish(port.exchange, queues, message, asked.mandatory, connection.settings)
+            incoming = Incoming(asked.exchange, asked.routing_key, message, connection.hub.scheduler.wall_ms)
+            if transaction is not None and is_late(connection, port):
+                incoming.check()
+            else:
+                queues = connection.route_message(port, incoming, keys)
+        if transaction is not None:
+            publish = Publish(port.exchange, queues, message, asked.mandatory, incoming, keys)
+            transaction.add_publish(publish, connection.settings)
         else:
-            self.deliver_published(port.exchange, queues, message, asked.mandatory)
+            self.deliver_published(port.exchange, queues or (), message, asked.mandatory, incoming)
 
     def deliver_published(
-        self, exchange: Exchange | None, queues: tuple[Any, ...], message: Message, mandatory: bool
+        self,
+        exchange: Exchange | None,
+        queues: Sequence[Any],
+        message: Message,
+        mandatory: bool,
+        incoming: Incoming | None,
     ) -> None:
-        """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56)."""
+        """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56).
+
+        `incoming` is what it was routed by, None where a cache did.
+        """
         if exchange is not None:
             exchange.published_count += 1
         if not queues and mandatory:
             self.send_return(message)
-        accepted = True
+        accepted, taken = True, False
         for queue in queues:
-            accepted = queue.enqueue_one(message) and accepted
+            if queue.enqueue_one(message):
+                taken = True
+            else:
+                accepted = False
+        if incoming is not None and not (taken and (accepted or not self.confirming)):
+            incoming.forget()  # Who hears that it was not taken sends it again.
         if accepted or not self.confirming:
             self.published(1, len(queues) + 5)
         else:

@@ -12,12 +12,12 @@ the general one. Knows no sockets and never awaits. Who drives it (the pump, a t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access import TopicVerb, Verb
 from broker.core.broker import Broker
-from broker.core.message import Incoming, Message
+from broker.core.message import Incoming
 from broker.core.routing import route
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.vhost import VHost
@@ -487,15 +487,13 @@ class Connection:
                 f"refused for user '{self.user.name}'",
             )
 
-    def route_message(self, port: Port, keys: Iterable[str], message: Message) -> tuple[Any, ...]:
+    def route_message(self, port: Port, incoming: Incoming, more_keys: Sequence[str]) -> tuple[Any, ...]:
         """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
         vhost = self.vhost
-        first, *more = keys
         if port.exchange is None:
-            found = (vhost.queues.get(key) for key in (first, *more))
+            found = map(vhost.queues.get, (incoming.routing_key, *more_keys))
             return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-        incoming = Incoming(port.name, first, message, self.hub.scheduler.wall_ms)
-        return route(vhost.exchanges, port.exchange, incoming, more)
+        return route(vhost.exchanges, port.exchange, incoming, more_keys)
 
     # Direct reply-to.
 

@@ -1,20 +1,18 @@
 """Properties that ask for more than being passed on: CC and BCC, user-id, expiration, direct reply-to.
 
-The general path's check of one message. Errors are RabbitMQ's texts (notes of its behaviour: 406 on the channel).
+The check of one message, on the general path of AMQP and over HTTP. Errors are RabbitMQ's texts (notes of its
+behaviour: 406 on the channel).
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from broker.server.amqp.publish import REPLY_TO_NAME
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.fields import without_entry
-
-if TYPE_CHECKING:
-    from broker.server.amqp.channel import Channel
 
 _TIME_MS_MAX = 2**32 - 1
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -25,17 +23,20 @@ def _refuse(text: str) -> PeerError:
     return PeerError(PRECONDITION_FAILED, text)
 
 
-def check(channel: Channel, flags: int, content: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """(content as it is to be stored, further routing keys from CC and BCC). Raises PeerError 406, 502."""
+def check(user: Any, reply_address: str | None, flags: int, content: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """(content as it is to be stored, further routing keys from CC and BCC) of a message that `user` publishes.
+
+    `reply_address` is that of the publisher's reply consumer, if it has one. Raises PeerError 406, 502.
+    """
     header = wire.header_payload(content)
     wanted = _WANTED
     if flags & wire.HEADERS and b"\x02CC" not in header and b"\x03BCC" not in header:
         wanted = _WANTED - {"headers"}
     values = wire.parse_properties(header, wanted)
-    _check_user(channel, values.get("user-id"))
+    _check_user(user, values.get("user-id"))
     _check_expiration(values.get("expiration"))
     if values.get("reply-to") == REPLY_TO_NAME:
-        content = _rewrite_reply_to(channel, content)
+        content = _rewrite_reply_to(reply_address, content)
     headers = values.get("headers")
     if not headers:
         return content, ()
@@ -56,8 +57,7 @@ def _keys(headers: dict[str, Any], name: str) -> list[str]:
     return [key for key in value if isinstance(key, str)]
 
 
-def _check_user(channel: Channel, user_id: str | None) -> None:
-    user = channel.connection.user
+def _check_user(user: Any, user_id: str | None) -> None:
     if user_id is not None and user_id != user.name and "impersonator" not in user.tags:
         raise _refuse(f"user_id property set to '{user_id}' but authenticated user was '{user.name}'")
 
@@ -74,9 +74,8 @@ def _check_expiration(expiration: str | None) -> None:
         raise _refuse(f"invalid expiration '{expiration}': {{value_too_big,{value}}}")
 
 
-def _rewrite_reply_to(channel: Channel, content: bytes) -> bytes:
-    """Direct reply-to: the request carries the address of this channel's reply consumer instead."""
-    address = channel.connection.reply_address(channel)
+def _rewrite_reply_to(address: str | None, content: bytes) -> bytes:
+    """Direct reply-to: the request carries the address of its publisher's reply consumer instead."""
     if address is None:
         raise _refuse("fast reply consumer does not exist")
     raw = address.encode()

@@ -38,7 +38,8 @@ REPLY_TO_NAME = "amq.rabbitmq.reply-to"
 _REPLY_TO = REPLY_TO_NAME.encode()
 
 
-_Run = tuple[tuple[Queue, ...], Exchange | None, list[Message]]
+Run = tuple[tuple[Queue, ...], Exchange | None, list[Message]]
+"""Regular messages, in order, that an exchange sends to the same queues."""
 
 
 class Port:
@@ -156,7 +157,7 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     shape_total = 0
     messages: list[Message] = []
     append = messages.append
-    runs: list[_Run] = []
+    runs: list[Run] = []
     queues: tuple[Queue, ...] = ()
     exchange: Exchange | None = None
     origin = b""
@@ -208,7 +209,7 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     if runs:
         if messages:
             runs.append((queues, exchange, messages))
-        _enqueue_runs(channel, runs)
+        enqueue_runs(channel, runs)
     elif messages:
         _enqueue(channel, queues, exchange, messages)
     return position
@@ -223,7 +224,7 @@ def _enqueue(channel: Channel, queues: tuple[Queue, ...], exchange: Exchange | N
     channel.published(count, count * (len(queues) + 1))
 
 
-def _enqueue_runs(channel: Channel, runs: list[_Run]) -> None:
+def enqueue_runs(channel: Channel, runs: list[Run]) -> None:
     """Several runs of messages, gathered by queue: a publisher that goes round many queues gives each its share once.
 
     Order is kept per queue, so what goes to several queues at once goes out behind all that was before it.

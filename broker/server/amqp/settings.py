@@ -34,7 +34,7 @@ class AmqpSettings:
     route_cache_entries_max: int = 4096
     prefetch_max: int = 65_535
     consumers_per_channel_max: int = 10_000
-    tx_messages_max: int = 100_000
+    tx_messages_max: int = 20_000
     tx_bytes_max: int = 64 * 1024 * 1024
     parked_bytes_max: int = 1024 * 1024
     frame_max_unauthenticated_bytes: int = 8192

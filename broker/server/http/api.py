@@ -289,7 +289,7 @@ def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
         raise Refused(ACCESS_REFUSED, f"write access to topic '{routing_key}' in exchange '{name}' refused")
     if request.hub.broker.alarm is not None:
         raise HttpError(503, "blocked", request.hub.broker.alarm)
-    routed = messages.publish(home, name, request.body, request.message_size_max, home.scheduler.wall_ms)
+    routed = messages.publish(home, name, request.body, request.user, request.message_size_max)
     return {"routed": routed}
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from broker.core.access import User
 from broker.core.message import Incoming, Message, make_origin, origin_names
 from broker.core.queue import Queue
 from broker.core.routing import route
+from broker.core.serving import Lease
 from broker.core.vhost import VHost
 from broker.errors import Refused
+from broker.server.amqp import properties as special
 from protocol.amqp import content as wire
-from protocol.amqp.errors import ACCESS_REFUSED, PRECONDITION_FAILED
+from protocol.amqp.errors import ACCESS_REFUSED, PRECONDITION_FAILED, PeerError
 from protocol.amqp.fields import encode_table
 
 FRAME_MAX_BYTES = 131_072
@@ -22,6 +25,7 @@ PROPERTIES_BYTES_MAX = FRAME_MAX_BYTES - 22
 """A header frame is never split, and no client could have sent a longer one: 8 octets of frame, 14 of header."""
 GET_MAX = 10_000
 """Messages one request may take."""
+_BUT_HEADERS = frozenset(name for _, name, _ in wire.PROPERTIES) - {"headers"}
 
 
 class GetHolder:
@@ -44,6 +48,8 @@ def _bad(text: str) -> Refused:
 
 def encode_properties(properties: Mapping[str, Any]) -> tuple[int, bytes]:
     """(flags, octets) of properties by their management names (`delivery_mode`, ...). Raises Refused 406."""
+    if not isinstance(properties, Mapping):
+        raise _bad("properties are not an object")
     known = {name.replace("-", "_"): (flag, letter) for flag, name, letter in wire.PROPERTIES}
     unknown = set(properties) - set(known)
     if unknown:
@@ -71,8 +77,8 @@ def encode_properties(properties: Mapping[str, Any]) -> tuple[int, bytes]:
     return flags, octets
 
 
-def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], size_max: int, wall_ms: int) -> bool:
-    """Route one message; True when it reached a queue. Raises Refused 403, 404, 406."""
+def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], user: User, size_max: int) -> bool:
+    """Route one message of `user`; True when it reached a queue. Raises Refused 403, 404, 406."""
     routing_key = str(body.get("routing_key", ""))
     if len(routing_key.encode()) > 255:
         raise _bad("routing key longer than 255 bytes")
@@ -81,18 +87,30 @@ def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], size_max: int,
         raise _bad(f"message size {len(payload)} is larger than configured max size {size_max}")
     flags, octets = encode_properties(body.get("properties") or {})
     content = wire.encode_content(1, octets, flags, payload, FRAME_MAX_BYTES)
-    message = (make_origin(exchange.encode(), routing_key.encode()), content)
-    if exchange:
-        source = vhost.exchange(exchange)
-        if source.internal:
-            raise Refused(ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange}' in vhost '{vhost.name}'")
-        source.published_count += 1
-        queues = route(vhost.exchanges, source, Incoming(exchange, routing_key, message, wall_ms))
-    else:
-        found = vhost.queues.get(routing_key)
-        queues = (found,) if found is not None else ()
+    try:
+        wire.parse_properties(wire.header_payload(content))  # A table may have more entries than anybody reads.
+        content, more_keys = special.check(user, None, flags, content)
+        message = (make_origin(exchange.encode(), routing_key.encode()), content)
+        publication = Incoming(exchange, routing_key, message, vhost.scheduler.wall_ms)
+        queues = _route(vhost, publication, more_keys)
+    except PeerError as error:
+        raise _bad(error.text) from None
     accepted = [queue.enqueue_one(message) for queue in queues]
+    if not any(accepted):
+        publication.forget()
     return any(accepted)
+
+
+def _route(vhost: VHost, publication: Incoming, more_keys: Sequence[str]) -> tuple[Queue, ...]:
+    exchange = publication.exchange
+    if not exchange:
+        found = map(vhost.queues.get, (publication.routing_key, *more_keys))
+        return tuple(dict.fromkeys(queue for queue in found if queue is not None))
+    source = vhost.exchange(exchange)
+    if source.internal:
+        raise Refused(ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange}' in vhost '{vhost.name}'")
+    source.published_count += 1
+    return route(vhost.exchanges, source, publication, more_keys)
 
 
 def decode_payload(body: Mapping[str, Any]) -> bytes:
@@ -113,15 +131,19 @@ def get(queue: Queue, count: int, ackmode: str, encoding: str, truncate: int | N
     if ackmode not in ("ack_requeue_true", "ack_requeue_false", "reject_requeue_true", "reject_requeue_false"):
         raise _bad(f"unknown ackmode '{ackmode}'")
     holder = GetHolder(queue)
-    leases = []
+    leases: list[Lease] = []
     shown = []
-    for _ in range(min(count, GET_MAX)):
-        got = queue.get()
-        if got is None:
-            break
-        message, offset = got
-        leases.append((holder, offset, message))
-        shown.append(message_view(message, encoding, truncate) | {"message_count": queue.cursor.ready_count})
+    try:
+        for _ in range(min(count, GET_MAX)):
+            got = queue.get()
+            if got is None:
+                break
+            message, offset = got
+            leases.append((holder, offset, message))
+            shown.append(message_view(message, encoding, truncate) | {"message_count": queue.cursor.ready_count})
+    except BaseException:
+        queue.release(leases, counted=False)
+        raise
     if ackmode.endswith("true"):
         queue.release(leases, counted=False)
     elif ackmode.startswith("reject"):
@@ -132,7 +154,7 @@ def get(queue: Queue, count: int, ackmode: str, encoding: str, truncate: int | N
 
 
 def message_view(message: Message, encoding: str, truncate: int | None) -> dict[str, Any]:
-    """One message as the management API shows it."""
+    """One message as the management API shows it; without its headers where they are malformed inside."""
     origin, content = message
     exchange, routing_key = origin_names(origin)
     payload = wire.body(content)
@@ -143,7 +165,11 @@ def message_view(message: Message, encoding: str, truncate: int | None) -> dict[
             text = shown.decode()
         except UnicodeDecodeError:
             text = None
-    properties = wire.parse_properties(wire.header_payload(content))
+    header = wire.header_payload(content)
+    try:
+        properties = wire.parse_properties(header)
+    except PeerError:
+        properties = wire.parse_properties(header, _BUT_HEADERS)
     return {
         "exchange": exchange,
         "routing_key": routing_key,

@@ -24,6 +24,10 @@ class Publishing:
         self.properties = properties or {}
         self.message = message
         self.wall_ms = wall_ms
+        self.undo = []
+
+    def remembered(self, forget):
+        self.undo.append(forget)
 
     def property(self, name):
         return self.properties.get(name)

@@ -135,6 +135,7 @@ class Notes:
 
     def __init__(self):
         self.live = {}
+        self.duplicates = []
         self.count = 0
 
     def note(self, value, expires_ms, wall_ms):
@@ -144,6 +145,9 @@ class Notes:
 
     def forget(self, number):
         del self.live[number]
+
+    def dropped(self, number):
+        self.duplicates.append(number)
 
 
 def test_the_keeper_holds_what_the_router_remembers():
@@ -161,3 +165,36 @@ def test_the_keeper_holds_what_the_router_remembers():
     assert list(notes.live.values())[1:] == [(("text", b"huge"), 2**63 - 1), (("text", b"past"), 0)]
     exchange.router.recall(("int", b"7"), None, 77)
     assert not exchange.routed(7)
+    assert notes.duplicates == [77]
+
+
+def test_what_nobody_took_was_not_seen():
+    """The publisher of a message that no queue took may send it again; what others have sent since stays."""
+    exchange = Exchange(x_cache_size=2)
+    notes = exchange.router.keeper = Notes()
+    first = Publishing("k", {"x-deduplication-header": "a"})
+    assert exchange.router.route(first)
+    first.undo[0]()
+    assert not notes.live
+    assert exchange.routed("a")
+    first.undo[0]()
+    assert not exchange.routed("a")
+    again = Publishing("k", {"x-deduplication-header": "a"})
+    assert exchange.router.route(again) == ()
+    assert again.undo == []
+
+
+def test_much_that_has_expired_goes_a_little_at_a_time():
+    """One publication among ten thousand expired values costs what any does, and they end before the cache is full."""
+    exchange = Exchange(x_cache_size=100_000, x_cache_ttl=1000)
+    notes = exchange.router.keeper = Notes()
+    for number in range(10_000):
+        exchange.routed(number)
+    exchange.wall_ms += 2000
+    before = len(notes.live)
+    assert exchange.routed("new")
+    assert before - len(notes.live) < 10
+    assert exchange.routed(9_999)
+    for number in range(5_000):
+        exchange.routed(("other", number))
+    assert len(notes.live) == 5_002

@@ -33,6 +33,8 @@ def test_bind_route_unbind(name):
     router.remove(binding(target, "1"))
     assert router.route(Publishing("1")) == ()
     assert isinstance(router.cacheable, bool)
+    assert isinstance(router.remembers, bool)
+    assert not (router.cacheable and router.remembers)
 
 
 @pytest.mark.parametrize("name", ROUTERS)

@@ -456,13 +456,30 @@ def test_an_alternate_exchange_by_policy(world, client):
 
 @pytest.mark.parametrize(
     "definition",
-    [{}, {"max-lenght": 5}, {"max-length": -1}, {"overflow": "explode"}, {"message-ttl": "soon"}],
-    ids=str,
+    [
+        {},
+        {"max-lenght": 5},
+        {"max-length": -1},
+        {"overflow": "explode"},
+        {"message-ttl": "soon"},
+        {"dead-letter-exchange": "x" * 256},
+        {"dead-letter-routing-key": "k" * 256},
+        {"alternate-exchange": "\u00fc" * 128},
+        {"alternate-exchange": 5},
+        {"max-length": 2**70},
+    ],
+    ids=lambda definition: str(definition)[:40],
 )
 def test_policies_that_cannot_be(definition):
     """406 with what is wrong."""
     with pytest.raises(Refused):
         make_policy("p", ".*", "all", 0, definition)
+
+
+def test_a_priority_that_cannot_be_stored():
+    """406, and nothing of it is in force."""
+    with pytest.raises(Refused, match="cannot be stored"):
+        make_policy("p", ".*", "all", 2**70, {"max-length": 1})
 
 
 def test_policies_after_a_restart(kept):

@@ -178,6 +178,15 @@ def test_a_body_that_is_no_json_object_is_400(api):
         ('"routing_key":"k","properties":{"headers":' + '{"a":' * 40 + "1" + "}" * 40 + "}", "nested deeper"),
         ('"routing_key":"k","properties":{"headers":{"a":' + "[" * 40 + "]" * 40 + "}}", "nested deeper"),
         ('"routing_key":"k","properties":{"headers":{"a":"' + "x" * 140_000 + '"}}', "do not fit a frame"),
+        ('"routing_key":"k","properties":{"headers":{"a":[' + "null," * 5000 + "null]}}", "too many elements"),
+        ('"routing_key":"k","properties":{"expiration":"soon"}', "invalid expiration 'soon': no_integer"),
+        ('"routing_key":"k","properties":{"expiration":-1}', "value_negative,-1"),
+        ('"routing_key":"k","properties":{"headers":{"CC":5}}', '{unacceptable_type_in_header,"CC",signedint}'),
+        ('"routing_key":"k","properties":{"headers":{"BCC":"k"}}', '{unacceptable_type_in_header,"BCC",longstr}'),
+        ('"routing_key":"k","properties":{"user_id":"mallory"}', "authenticated user was 'guest'"),
+        ('"routing_key":"k","properties":{"reply_to":"amq.rabbitmq.reply-to"}', "fast reply consumer does not exist"),
+        ('"routing_key":"k","properties":["expiration"]', "properties are not an object"),
+        ('"routing_key":"k","properties":5', "properties are not an object"),
     ],
 )
 def test_what_amqp_cannot_carry_is_400(api, fields, reason):
