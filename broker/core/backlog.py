@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from broker.core.cursor.lease import LeaseCursor
 from broker.core.message import Message, redelivered, with_delivery_count
-from broker.core.record_format import Renderer, read
+from broker.core.record_format import Renderer, is_persistent, read
 from broker.log.entries import merged
 from broker.log.errors import Corrupt
 from broker.log.extents import Batch
@@ -260,39 +260,47 @@ class Backlog:
         return self.log.first_timestamp_ms(self.tail_offset)
 
     def take_each(self, cursor: LeaseCursor, offsets: Sequence[int]) -> list[tuple[int, Message]]:
-        """Lease these (ascending): those that are ready and not in memory. What lies close together is read once.
-
-        Raises Corrupt and OSError, having taken none.
-        """
-        wanted = [offset for offset in offsets if offset >= self.tail_offset and offset not in self._away]
-        found: list[tuple[int, Message]] = []
-        index = 0
-        while index < len(wanted):
-            start = wanted[index]
-            for batch in self.log.read(start):
-                index = bisect_left(wanted, batch.header.base_offset, index)
-                end = bisect_left(wanted, batch.header.next_offset, index)
-                if index < end:
-                    found += self._pick(batch, wanted[index:end])
-                    index = end
-                if index == len(wanted) or wanted[index] - batch.header.next_offset > READ_ON_OFFSETS:
-                    break
-            else:
-                break
+        """Lease these (ascending): those that are ready and not in memory. Raises Corrupt and OSError, taking none."""
+        found = self.read_each([one for one in offsets if one >= self.tail_offset and one not in self._away])
         cursor.unloaded_count -= len(found)
         cursor.leased_count += len(found)
         self._away.update(offset for offset, _ in found)
         return found
 
-    def _pick(self, batch: Batch, offsets: Sequence[int]) -> list[tuple[int, Message]]:
-        settled, base = self.log.settled, batch.header.base_offset
+    def read_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
+        """These (ascending), as far as they are stored and not settled. What lies close together is read once.
+
+        Raises Corrupt and OSError.
+        """
+        found: list[tuple[int, Message]] = []
+        index = 0
+        while index < len(offsets):
+            for batch in self.log.read(offsets[index]):
+                index = bisect_left(offsets, batch.header.base_offset, index)
+                end = bisect_left(offsets, batch.header.next_offset, index)
+                if index < end:
+                    found += self._pick(batch, offsets[index:end])
+                    index = end
+                if index == len(offsets) or offsets[index] - batch.header.next_offset > READ_ON_OFFSETS:
+                    break
+            else:
+                break
+        return found
+
+    def _pick(self, batch: Batch, offsets: Sequence[int]) -> Iterator[tuple[int, Message]]:
+        log = self.log
         messages = _messages(batch)
-        return [
-            (offset, redelivered(message) if offset < self.redelivered_below else message)
-            for offset in offsets
-            if offset not in settled
-            for message in (messages[offset - base],)
-        ]
+        for offset in offsets:
+            if offset in log.settled:
+                continue
+            message = messages[offset - batch.header.base_offset]
+            if offset in log.returns:
+                message = with_delivery_count(message, log.returns[offset])
+            yield offset, redelivered(message) if offset < self.redelivered_below else message
+
+    def keeps(self, message: Message) -> bool:
+        """Whether a message of this queue can be read again, from the log."""
+        return self.log.durable and is_persistent(message[1])
 
 
 Arrival = tuple[int, list[Message], int]

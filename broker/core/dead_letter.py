@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.arguments import is_name
-from broker.core.deaths import bury, is_cycle
+from broker.core.deaths import Burials, is_cycle
 from broker.core.message import Incoming, Message
 from broker.core.routing import route
 from broker.errors import Refused
@@ -28,12 +28,13 @@ class DeadLetters:
     What dies on its way (a full queue behind the exchange) is dealt with in a loop, not by recursion.
     """
 
-    __slots__ = ("_busy", "_told", "_vhost", "_waiting", "dropped_count")
+    __slots__ = ("_burials", "_busy", "_told", "_vhost", "_waiting", "dropped_count")
 
     def __init__(self, vhost: VHost) -> None:
         self._vhost = vhost
         self._waiting: deque[Callable[[], None]] = deque()
         self._busy = False
+        self._burials = Burials()
         self._told: set[str] = set()  # Queues whose rules nothing can follow, and that were reported.
         self.dropped_count = 0
         """Dead letters, and delayed messages that were due, that no queue took."""
@@ -42,9 +43,12 @@ class DeadLetters:
         """These messages, settled already, died in a queue that has a dead letter exchange."""
         self._do(lambda: self._move(queue, messages, reason))
 
-    def add_surely(self, queue: Queue, letters: Sequence[Letter], tried: Tried) -> None:
-        """These died as well, and are not settled: `tried` is told which of them could not go, in the same turn."""
-        self._do(lambda: tried(letters, self._move_whole(queue, letters)))
+    def add_surely(self, queue: Queue, letters: Sequence[Letter], tried: Tried, blocked: set[Queue]) -> None:
+        """These died as well, and are not settled: `tried` is told which of them could not go, in the same turn.
+
+        None goes to a queue of `blocked`; those that refuse one are added, so that what is behind it stays there.
+        """
+        self._do(lambda: tried(letters, self._move_whole(queue, letters, blocked)))
 
     def _do(self, move: Callable[[], None]) -> None:
         self._waiting.append(move)
@@ -58,25 +62,37 @@ class DeadLetters:
             self._busy = False
 
     def _move(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
+        run: list[Message] = []
+        run_targets: Sequence[Queue] = ()
         for message in messages:
             letter, targets = self._open(queue, message, reason)
+            if run and targets != run_targets:
+                _enqueue(run, run_targets)
+                run = []
+            if targets and not any(target.rejects for target in targets):
+                run.append(letter.message)
+                run_targets = targets
+                continue
             taken = False
             for target in targets:
                 taken = target.enqueue_one(letter.message) or taken
             if not taken:
                 letter.forget()
                 self.dropped_count += 1
+        if run:
+            _enqueue(run, run_targets)
 
-    def _move_whole(self, queue: Queue, letters: Sequence[Letter]) -> Sequence[Letter]:
+    def _move_whole(self, queue: Queue, letters: Sequence[Letter], blocked: set[Queue]) -> Sequence[Letter]:
         """Each to every queue behind the exchange, or to none of them; returns those that went to none."""
         left = []
         for one in letters:
             _, message, reason = one
             letter, targets = self._open(queue, message, reason)
-            if targets and all(target.accepts() for target in targets):
+            if targets and blocked.isdisjoint(targets) and all(target.accepts() for target in targets):
                 for target in targets:
                     target.enqueue_one(letter.message)
             else:
+                blocked.update(targets)
                 letter.forget()
                 left.append(one)
         return left
@@ -87,7 +103,7 @@ class DeadLetters:
         wall_ms = self._vhost.scheduler.wall_ms
         if exchange is None or not self._is_possible(queue, exchange, routing_key or ""):
             return Incoming("", "", message, wall_ms), ()
-        grave = bury(message, queue.name, reason, exchange, routing_key, wall_ms)
+        grave = self._burials.bury(message, queue.name, reason, exchange, routing_key, wall_ms)
         letter = Incoming(exchange, grave.keys[0], grave.message, wall_ms)
         # What waits in an exchange that delays may have the name of a queue, and is none.
         queues = self._vhost.queues
@@ -123,3 +139,9 @@ class DeadLetters:
             # Its headers break what an exchange routes by, or a topic exchange finds its key too costly. Nobody waits
             # for an answer any more.
             return ()
+
+
+def _enqueue(messages: list[Message], targets: Sequence[Queue]) -> None:
+    """Dead letters have no expiration, and these queues refuse nothing: they go in one run."""
+    for target in targets:
+        target.enqueue(messages)

@@ -16,6 +16,7 @@ from broker.core.message import Message, make_origin, origin_names
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import Long, Timestamp, encode_table, with_entries
+from protocol.amqp.frames import BODY, frame
 
 REJECTED, EXPIRED, MAXLEN, DELIVERY_LIMIT = "rejected", "expired", "maxlen", "delivery_limit"
 OWN_CHANNEL = 0
@@ -23,6 +24,8 @@ COUNT_MAX = (1 << 63) - 1
 _WANTED = frozenset({"headers", "expiration"})
 _HEADERS = frozenset({"headers"})
 _EMPTY = encode_table({})
+_BODY_SIZE, _FLAGS = 11, 19
+"""Where these stand in a content."""
 Deaths = list[dict[str, Any]]
 
 
@@ -63,6 +66,39 @@ def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: 
     keys = (died_key, *copies) if routing_key is None else (routing_key,)
     rewritten = wire.with_properties(content, changes, OWN_CHANNEL)
     return Grave((make_origin(exchange.encode(), keys[0].encode()), rewritten), deaths, keys)
+
+
+class Burials:
+    """`bury`, which remembers how the last one was rewritten: who dies next is likely to be of the same kind.
+
+    A tenth of the time for a message that differs from the last one in nothing but its body.
+    """
+
+    __slots__ = ("_after", "_before", "_grave", "_kind")
+
+    def __init__(self) -> None:
+        self._kind: tuple[object, ...] = ()
+        self._grave = Grave((b"", b""), [], ())
+        self._before = self._after = b""  # The new header frame, around the size of the body.
+
+    def bury(
+        self, message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int
+    ) -> Grave:
+        """See `deaths.bury`."""
+        origin, content = message
+        properties = content[_FLAGS : 7 + int.from_bytes(content[3:7], "big")]
+        own = content[1] or content[2]
+        kind = (origin, own, properties, queue, reason, exchange, routing_key, wall_ms // 1000)
+        if kind != self._kind:
+            grave = self._grave = bury(message, queue, reason, exchange, routing_key, wall_ms)
+            self._kind = kind
+            new = grave.message[1]
+            self._before, self._after = new[:_BODY_SIZE], new[_FLAGS : 8 + int.from_bytes(new[3:7], "big")]
+            return grave
+        octets = wire.body(content)
+        rest = frame(BODY, OWN_CHANNEL, octets) if octets else b""
+        rewritten = b"%b%b%b%b" % (self._before, content[_BODY_SIZE:_FLAGS], self._after, rest)
+        return self._grave._replace(message=(self._grave.message[0], rewritten))
 
 
 def _listed(value: Any) -> list[Any]:

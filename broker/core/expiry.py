@@ -31,14 +31,14 @@ DueOf = Callable[[bytes, int], "int | None"]
 
 
 class Expiry:
-    """The ages of one queue's messages. `come_back` is told of offsets that are due and were put down by `put_down`."""
+    """The ages of one queue's messages. `come_back` gets offsets that are due, returns those that it does not know."""
 
     __slots__ = (
         "_come_back", "_done", "_due_of", "_load_at_ms", "_overdue", "_queue", "_running", "_table", "_times", "floor",
         "urgent",
     )  # fmt: skip
 
-    def __init__(self, queue: Queue, due_of: DueOf, come_back: Callable[[int, int], bool]) -> None:
+    def __init__(self, queue: Queue, due_of: DueOf, come_back: Callable[[list[int], int], list[int]]) -> None:
         self._queue = queue
         self._due_of = due_of
         self._come_back = come_back
@@ -208,7 +208,7 @@ class Expiry:
             return False
         queue = self._queue
         step, offsets = self._table.take(now_ms, queue.deaths_max)
-        offsets = [offset for offset in offsets if not self._come_back(offset, step)]
+        offsets = self._come_back(offsets, step)
         dying = queue.take_each(offsets)
         if len(dying) < len(offsets):
             taken = {offset for offset, _ in dying}

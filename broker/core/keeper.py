@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from broker.core.queue import Queue
 from broker.core.serving import Lease
 
+RETRY_BYTES_MAX = 8 << 20
+"""Octets of messages that wait for their next try in memory; those of others are read when they are due."""
+READ_AGAIN_MS = 1000
 _EXPIRATION = frozenset({"expiration"})
 
 
 class _Retry(NamedTuple):
-    """A message that waits for its next try, until a step of the clock."""
+    """A message that waits for its next try, until a step of the clock; None: it is in the log only."""
 
-    message: Message
+    message: Message | None
     step: int
 
 
@@ -46,8 +49,8 @@ class Keeper:
     """The rules of one queue at work."""
 
     __slots__ = (
-        "_counts", "_known_end", "_look_number", "_retries", "_trimming", "_unknown_end", "deliveries", "expiry",
-        "queue", "ready_bytes",
+        "_counts", "_known_end", "_look_number", "_retries", "_retry_bytes", "_trimming", "_unknown_end", "deliveries",
+        "expiry", "queue", "ready_bytes",
     )  # fmt: skip
 
     def __init__(self, queue: Queue) -> None:
@@ -57,6 +60,7 @@ class Keeper:
         """Octets of the bodies that are ready; kept only under a limit on them."""
         self.deliveries: dict[int, int] = queue.backlog.log.returns if queue.backlog is not None else {}
         self._retries: dict[int, _Retry] = {}
+        self._retry_bytes = 0  # Of those that are in memory.
         self._trimming = self._counts = False
         self._look_number = 0
         # What lies in [known_end, unknown_end) of the log, and not in memory, has not been looked at yet.
@@ -272,31 +276,50 @@ class Keeper:
     def _retry_later(self, offset: int, message: Message, count: int) -> None:
         """It comes back after a while that grows; until then it is with nobody. After a restart it is ready."""
         rules = self.queue.rules
-        due_ms = self.queue.scheduler.wall_ms + min(rules.retry_min_ms * count, rules.retry_max_ms)
+        self._put_down(offset, message, min(rules.retry_min_ms * count, rules.retry_max_ms))
+
+    def _put_down(self, offset: int, message: Message | None, pause_ms: int) -> None:
+        backlog = self.queue.backlog
+        if message is not None:
+            if self._retry_bytes >= RETRY_BYTES_MAX and backlog is not None and backlog.keeps(message):
+                message = None
+            else:
+                self._retry_bytes += len(message[1])
+        due_ms = self.queue.scheduler.wall_ms + pause_ms
         self._retries[offset] = _Retry(message, step_of(due_ms))
         self.expiry.put_down(offset, due_ms)
 
-    def _come_back(self, offset: int, step: int) -> bool:
-        """An offset is due at a step; whether that was about a message that waits for its next try."""
-        retry = self._retries.get(offset)
-        if retry is None:
-            return False
+    def _come_back(self, offsets: list[int], step: int) -> list[int]:
+        """Offsets (ascending) are due at a step; returns those that do not wait for their next try."""
+        if not self._retries:
+            return offsets
         queue = self.queue
-        del self._retries[offset]
-        if step < retry.step or self.expiry.is_over(offset):
-            # Its own expiration, or the queue's TTL, has run out before.
-            queue.drop((retry.message,), (offset,), EXPIRED)
-            return True
-        queue.cursor.release(((offset, retry.message),))
-        if queue.rules.length_bytes_max is not None:
-            self.ready_bytes += wire.body_size(retry.message[1])
-        self.returned()
-        queue.wake()
-        return True
+        due = [(offset, self._retries.pop(offset)) for offset in offsets if offset in self._retries]
+        read = dict(queue.read_each([offset for offset, retry in due if retry.message is None]))
+        back: list[tuple[int, Message]] = []
+        for offset, retry in due:
+            if retry.message is not None:
+                self._retry_bytes -= len(retry.message[1])
+            message = retry.message or read.get(offset)
+            if message is None:
+                self._put_down(offset, None, READ_AGAIN_MS)  # It cannot be read now.
+            elif step < retry.step or self.expiry.is_over(offset):
+                # Its own expiration, or the queue's TTL, has run out before.
+                queue.drop((message,), (offset,), EXPIRED)
+            else:
+                back.append((offset, redelivered(message)))
+        if back:
+            queue.cursor.release(back)
+            if queue.rules.length_bytes_max is not None:
+                self.ready_bytes += sum(wire.body_size(content) for _, (_, content) in back)
+            self.returned()
+            queue.wake()
+        tried = {offset for offset, _ in due}
+        return [offset for offset in offsets if offset not in tried]
 
     @property
-    def retries(self) -> Iterator[tuple[int, Message]]:
-        """(offset, message) of what waits for its next try."""
+    def retries(self) -> Iterator[tuple[int, Message | None]]:
+        """(offset, message) of what waits for its next try; None for a message that is in the log only."""
         return ((offset, retry.message) for offset, retry in self._retries.items())
 
     def returned(self) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.deaths import COUNT_MAX, EXPIRED, OWN_CHANNEL, bury, is_cycle, read_deaths
+from broker.core.deaths import COUNT_MAX, EXPIRED, OWN_CHANNEL, REJECTED, Burials, bury, is_cycle, read_deaths
 from broker.core.message import make_origin
 from protocol.amqp import content as wire
 from protocol.amqp.fields import Long, encode_table
@@ -63,3 +63,24 @@ def test_copies_are_a_list():
     """A CC header that is none names no routing keys, not its letters either."""
     assert buried(message({"CC": "abc"}))[0].keys == ("k",)
     assert buried(message({"CC": ["abc", 5]}))[0].keys == ("k", "abc")
+
+
+kinds = st.tuples(
+    st.sampled_from([{}, {"a": 1}, {"CC": ["other"]}, {"x-death": [{"queue": "q", "reason": EXPIRED, "count": 2}]}]),
+    st.sampled_from([0, 1]),
+    st.sampled_from([None, b"100"]),
+    st.binary(max_size=300),
+)
+fates = st.tuples(st.sampled_from(["q", "p"]), st.sampled_from([EXPIRED, REJECTED]), st.sampled_from([None, "k2"]))
+
+
+@given(st.lists(st.tuples(kinds, fates, st.sampled_from([1_000, 1_999, 2_000])), max_size=12))
+def test_remembering_the_last_burial_changes_nothing(burials):
+    """Whatever dies one behind the other is rewritten as if it were alone."""
+    remembered = Burials()
+    for (headers, channel, expiration, body), (queue, reason, key), wall_ms in burials:
+        origin, content = message(headers, channel, expiration)
+        header = wire.header_payload(content)
+        flags, properties = int.from_bytes(header[12:14], "big"), header[14:]
+        one = origin, wire.encode_content(channel, properties, flags, body, 136)
+        assert remembered.bury(one, queue, reason, "dlx", key, wall_ms) == bury(one, queue, reason, "dlx", key, wall_ms)

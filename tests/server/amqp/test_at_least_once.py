@@ -171,3 +171,73 @@ def test_waiting_letters_are_there_after_a_crash():
         taken, ready = bodies(client, "all"), bodies(client, "q")
         assert sorted(taken + ready) == [b"0", b"1", b"2"]
         assert set(bodies(client, "dead")) <= set(taken)
+
+
+def test_room_between_two_steps_lets_nothing_overtake(world):
+    """A pass over the waiting is several steps; what makes room meanwhile is for the next pass."""
+    client = world.connect()
+    declare(client, room=1)
+    fill(client, 200)
+    reject_all(client)
+    scheduler = world.broker.scheduler
+    scheduler.wall_ms += 2000
+    world.broker.tick(2000)
+    next(scheduler._jobs[0])
+    found = bodies(client, "dead")
+    for _ in range(3):
+        world.advance(2000)
+        found += bodies(client, "dead")
+    assert found == [b"0", b"1", b"2", b"3"]
+
+
+def test_what_dies_during_a_pass_goes_behind(world):
+    """In order too, and all of it arrives."""
+    client = world.connect()
+    declare(client, room=1)
+    fill(client, 100)
+    reject_all(client)
+    fill(client, 5)
+    scheduler = world.broker.scheduler
+    scheduler.wall_ms += 2000
+    world.broker.tick(2000)
+    next(scheduler._jobs[0])
+    queue = world.queue("q")
+    for _ in range(5):
+        message, offset = queue.get()
+        queue.drop((message,), (offset,), "rejected")
+    client.call(1, "queue.delete", 0, "dead", False, False, False)
+    for _ in range(3):
+        world.advance(20_000)
+    assert bodies(client, "all") == [b"%d" % number for number in (*range(100), *range(5))]
+
+
+@pytest.mark.parametrize("waits", ["dead letters", "retries"])
+def test_many_that_wait_are_in_the_log(waits):
+    """What waits for room, or for its next try, takes bounded memory, and comes as it was."""
+    world = World(SimDisk(random.Random(1).randrange))
+    client = world.connect()
+    if waits == "retries":
+        retry = {"x_delayed_retry_type": "all", "x_delayed_retry_min": 60_000, "x_delayed_retry_max": 60_000}
+        client.declare("q", durable=True, x_queue_type="quorum", **retry)
+    else:
+        client.declare("q", durable=True, x_dead_letter_exchange="", x_dead_letter_routing_key="dead", **SURELY)
+    for number in range(300):
+        client.publish("q", b"%d" % number + bytes(100_000), delivery_mode=2)
+    queue = world.queue("q")
+    client.call(1, "basic.qos", 0, 50, False)
+    client.consume("q")
+    for _ in range(6):
+        client.send(1, "basic.nack", 0, True, waits == "retries")
+        client.raw()
+    assert queue.cursor.ready_count == 0
+    kept = queue.keeper.retries if waits == "retries" else ((one[0], one[1]) for one in queue.limbo.letters())
+    kept = [message for _, message in kept]
+    assert len(kept) == 300
+    assert sum(len(message[1]) for message in kept if message is not None) < 9 << 20
+    client.call(1, "basic.cancel", "c", False)
+    client.call(1, "channel.close", 0, "", 0, 0)
+    client.call(1, "channel.open", "")
+    client.declare("dead", durable=True)
+    world.advance(61_000)
+    found = bodies(client, "q" if waits == "retries" else "dead")
+    assert [int(body.rstrip(bytes(1))) for body in found] == list(range(300))
