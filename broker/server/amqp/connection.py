@@ -13,6 +13,7 @@ the general one. Knows no sockets and never awaits. Who drives it (the pump, a t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access import TopicVerb, Verb
@@ -407,12 +408,14 @@ class Connection:
         self.parked = None
         self.send_confirms()
         self.unconfirmed.clear()
-        for channel in list(self.channels.values()):
-            channel.closing = True
-            channel.release_all()
-        self.channels.clear()
-        if self.vhost is not None:
-            self.vhost.drop_owned(self)
+        with ExitStack() as everything:
+            # All of it, whatever an error in one of them: what stayed attached would take messages for nobody.
+            if self.vhost is not None:
+                everything.callback(self.vhost.drop_owned, self)
+            everything.callback(self.channels.clear)
+            for channel in reversed(self.channels.values()):
+                channel.closing = True
+                everything.callback(channel.release_all)
 
     def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
         """The channel's number may be used again."""
