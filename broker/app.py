@@ -49,6 +49,7 @@ MEMORY = "memory"
 """The storage.dir of a broker that keeps nothing; its ready line says so."""
 SWITCH_INTERVAL_S = 0.0005
 STORAGE_FAILED_DRAIN_S = 1.0
+STRANGERS_SHOWN = 5
 EXIT_STORAGE_FAILED = 74
 """EX_IOERR: a write or sync has failed, what was in flight was refused."""
 
@@ -270,6 +271,8 @@ def open_storage(config: Config) -> Store | None:
     log.info("storage: %s, %d logs, %d frames replayed%s%s", config.storage.dir, len(store.logs), found.frames,
              "" if found.clean else ", the last run did not stop in order",
              f", {found.cut_bytes} octets of a torn tail cut" if found.cut_bytes else "")  # fmt: skip
+    if found.strangers:
+        log.warning("storage: left alone, not the broker's: %s", ", ".join(found.strangers[:STRANGERS_SHOWN]))
     return store
 
 

@@ -4,7 +4,8 @@ It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN
 logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
 of a batch is settled. Steps, of which the blocking ones are yielded as jobs for a thread, and what they guard against:
 
-1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first.
+1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first. A frame is put
+   there at once, so that no journal at P0 always means one that was lost.
 2. move: live batches before P0 (and those of the last checkpoint's file) are copied and synced. Nothing names them yet.
 3. capture: state as it is now, later than P0. Replaying from P0 over it changes nothing twice: settled sets and
    keys are the same after a second time, and appends from P0 on were not captured.
@@ -15,6 +16,7 @@ of a batch is settled. Steps, of which the blocking ones are yielded as jobs for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 
@@ -33,6 +35,7 @@ SLICE_ITEMS = 500
 FRAME_BYTES = 1 << 20
 
 _FIRST = attrgetter("first")
+_NAME = re.compile(r"checkpoint-[0-9]{20}")
 
 Job = Callable[[], None]
 Step = Job | None
@@ -42,6 +45,11 @@ Step = Job | None
 def file_name(generation: int) -> str:
     """The checkpoint of a generation."""
     return f"checkpoint-{generation:020d}"
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file of this name is a checkpoint that counts."""
+    return _NAME.fullmatch(name) is not None
 
 
 class CheckpointFile:
@@ -80,6 +88,7 @@ class Checkpoint:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._replay_from = store.journal.rotate()
+        store.mark_start()
         self._old = store.checkpoint_source
         self._moves: list[_Move] = []
         self._carried: list[_Move] = []

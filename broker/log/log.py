@@ -338,6 +338,11 @@ class Log:
         self.extents = [one._replace(end=min(one.end, offset)) for one in self.extents if one.first < offset]
         self._recovered_cuts.append(offset)
 
+    @property
+    def recovered_cut(self) -> int:
+        """Where the lowest TRUNCATE that recovery has read has cut; segments from there on may be anything."""
+        return min(self._recovered_cuts, default=NEVER_CUT)
+
     def recover_return(self, offset: int, count: int) -> None:
         """A RETURN that recovery has read; the settlement of the offset may have been read before."""
         self.returns[offset] = count
@@ -355,9 +360,11 @@ class Log:
     def recovered(self) -> None:
         """All entries have been read: no offset that was settled is given out again. Raises Corrupt and OSError."""
         for offset in self._recovered_cuts:
-            extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
-            self._cut_files(extents, offset)
-        self._recovered_cuts.clear()
+            self.extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
+        if self._recovered_cuts:
+            # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
+            self._cut_files(self.extents, self.recovered_cut)
+            self._recovered_cuts.clear()
         self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
         # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.
         self.settled.add(self.extents[-1].end if self.extents else 0, self.next_offset)

@@ -11,7 +11,7 @@ The catalog is a map of keys to octets; what they mean is its owner's business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.log import entries
 from broker.log.disk import Disk
@@ -47,6 +47,8 @@ class Recovered:
     """Octets of a torn tail that were dropped: written, but promised to nobody."""
     frames: int = 0
     """Frames replayed."""
+    strangers: list[str] = field(default_factory=list)
+    """Names in our folders that are not ours; they are left alone."""
 
 
 class Store:
@@ -159,8 +161,8 @@ class Store:
         for log, end in ends:
             log.synced_offset = min(end, log.next_offset)
 
-    def begin_run(self) -> None:
-        """Note that this run has begun: until it ends in order, whatever is there may have been delivered."""
+    def mark_start(self) -> None:
+        """Put START into the frame: this run has begun, or a file of the journal that has to have something in it."""
         self._catalog_entries.append(entries.mark(entries.START))
 
     def close_in_order(self) -> None:

@@ -15,7 +15,6 @@ were ready together, have ended, `tick` now and then. What nobody waits for may 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import threading
@@ -23,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from broker.log.checkpoint import Checkpoint, Step
+from broker.log.disk import NO_HANDLES, NO_SPACE
 from broker.log.store import Cut, Store
 
 log = logging.getLogger("jackalope.storage")
@@ -32,8 +32,6 @@ IDLE_MS = 3000
 CHECKPOINT_PAUSE_MS = 2000
 GATHER_BYTES_MAX = 256 << 10
 """What nobody waits for goes with what somebody waits for, with a tick, or when it is more than this."""
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 Job = Callable[[], None]
 
 

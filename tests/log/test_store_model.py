@@ -109,10 +109,10 @@ def test_the_store_comes_back_as_it_was_after_some_frame():
     )
 
 
-def simulate(seed, steps=250, *, lies=False):
-    """One run of a broker's life, the same for the same seed."""
+def simulate(seed, steps=250, **of_world):
+    """One run of a broker's life, the same for the same seed; returns its world."""
     chance = random.Random(f"life {seed}")
-    world = World(seed, lies=lies)
+    world = World(seed, **of_world)
     pick = lambda: chance.randrange(1 << 16)  # noqa: E731 - a name for what each action is given
     actions = [
         (2, world.create_log),
@@ -135,13 +135,21 @@ def simulate(seed, steps=250, *, lies=False):
     for _, action in chance.choices(actions, weights, k=steps):
         action()
         world.it_reads_back()
+    return world
 
 
 @pytest.mark.parametrize("seeds", range(0, SEEDS, 10))
 def test_many_lives(seeds):
     """Ten lives each, of many crashes."""
+    refused = sum(simulate(seed).refused for seed in range(seeds, seeds + 10))
+    assert refused > 5, "no lost file was missed"
+
+
+@pytest.mark.parametrize("seeds", range(0, SEEDS // 3, 10))
+def test_many_lives_without_syncs(seeds):
+    """With `flush: os` no crash leaves what a start refuses, or anything but some frame's state."""
     for seed in range(seeds, seeds + 10):
-        simulate(seed)
+        simulate(seed, sync=False)
 
 
 def test_a_disk_that_lies_is_found_out():
