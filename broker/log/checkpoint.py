@@ -234,12 +234,15 @@ class Checkpoint:
                 self._dead.append(segment.name)
         self._dead += set(log.lost_segments) - {segment.name for segment in log.segments}
         log.lost_segments.clear()
-        log.volatile = [one for one in log.volatile if one[1] > log.settled.floor]
+        log.volatile.forget_below(log.settled.floor)
         add(entries.open_log(log.number, log.uuid))
         segments = [entries.SegmentState(one.base, one.end, one.size) for one in log.segments]
-        add(entries.state(log.number, log.next_offset, log.settled, segments, log.epochs, entries.merged(log.volatile)))
+        # What a restart drops is settled for whoever reads this.
+        settled = log.settled.union(log.volatile)
+        add(entries.state(log.number, log.next_offset, settled, segments, log.epochs, ()))
         for offset, count in log.returns.items():
-            add(entries.returned(log.number, offset, count))
+            if offset not in settled:
+                add(entries.returned(log.number, offset, count))
 
 
 # In the thread.

@@ -41,6 +41,10 @@ class StoreMachine(RuleBasedStateMachine):
     def append(self, **chosen):
         self.world.append(**chosen)
 
+    @rule(pick=picks, count=st.integers(1, 5), returned=st.integers(0, 2))
+    def skip(self, **chosen):
+        self.world.skip(**chosen)
+
     @rule(pick=picks, where=picks, width=st.integers(1, 4))
     def settle(self, **chosen):
         self.world.settle(**chosen)
@@ -117,6 +121,7 @@ def simulate(seed, steps=250, **of_world):
     actions = [
         (2, world.create_log),
         (25, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (4, lambda: world.skip(pick(), chance.randint(1, 5), chance.randint(0, 2))),
         (12, lambda: world.settle(pick(), pick(), chance.randint(1, 4))),
         (1, lambda: world.settle_all(pick())),
         (4, lambda: world.note_return(pick(), pick(), chance.randint(1, 9))),
