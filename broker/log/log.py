@@ -48,7 +48,7 @@ class Log:
 
     __slots__ = (
         "_changed", "_cut_end", "_recovered_cuts", "_unwritten", "_volatile_chunks_max", "dirty", "durable", "epoch",
-        "epochs", "extents", "lost_segments", "lowest_cut", "next_offset", "number", "pending", "returns",
+        "epochs", "extents", "has_folder", "lost_segments", "lowest_cut", "next_offset", "number", "pending", "returns",
         "seen_offset", "segments", "settled", "synced_offset", "truncated_to", "unreturned", "uuid", "volatile",
     )  # fmt: skip
 
@@ -78,7 +78,8 @@ class Log:
         self.lowest_cut = NEVER_CUT
         """The lowest truncation since a checkpoint looked: what it copied from there on is not to be used."""
         self.lost_segments: list[str] = []
-        """Files of segments that were truncated away."""
+        """Files that are no segments any more, or never were; a checkpoint removes those that are not in use again."""
+        self.has_folder = False
         self.unreturned: dict[int, int] = {}
         self._unwritten: list[tuple[int, int]] = []
         self._recovered_cuts: list[int] = []

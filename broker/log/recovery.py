@@ -338,9 +338,11 @@ class _Recovery:
 
     def _remove_strangers(self) -> None:
         """Folders of logs that are no more, or never were."""
-        known = {log.uuid.hex() for log in self._store.logs.values()}
+        known = {log.uuid.hex(): log for log in self._store.logs.values()}
         for name in self._disk.names("logs"):
             if not _LOG_FOLDER.fullmatch(name):
                 self._found.strangers.append(f"logs/{name}")
-            elif name not in known:
+            elif name in known:
+                known[name].has_folder = True
+            else:
                 self._disk.remove_folder(f"logs/{name}")

@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from broker.log.checkpoint import Checkpoint, Step
 from broker.log.disk import NO_HANDLES, NO_SPACE
@@ -100,7 +100,7 @@ class Flusher:
         self._cut: Cut | None = None
         self.full = False  # The last write found no space, or no handle for its file.
         self._retry_ms: int | None = None
-        self._steps: Iterator[Step] | None = None
+        self._steps: Generator[Step, None, None] | None = None
         self._copying = False
         self._is_promise = False
         self._pause_ms = 0
@@ -218,7 +218,9 @@ class Flusher:
             self._fail(error)
             return
         log.warning("checkpoint given up, another follows: %s", error)
-        self._steps = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
         self._pause_ms = CHECKPOINT_PAUSE_MS
 
     # The end.
