@@ -89,7 +89,7 @@ class Disk(Protocol):
         """Return when the folder's entries are on stable storage."""
 
     def free_bytes(self) -> int:
-        """What may still be written."""
+        """What may still be written. Raises OSError, also when the directory is not ours any more."""
         ...
 
 
@@ -225,6 +225,10 @@ class RealDisk:
             os.close(fd)
 
     def free_bytes(self) -> int:
+        if self._lock_fd >= 0 and not os.fstat(self._lock_fd).st_nlink:
+            # Files that are open outlive their names: we would go on writing what nobody will ever find.
+            lock = f"{self._root}/lock"
+            raise FileNotFoundError(errno.ENOENT, "the lock file is gone, and with it the claim to the directory", lock)
         room = os.statvfs(self._root)
         return room.f_bavail * room.f_frsize
 
