@@ -5,9 +5,9 @@ write is under way at a time: `begin` (on the loop) fixes where the next frame s
 thread) writes and syncs it, `finish` (on the loop) moves `written` and `synced`. Whatever has a position can be read
 back from that moment on, from memory while its write is under way.
 
-A file that is lost as a whole leaves no bad frame that would tell. So the first frame of each is synced in any case,
-with all before it, and then the file `begun`, beside the folder, names the file: whoever opens the directory knows how
-far the journal goes at least.
+A file that is lost as a whole leaves no bad frame that would tell. So when the first frame of one is synced, with all
+before it, the file `begun`, beside the folder, names that file: whoever opens the directory knows how far the journal
+goes at least. The write does that itself; where writes do not sync (flush: os), `sync_files` does, for checkpoints.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class JournalFile:
 class Write:
     """One frame on its way to the disk."""
 
-    __slots__ = ("_before", "_disk", "_epoch", "_target", "parts", "position", "size", "sync", "synced", "written")
+    __slots__ = ("_disk", "_epoch", "_target", "parts", "position", "size", "sync", "synced", "written")
 
     def __init__(
         self,
@@ -105,13 +105,11 @@ class Write:
         position: int,
         synced: int,
         parts: Sequence[bytes],
-        before: Sequence[JournalFile],
         *,
         sync: bool,
     ) -> None:
         self._disk = disk
         self._target = target
-        self._before = before
         self._epoch = epoch
         self.position = position
         self.synced = synced
@@ -149,24 +147,16 @@ class Write:
     def flush(self) -> None:
         """Sync it, if it is to be (any thread). After an error the journal is offline for good."""
         target = self._target
-        if target.file is None:
-            return
-        first = self.position == target.base
-        if first and not self.sync:
-            # `begun` says that all before this file is there as well.
-            for one in self._before:
-                if one.file is not None:
-                    one.file.sync()
-        if self.sync or first:
+        if self.sync and target.file is not None:
             target.file.sync()
-        if not target.begun:
-            target.begun = _note_begun(self._disk, target.base)
+            if not target.begun:
+                target.begun = _note_begun(self._disk, target.base)
 
 
 class Journal:
     """The files and the ends. `epoch` is that of this run of the broker."""
 
-    __slots__ = ("_disk", "_flying", "_rotate", "end", "epoch", "files", "synced", "written")
+    __slots__ = ("_disk", "_flying", "_rotate", "_writes_sync", "end", "epoch", "files", "synced", "written")
 
     def __init__(self, disk: Disk, epoch: int, files: list[JournalFile], end: int) -> None:
         self._disk = disk
@@ -174,6 +164,7 @@ class Journal:
         self.files = files
         self.end = self.written = self.synced = end
         self._flying: Write | None = None
+        self._writes_sync = True
         self._rotate = True  # Every run begins a file of its own: nothing is appended to what an older run left.
 
     def rotate(self) -> int:
@@ -189,8 +180,8 @@ class Journal:
             if not self.files or self.files[-1].base != self.end:
                 self.files.append(JournalFile(self.end, self.end, None))
         target = self.files[-1]
-        before = self.files[:-1] if target.base == self.end else ()
-        write = Write(self._disk, target, self.epoch, self.end, self.synced, parts, before, sync=sync)
+        self._writes_sync = sync
+        write = Write(self._disk, target, self.epoch, self.end, self.synced, parts, sync=sync)
         self.end += write.size
         target.end = self.end
         self._flying = write
@@ -217,9 +208,14 @@ class Journal:
 
     def sync_files(self) -> None:
         """Sync all files (any thread); with `flush: ack` all but the last are already."""
-        for one in list(self.files):
-            if one.file is not None:
-                one.file.sync()
+        written = self.written
+        files = [one for one in self.files if one.file is not None and one.base < written]
+        for one in files:
+            assert one.file is not None
+            one.file.sync()
+        # Where writes sync they see to it, in their thread.
+        if files and not files[-1].begun and not self._writes_sync:
+            files[-1].begun = _note_begun(self._disk, files[-1].base)
 
     def forget_before(self, position: int) -> list[str]:
         """Close the files that end before `position`; returns their names, for somebody to remove."""

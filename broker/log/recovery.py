@@ -248,7 +248,7 @@ class _Recovery:
     # Segments.
 
     def _check_segments(self) -> None:
-        """What the checkpoint names has to be there, before anybody asks for it: 3 µs a segment. Raises Corrupt."""
+        """What the checkpoint names has to be there, before anybody asks for it: 4 µs a segment. Raises Corrupt."""
         file_size = self._disk.file_size
         for log in self._store.logs.values():
             cut = log.recovered_cut

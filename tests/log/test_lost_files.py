@@ -147,6 +147,23 @@ def test_all_journals_without_their_checkpoint(directory):
     directory.refuse(r"begin at position 0 .*is not there, nor is a checkpoint")
 
 
+def test_without_syncs_a_checkpoint_says_how_far_the_journal_goes(directory):
+    """With flush: os no write waits for the disk, so none says it; what the checkpoint has synced is missed after it."""
+    store = directory.open()
+    store.sync = False
+    log = store.create_log(durable=True)
+    append(store, log)
+    store.journal.rotate()
+    append(store, log)
+    assert journal.read_begun(store.disk) == 0
+    run_checkpoint(store)
+    assert journal.read_begun(store.disk) == store.journal.files[-1].base > 0
+    directory.close()
+    [name] = directory.names()
+    lose(directory.root / name, GONE)
+    directory.refuse(what(GONE, name))
+
+
 def test_begun_is_damaged(directory):
     """It is written whole, so this is no interrupted start."""
     directory.open()
