@@ -148,7 +148,7 @@ def test_all_journals_without_their_checkpoint(directory):
 
 
 def test_without_syncs_a_checkpoint_says_how_far_the_journal_goes(directory):
-    """With flush: os no write waits for the disk, so none says it; what the checkpoint has synced is missed after it."""
+    """With flush: os no write waits for the disk, so none says it; a checkpoint does."""
     store = directory.open()
     store.sync = False
     log = store.create_log(durable=True)
