@@ -49,6 +49,9 @@ MEMORY = "memory"
 """The storage.dir of a broker that keeps nothing; its ready line says so."""
 SWITCH_INTERVAL_S = 0.0005
 STORAGE_FAILED_DRAIN_S = 1.0
+STRANGERS_SHOWN = 5
+EXIT_OWN_ERROR = 70
+"""EX_SOFTWARE: an exception that nobody expected."""
 EXIT_STORAGE_FAILED = 74
 """EX_IOERR: a write or sync has failed, what was in flight was refused."""
 
@@ -64,7 +67,7 @@ def own_version() -> str:
 def run(config_paths: Sequence[str], data: str | None, sets: Sequence[str]) -> int:
     """`jackalope serve`: until a signal ends it.
 
-    Returns the exit code: 0 stopped, 1 could not start, 74 the disk has failed.
+    Returns the exit code: 0 stopped, 1 could not start, 70 an error of the broker's own, 74 the disk has failed.
     """
     sets = [*sets, *([f"storage.dir={data}"] if data is not None else [])]
     try:
@@ -76,6 +79,23 @@ def run(config_paths: Sequence[str], data: str | None, sets: Sequence[str]) -> i
     except (ConfigError, StorageError) as error:
         print(f"jackalope: {error}", file=sys.stderr)
         return 1
+    except Exception as error:  # noqa: BLE001 - the last one who can tell
+        return _fallen(error)
+
+
+def _fallen(error: Exception) -> int:
+    """Log, as one line and perhaps a traceback, what has ended everything; returns the exit code.
+
+    Nothing is written any more: for the data directory it is a kill.
+    """
+    others = error.split(StorageError)[1] if isinstance(error, ExceptionGroup) else error
+    if others is None:
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        log.critical("storage failed, stopping: %s", error)
+        return EXIT_STORAGE_FAILED
+    log.critical("an error of the broker's own, stopping at once: please report it", exc_info=error)
+    return EXIT_OWN_ERROR
 
 
 def _set_up_logging(config: Config) -> None:
@@ -117,7 +137,7 @@ class _Server:
         broker.restore(hub.now_ms)
         declare_topology(hub, config)
         if store is not None:
-            store.flush()
+            _flush(store, config)
         context = tls_context(config) if config.listeners.amqps is not None else None
         for name, address in (
             ("amqp", config.listeners.amqp),
@@ -180,7 +200,7 @@ class _Server:
         try:
             broker.close_in_order()
             durability.flusher.stop()
-        except OSError as error:
+        except (OSError, StorageError) as error:
             log.critical("storage failed while stopping: %s", error)
             return EXIT_STORAGE_FAILED
         durability.store.close()
@@ -270,7 +290,17 @@ def open_storage(config: Config) -> Store | None:
     log.info("storage: %s, %d logs, %d frames replayed%s%s", config.storage.dir, len(store.logs), found.frames,
              "" if found.clean else ", the last run did not stop in order",
              f", {found.cut_bytes} octets of a torn tail cut" if found.cut_bytes else "")  # fmt: skip
+    if found.strangers:
+        log.warning("storage: left alone, not the broker's: %s", ", ".join(found.strangers[:STRANGERS_SHOWN]))
     return store
+
+
+def _flush(store: Store, config: Config) -> None:
+    """Write what the configuration has declared. Raises StorageError."""
+    try:
+        store.flush()
+    except OSError as error:
+        raise StorageError(f"the data directory {config.storage.dir} cannot be written: {error}") from None
 
 
 def ready_line(sockets: dict[str, socket.socket], *, durable: bool) -> str:

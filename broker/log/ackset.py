@@ -75,6 +75,23 @@ class AckSet:
             self.chunks[number] = left
         self.floor = min(self.floor, offset)
 
+    def forget_below(self, offset: int) -> None:
+        """Give back what lies wholly below `offset`: nobody will ask for it any more."""
+        if offset > self.floor:
+            for number in [number for number in self.chunks if (number + 1) * CHUNK <= offset]:
+                del self.chunks[number]
+
+    def union(self, other: AckSet) -> AckSet:
+        """A new set of what is in this one or the other."""
+        both = AckSet(max(self.floor, other.floor))
+        chunks = both.chunks
+        chunks.update(self.chunks)
+        for number, bitmap in other.chunks.items():
+            joined = chunks.get(number, 0) | bitmap
+            chunks[number] = FULL if joined == FULL else joined
+        both._raise_floor()
+        return both
+
     def __contains__(self, offset: int) -> bool:
         if offset < self.floor:
             return True

@@ -4,25 +4,30 @@ It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN
 logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
 of a batch is settled. Steps, of which the blocking ones are yielded as jobs for a thread, and what they guard against:
 
-1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first.
+1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first. A frame is put
+   there at once, so that no journal at P0 always means one that was lost.
 2. move: live batches before P0 (and those of the last checkpoint's file) are copied and synced. Nothing names them yet.
 3. capture: state as it is now, later than P0. Replaying from P0 over it changes nothing twice: settled sets and
    keys are the same after a second time, and appends from P0 on were not captured.
 4. write and sync the file; then wait until all that was captured is synced in the journal as well, or a crash could
    keep a settlement whose other half (a dead letter) is lost.
-5. rename: now it counts. Only then remove the old checkpoint, journal files, and wholly settled segments.
+5. rename: now it counts. Only then remove the old checkpoint, journal files, and wholly settled segments. The first one
+   of a run also removes the segments that nobody names: what the last run did not come to remove.
+
+One that is given up leaves what it was to remove, and what it has made, for the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator
 from operator import attrgetter
 
 from broker.log import entries, extents, frames
 from broker.log.disk import Disk, File
 from broker.log.extents import Extent, Source, clip
 from broker.log.log import NEVER_CUT, Log
-from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, log_folder
+from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder
 from broker.log.store import Store
 
 CARRY_BYTES_MAX = 64 << 10
@@ -33,6 +38,7 @@ SLICE_ITEMS = 500
 FRAME_BYTES = 1 << 20
 
 _FIRST = attrgetter("first")
+_NAME = re.compile(r"checkpoint-[0-9]{20}")
 
 Job = Callable[[], None]
 Step = Job | None
@@ -42,6 +48,11 @@ Step = Job | None
 def file_name(generation: int) -> str:
     """The checkpoint of a generation."""
     return f"checkpoint-{generation:020d}"
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file of this name is a checkpoint that counts."""
+    return _NAME.fullmatch(name) is not None
 
 
 class CheckpointFile:
@@ -65,34 +76,49 @@ class CheckpointFile:
 class _Move:
     """What one log has to move, and where the thread put it."""
 
-    __slots__ = ("log", "moved", "pieces", "size")
+    __slots__ = ("log", "made", "moved", "pieces", "size")
 
     def __init__(self, log: Log, pieces: list[Extent]) -> None:
         self.log = log
         self.pieces = pieces
         self.size = sum(piece.size for piece in pieces)
         self.moved: list[Extent] = []
+        self.made: list[str] = []
+        """New files; what is not in use when the state is captured is removed."""
 
 
 class Checkpoint:
-    """One checkpoint of `store`; run `steps` to its end, or until an error ends everything."""
+    """One checkpoint of `store`; run `steps` to its end, or close it: then nothing of it counts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._replay_from = store.journal.rotate()
+        store.mark_start()
         self._old = store.checkpoint_source
         self._moves: list[_Move] = []
         self._carried: list[_Move] = []
-        self._dead: list[str] = []
+        self._dead: list[tuple[Log, str]] = []
+        self._doomed: list[str] = []
+        self._named: dict[str, set[str]] = {}
 
-    def steps(self) -> Iterator[Step]:
-        """The steps, in order; see the module. A job raises OSError: then nothing of it counts."""
+    def steps(self) -> Generator[Step, None, None]:
+        """The steps, in order; see the module. A job raises OSError: then nothing of it counts, and this is closed."""
+        try:
+            yield from self._steps()
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _steps(self) -> Iterator[Step]:
         store = self._store
         while store.journal.written < self._replay_from:
             yield None
         yield store.journal.sync_files
         store.journal.synced = max(store.journal.synced, self._replay_from)
         yield from self._plan()
+        self._moves = [move for move in self._moves if store.logs.get(move.log.number) is move.log]
+        for move in self._moves:
+            move.log.has_folder = True  # From here on its folder is doomed when it is dropped.
         copies = [(move, list(move.log.segments[-1:])) for move in self._moves]
         results: list[list[Segment]] = []
         yield lambda: results.extend(_copy(store, move, last) for move, last in copies)
@@ -100,7 +126,7 @@ class Checkpoint:
             self._switch(move, segments)
             yield None
         # What is doomed by now the new checkpoint will not name; what is dropped from here on it may.
-        doomed, store.doomed = store.doomed, []
+        self._doomed, store.doomed = store.doomed, []
         payloads: list[list[bytes]] = [[]]
         yield from self._capture(payloads)
         captured = store.frame if store.dirty else store.frame - 1
@@ -117,11 +143,22 @@ class Checkpoint:
         old, store.checkpoint_source = self._old, written.source
         store.generation = generation
         store.checkpoint_end = self._replay_from
-        doomed += store.journal.forget_before(self._replay_from)
+        self._doomed += store.journal.forget_before(self._replay_from)
         if isinstance(old, CheckpointFile):
             old.close()
-            doomed.append(old.name)
-        yield lambda: _remove(store.disk, doomed + self._dead)
+            self._doomed.append(old.name)
+        yield lambda: _remove(store.disk, self._doomed + [name for _, name in self._dead])
+        if not store.swept:
+            yield lambda: _sweep(store.disk, self._named)
+            store.swept = True
+
+    def _give_back(self) -> None:
+        """What was to be removed, and what was made for nothing, is left for the next checkpoint."""
+        self._store.doomed += self._doomed
+        for move in self._moves:
+            move.log.lost_segments += move.made
+        for log, name in self._dead:
+            log.lost_segments.append(name)
 
     # On the loop.
 
@@ -159,8 +196,8 @@ class Checkpoint:
         """The batches of a log are in segments now: read them there."""
         log = move.log
         if self._store.logs.get(log.number) is not log:
-            self._store.doomed.append(log_folder(log.uuid) + "/")
             return
+        log.lost_segments += move.made  # Truncated meanwhile, or in use: `_bury` sees.
         for segment in segments:
             segment.close()  # A handle of its name may be of a file that was there before.
         moved = clip(move.moved, log.lowest_cut)
@@ -209,12 +246,15 @@ class Checkpoint:
             if index % SLICE_ITEMS == SLICE_ITEMS - 1:
                 yield None
         for index, log in enumerate(list(store.logs.values())):
-            if log.durable and log.number in store.logs:
-                self._capture_log(log, add)
+            if log.number in store.logs:
+                self._bury(log)
+                if log.durable:
+                    self._capture_log(log, add)
             if index % SLICE_ITEMS == SLICE_ITEMS - 1:
                 yield None
 
-    def _capture_log(self, log: Log, add: Callable[[bytes], None]) -> None:
+    def _bury(self, log: Log) -> None:
+        """Let go of the segments that are wholly settled, and of files that went out of use."""
         dead = [segment for segment in log.segments if log.settled.covers(segment.base, segment.end)]
         if dead:
             # The last one may still be grown by the next checkpoint; a dead one is not: it is gone for good.
@@ -222,15 +262,24 @@ class Checkpoint:
             log.extents = [one for one in log.extents if one.source not in dead]
             for segment in dead:
                 segment.close()
-                self._dead.append(segment.name)
-        self._dead += set(log.lost_segments) - {segment.name for segment in log.segments}
-        log.lost_segments.clear()
-        log.volatile = [one for one in log.volatile if one[1] > log.settled.floor]
+                self._dead.append((log, segment.name))
+        if log.lost_segments or not self._store.swept:
+            named = {segment.name for segment in log.segments}
+            self._dead += [(log, name) for name in set(log.lost_segments) - named]
+            log.lost_segments.clear()
+            if log.has_folder and not self._store.swept:
+                self._named[log_folder(log.uuid)] = named
+
+    def _capture_log(self, log: Log, add: Callable[[bytes], None]) -> None:
+        log.volatile.forget_below(log.settled.floor)
         add(entries.open_log(log.number, log.uuid))
         segments = [entries.SegmentState(one.base, one.end, one.size) for one in log.segments]
-        add(entries.state(log.number, log.next_offset, log.settled, segments, log.epochs, entries.merged(log.volatile)))
+        # What a restart drops is settled for whoever reads this.
+        settled = log.settled.union(log.volatile)
+        add(entries.state(log.number, log.next_offset, settled, segments, log.epochs, ()))
         for offset, count in log.returns.items():
-            add(entries.returned(log.number, offset, count))
+            if offset not in settled:
+                add(entries.returned(log.number, offset, count))
 
 
 # In the thread.
@@ -255,6 +304,7 @@ def _copy(store: Store, move: _Move, last: list[Segment]) -> list[Segment]:
                     file.close()
                     file = None
                 segment = Segment(store.handles, folder, piece.first, piece.first, 0)
+                move.made.append(segment.name)
                 store.disk.remove(segment.name)  # Remains of a checkpoint that did not come to its end.
                 file = store.disk.open(segment.name, create=True)
                 grown.append(segment)
@@ -343,3 +393,11 @@ def _remove(disk: Disk, names: list[str]) -> None:
             disk.remove_folder(name[:-1])
         else:
             disk.remove(name)
+
+
+def _sweep(disk: Disk, named: dict[str, set[str]]) -> None:
+    """Remove the segments that are in these folders and not named."""
+    for folder, names in named.items():
+        for name in disk.names(folder):
+            if is_segment(name) and f"{folder}/{name}" not in names:
+                disk.remove(f"{folder}/{name}")

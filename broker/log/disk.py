@@ -8,6 +8,7 @@ clears the kernel's dirty state, and the next one lies).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from broker.log.errors import StorageError
 Octets = bytes | bytearray | memoryview
 IOV_MAX = 1024
 RESERVE_BYTES = 4 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 
 
 class File(Protocol):
@@ -66,6 +69,10 @@ class Disk(Protocol):
         """The names in a folder, sorted; none when there is no such folder."""
         ...
 
+    def file_size(self, name: str) -> int | None:
+        """Octets in a file, without opening it; None when there is none."""
+        ...
+
     def make_folder(self, folder: str) -> None:
         """Make it unless it is there; the entry is synced."""
 
@@ -76,13 +83,13 @@ class Disk(Protocol):
         """Remove a file; none is no error."""
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder with the files in it."""
+        """Remove a folder with the files in it; it stays when there are folders in it, which nobody here makes."""
 
     def sync_folder(self, folder: str) -> None:
         """Return when the folder's entries are on stable storage."""
 
     def free_bytes(self) -> int:
-        """What may still be written."""
+        """What may still be written. Raises OSError, also when the directory is not ours any more."""
         ...
 
 
@@ -179,6 +186,12 @@ class RealDisk:
         except FileNotFoundError:
             return []
 
+    def file_size(self, name: str) -> int | None:
+        try:
+            return os.stat(f"{self._root}/{name}").st_size
+        except FileNotFoundError:
+            return None
+
     def make_folder(self, folder: str) -> None:
         path = self._root / folder
         if not path.is_dir():
@@ -192,10 +205,17 @@ class RealDisk:
         (self._root / name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
+        path = self._root / folder
         for name in self.names(folder):
-            self.remove(f"{folder}/{name}")
-        if (self._root / folder).is_dir():
-            (self._root / folder).rmdir()
+            if not (path / name).is_dir():
+                self.remove(f"{folder}/{name}")
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # Also what NFS keeps of files that somebody has open.
+                raise
 
     def sync_folder(self, folder: str) -> None:
         fd = os.open(self._root / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -205,6 +225,10 @@ class RealDisk:
             os.close(fd)
 
     def free_bytes(self) -> int:
+        if self._lock_fd >= 0 and not os.fstat(self._lock_fd).st_nlink:
+            # Files that are open outlive their names: we would go on writing what nobody will ever find.
+            lock = f"{self._root}/lock"
+            raise FileNotFoundError(errno.ENOENT, "the lock file is gone, and with it the claim to the directory", lock)
         room = os.statvfs(self._root)
         return room.f_bavail * room.f_frsize
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker.log import entries, frames
+from broker.log.checkpoint import is_checkpoint
 from broker.log.errors import Corrupt
+from broker.log.journal import base_of
 from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, check_batch, parse_header
 
 KINDS = {
@@ -58,8 +60,9 @@ def files_of(path: Path) -> list[Path]:
     """The files behind a path: itself, or of a data directory its checkpoint, journal and segments, in that order."""
     if not path.is_dir():
         return [path]
-    checkpoints = sorted(one for one in path.glob("checkpoint-*") if not one.name.endswith(".new"))
-    return [*checkpoints[-1:], *sorted(path.glob("journal/*.journal")), *sorted(path.glob("logs/*/*.log"))]
+    checkpoints = sorted(one for one in path.glob("checkpoint-*") if is_checkpoint(one.name))
+    journals = sorted(one for one in path.glob("journal/*.journal") if base_of(one.name) is not None)
+    return [*checkpoints[-1:], *journals, *sorted(path.glob("logs/*/*.log"))]
 
 
 def is_segment(file: Path) -> bool:
@@ -75,8 +78,7 @@ def dump(file: Path) -> Iterator[Found]:
         if is_segment(file):
             yield from _segment(file, fd, size)
         else:
-            base = int(file.stem) if file.suffix == ".journal" else 0
-            yield from _frames(file, fd, base, size)
+            yield from _frames(file, fd, base_of(file.name) or 0, size)
     finally:
         os.close(fd)
 

@@ -8,7 +8,7 @@ leaves one log and enters another. Offsets are message numbers; sizes are octets
 | BEGIN | checkpoint | format version, generation, position from which the journal is to be replayed, epoch, next log |
 | PUT, DELETE | both | one key of the catalog |
 | OPEN, DROP | both, journal | a log appears (number and uuid), is gone for good |
-| STATE | checkpoint | of a log: next offset, settled floor and bitmaps, segments, epochs |
+| STATE | checkpoint | of a log: next offset, settled floor and bitmaps (with what a restart drops), segments, epochs |
 | APPEND | both | batches of a log, verbatim |
 | VOLATILE | both | the same, of messages that a restart drops |
 | SETTLE | journal | ranges of offsets that are done with |

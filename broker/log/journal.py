@@ -4,16 +4,27 @@ A file is named after the logical position where it begins; positions only grow,
 write is under way at a time: `begin` (on the loop) fixes where the next frame stands, `Write.run` (in the flusher's
 thread) writes and syncs it, `finish` (on the loop) moves `written` and `synced`. Whatever has a position can be read
 back from that moment on, from memory while its write is under way.
+
+A file that is lost as a whole leaves no bad frame that would tell. So when the first frame of one is synced, with all
+before it, the file `begun`, beside the folder, names that file: whoever opens the directory knows how far the journal
+goes at least. The write does that itself; where writes do not sync (flush: os), `sync_files` does, for checkpoints.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from broker.log import frames
-from broker.log.disk import Disk, File
+from broker.log.disk import NO_HANDLES, NO_SPACE, Disk, File
+from broker.log.errors import Corrupt
 
 FOLDER = "journal"
+BEGUN = "begun"
+POSITION_END = 1 << 63
+"""No journal gets so far."""
+_NAME = re.compile(r"([0-9]{20})\.journal")
+_BEGUN = re.compile(rb"journal begun at ([0-9]{20})\n")
 
 
 def file_name(base: int) -> str:
@@ -21,16 +32,64 @@ def file_name(base: int) -> str:
     return f"{FOLDER}/{base:020d}.journal"
 
 
-class JournalFile:
-    """One file; `file` is None until its first frame is written. Up to `reserved` it has room, in zeros."""
+def base_of(name: str) -> int | None:
+    """Where the file of this name (without the folder) begins; None when no journal file is named so."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
 
-    __slots__ = ("base", "end", "file", "reserved")
+
+def read_begun(disk: Disk) -> int | None:
+    """The position of the last file whose first frame is known to be there; None when nothing is known.
+
+    Raises Corrupt and OSError.
+    """
+    if disk.file_size(BEGUN) is None:
+        return None
+    file = disk.open(BEGUN)
+    found = _BEGUN.fullmatch(file.read(0, 100))
+    file.close()
+    if found is None:
+        raise Corrupt(f"the file '{BEGUN}' is damaged. Nothing was changed. Restore the data directory from a copy")
+    return int(found[1])
+
+
+def _note_begun(disk: Disk, base: int) -> bool:
+    """Let the file `begun` name this one; returns whether it does: without space or a handle it is left for later.
+
+    Raises any other OSError.
+    """
+    new = BEGUN + ".new"
+    try:
+        disk.remove(new)
+        file = disk.open(new, create=True)
+        try:
+            file.write(0, (b"journal begun at %020d\n" % base,))
+            file.sync()
+        finally:
+            file.close()
+        disk.rename(new, BEGUN)
+        disk.sync_folder("")
+    except OSError as error:
+        if error.errno not in (*NO_SPACE, *NO_HANDLES):
+            raise
+        return False  # What `begun` says is true all the same, only not all of the truth.
+    return True
+
+
+class JournalFile:
+    """One file; `file` is None until its first frame is written. Up to `reserved` it has room, in zeros.
+
+    `begun` tells whether the file `begun` names it.
+    """
+
+    __slots__ = ("base", "begun", "end", "file", "reserved")
 
     def __init__(self, base: int, end: int, file: File | None) -> None:
         self.base = base
         self.end = end
         self.file = file
         self.reserved = 0
+        self.begun = False
 
 
 class Write:
@@ -87,14 +146,17 @@ class Write:
 
     def flush(self) -> None:
         """Sync it, if it is to be (any thread). After an error the journal is offline for good."""
-        if self.sync and self._target.file is not None:
-            self._target.file.sync()
+        target = self._target
+        if self.sync and target.file is not None:
+            target.file.sync()
+            if not target.begun:
+                target.begun = _note_begun(self._disk, target.base)
 
 
 class Journal:
     """The files and the ends. `epoch` is that of this run of the broker."""
 
-    __slots__ = ("_disk", "_flying", "_rotate", "end", "epoch", "files", "synced", "written")
+    __slots__ = ("_disk", "_flying", "_rotate", "_writes_sync", "end", "epoch", "files", "synced", "written")
 
     def __init__(self, disk: Disk, epoch: int, files: list[JournalFile], end: int) -> None:
         self._disk = disk
@@ -102,6 +164,7 @@ class Journal:
         self.files = files
         self.end = self.written = self.synced = end
         self._flying: Write | None = None
+        self._writes_sync = True
         self._rotate = True  # Every run begins a file of its own: nothing is appended to what an older run left.
 
     def rotate(self) -> int:
@@ -117,6 +180,7 @@ class Journal:
             if not self.files or self.files[-1].base != self.end:
                 self.files.append(JournalFile(self.end, self.end, None))
         target = self.files[-1]
+        self._writes_sync = sync
         write = Write(self._disk, target, self.epoch, self.end, self.synced, parts, sync=sync)
         self.end += write.size
         target.end = self.end
@@ -144,9 +208,14 @@ class Journal:
 
     def sync_files(self) -> None:
         """Sync all files (any thread); with `flush: ack` all but the last are already."""
-        for one in list(self.files):
-            if one.file is not None:
-                one.file.sync()
+        written = self.written
+        files = [one for one in self.files if one.file is not None and one.base < written]
+        for one in files:
+            assert one.file is not None
+            one.file.sync()
+        # Where writes sync they see to it, in their thread.
+        if files and not files[-1].begun and not self._writes_sync:
+            files[-1].begun = _note_begun(self._disk, files[-1].base)
 
     def forget_before(self, position: int) -> list[str]:
         """Close the files that end before `position`; returns their names, for somebody to remove."""

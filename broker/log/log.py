@@ -30,8 +30,8 @@ _END = attrgetter("end")
 
 
 NEVER_CUT = 1 << 63
-VOLATILE_RANGES = 1000
-"""From this number on, ranges that are settled are looked for and forgotten."""
+VOLATILE_CHUNKS = 64
+"""From this number of bitmaps on, those that are settled are looked for and forgotten."""
 
 
 class Pending(NamedTuple):
@@ -47,9 +47,9 @@ class Log:
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_changed", "_cut_end", "_recovered_cuts", "_unwritten", "dirty", "durable", "epoch", "epochs", "extents",
-        "lost_segments", "lowest_cut", "next_offset", "number", "pending", "returns", "seen_offset", "segments",
-        "settled", "synced_offset", "truncated_to", "unreturned", "uuid", "volatile",
+        "_changed", "_cut_end", "_recovered_cuts", "_unwritten", "_volatile_chunks_max", "dirty", "durable", "epoch",
+        "epochs", "extents", "has_folder", "lost_segments", "lowest_cut", "next_offset", "number", "pending", "returns",
+        "seen_offset", "segments", "settled", "synced_offset", "truncated_to", "unreturned", "uuid", "volatile",
     )  # fmt: skip
 
     def __init__(self, number: int, uuid: bytes, epoch: int, changed: Callable[[Log], None], *, durable: bool) -> None:
@@ -69,15 +69,17 @@ class Log:
         self.segments: list[Segment] = []
         self.epochs: list[tuple[int, int]] = []
         """(leader epoch, offset of its first batch), ascending (KIP-101)."""
-        self.volatile: list[tuple[int, int]] = []
-        """Ranges, ascending, that a restart drops, wherever they are."""
+        self.volatile = AckSet()
+        """What a restart drops, wherever it is: one bit an offset where such and others take turns."""
+        self._volatile_chunks_max = VOLATILE_CHUNKS
         self.pending: list[Pending] = []
         self.dirty = False
         self.truncated_to: int | None = None
         self.lowest_cut = NEVER_CUT
         """The lowest truncation since a checkpoint looked: what it copied from there on is not to be used."""
         self.lost_segments: list[str] = []
-        """Files of segments that were truncated away."""
+        """Files that are no segments any more, or never were; a checkpoint removes those that are not in use again."""
+        self.has_folder = False
         self.unreturned: dict[int, int] = {}
         self._unwritten: list[tuple[int, int]] = []
         self._recovered_cuts: list[int] = []
@@ -131,12 +133,11 @@ class Log:
 
     def _add_volatile(self, first: int, end: int) -> None:
         volatile = self.volatile
-        if volatile and volatile[-1][1] == first:
-            volatile[-1] = (volatile[-1][0], end)
-            return
-        if len(volatile) >= VOLATILE_RANGES:
-            volatile[:] = [one for one in volatile if one[1] > self.settled.floor]
-        volatile.append((first, end))
+        volatile.add(first, end)
+        if len(volatile.chunks) >= self._volatile_chunks_max:
+            volatile.forget_below(self.settled.floor)
+            # As many again may come before the next look: it costs each of them the same, however many are alive.
+            self._volatile_chunks_max = max(VOLATILE_CHUNKS, 2 * len(volatile.chunks))
 
     def settle(self, first: int, end: int) -> None:
         """[first, end) are done with."""
@@ -178,7 +179,7 @@ class Log:
         self.pending = [batch for batch in self.pending if batch.end <= offset]
         self.lowest_cut = min(self.lowest_cut, offset)
         self._unwritten = [(first, min(end, offset)) for first, end in self._unwritten if first < offset]
-        self.volatile = [(first, min(end, offset)) for first, end in self.volatile if first < offset]
+        self.volatile.truncate(offset)
         self.epochs = [(epoch, first) for epoch, first in self.epochs if first < offset]
         for counts in (self.returns, self.unreturned):
             for above in [other for other in counts if other >= offset]:
@@ -257,6 +258,8 @@ class Log:
             position += len(parts[-1])
             self.prune()
         for offset, count in self.unreturned.items():
+            if offset in self.volatile:
+                continue  # A restart drops it, and gives its number to another.
             parts.append(entries.returned(self.number, offset, count))
             position += len(parts[-1])
         self.unreturned.clear()
@@ -348,9 +351,15 @@ class Log:
         self.extents = [one._replace(end=min(one.end, offset)) for one in self.extents if one.first < offset]
         self._recovered_cuts.append(offset)
 
+    @property
+    def recovered_cut(self) -> int:
+        """Where the lowest TRUNCATE that recovery has read has cut; segments from there on may be anything."""
+        return min(self._recovered_cuts, default=NEVER_CUT)
+
     def recover_return(self, offset: int, count: int) -> None:
         """A RETURN that recovery has read; the settlement of the offset may have been read before."""
-        self.returns[offset] = count
+        if offset < self.next_offset:  # Else it was of a message that no restart finds.
+            self.returns[offset] = count
 
     def recover_settled(self, ranges: Sequence[tuple[int, int]]) -> None:
         """A SETTLE that recovery has read."""
@@ -365,9 +374,11 @@ class Log:
     def recovered(self) -> None:
         """All entries have been read: no offset that was settled is given out again. Raises Corrupt and OSError."""
         for offset in self._recovered_cuts:
-            extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
-            self._cut_files(extents, offset)
-        self._recovered_cuts.clear()
+            self.extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
+        if self._recovered_cuts:
+            # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
+            self._cut_files(self.extents, self.recovered_cut)
+            self._recovered_cuts.clear()
         self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
         # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.
         self.settled.add(self.extents[-1].end if self.extents else 0, self.next_offset)

@@ -2,11 +2,13 @@
 
 A torn tail is cut, and the cut is synced before anything is appended: else its remains could become valid again. A bad
 frame with a good one behind it that was written when the bad one had been synced is corruption: nothing is cut, the
-broker does not start, and the message says which file and where. So is anything bad in a checkpoint.
+broker does not start, and the message says which file and where. So is anything bad in a checkpoint, a journal file
+that was begun (see `journal`) and is not there or has lost its beginning, and a segment shorter than a checkpoint says.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from broker.log import checkpoint, entries, frames, journal
@@ -14,12 +16,16 @@ from broker.log.disk import Disk
 from broker.log.errors import Corrupt, StorageError
 from broker.log.extents import Extent, Source
 from broker.log.journal import Journal, JournalFile
-from broker.log.log import Log
+from broker.log.log import NEVER_CUT, Log
 from broker.log.segment import Segment, log_folder
 from broker.log.store import Recovered, Store
 from protocol.kafka.records import CorruptBatch
 
+RESTORE = "Nothing was changed. Restore the data directory from a copy"
 VERSION_FILE = "format"
+LOST_AND_FOUND = "lost+found"
+"""Every new ext file system has it."""
+_LOG_FOLDER = re.compile(r"[0-9a-f]{32}")
 VERSION = b"jackalope storage %d\n" % entries.FORMAT_VERSION
 
 
@@ -47,7 +53,7 @@ def _check_version(disk: Disk) -> None:
                 f"{VERSION.decode().strip()!r}"
             )
         return
-    strangers = set(names) - {"lock", VERSION_FILE + ".new"}
+    strangers = set(names) - {"lock", VERSION_FILE + ".new", LOST_AND_FOUND}
     if strangers:
         raise StorageError(
             f"the data directory is not empty, has no file '{VERSION_FILE}', so is not ours: "
@@ -72,6 +78,8 @@ class _Recovery:
         self._source: checkpoint.CheckpointFile | None = None
         self._place = ""  # What is being read, for messages.
         self._files: list[JournalFile] = []
+        self._torn: list[int] = []  # The bases of the files in which something is to be cut.
+        self._leftovers: list[str] = []  # Files that no checkpoint needs any more.
         self._store = Store(disk, Journal(disk, 0, self._files, 0), new_uuid)
         self._found = Recovered()
 
@@ -92,14 +100,19 @@ class _Recovery:
         store.checkpoint_end = self._replay_from
         store.checkpoint_source = self._source
         store.recovered = self._found
+        self._check_segments()
         for log in store.logs.values():
             log.epoch = store.journal.epoch
             log.recovered()
+        # All has been read and found good; up to here nothing was changed.
+        self._cut(end)
+        for name in self._leftovers:
+            disk.remove(name)
         # After a kill the kernel may hold what no sync has covered. It was found, so from now on it has to stay.
         store.journal.sync_files()
         disk.sync_folder(journal.FOLDER)
         self._remove_strangers()
-        store.begin_run()
+        store.mark_start()
         store.flush()
         return store
 
@@ -107,10 +120,12 @@ class _Recovery:
 
     def _read_checkpoint(self) -> None:
         disk = self._disk
-        names = [name for name in disk.names("") if name.startswith("checkpoint-")]
-        for name in [name for name in names if name.endswith(".new")]:
-            disk.remove(name)
-            names.remove(name)
+        names = []
+        for name in disk.names(""):
+            if checkpoint.is_checkpoint(name):
+                names.append(name)
+            elif checkpoint.is_checkpoint(name.removesuffix(".new")):
+                self._leftovers.append(name)
         if not names:
             return
         name = names[-1]
@@ -123,37 +138,62 @@ class _Recovery:
                 break
             complete = self._apply(frame, self._source)
         if not complete:
-            raise Corrupt(f"{name} is damaged: it was complete once. Restore the data directory from a copy")
-        for older in names[:-1]:
-            disk.remove(older)
+            raise Corrupt(f"{name} is damaged: it was complete once. {RESTORE}")
+        self._leftovers += names[:-1]
 
     # The journal.
 
-    def _read_journal(self) -> int:
-        """Replay it; returns its end."""
-        disk = self._disk
-        position = self._replay_from
+    def _bases(self) -> list[int]:
+        """Where the files begin that are to be replayed; names that are not ours are left alone."""
         bases = []
-        for name in disk.names(journal.FOLDER):
-            base = int(name.partition(".")[0])
-            if base < self._replay_from:
-                disk.remove(f"{journal.FOLDER}/{name}")
+        for name in self._disk.names(journal.FOLDER):
+            base = journal.base_of(name)
+            if base is None:
+                self._found.strangers.append(f"{journal.FOLDER}/{name}")
+            elif base >= journal.POSITION_END:
+                raise Corrupt(
+                    f"{journal.FOLDER}/{name} is named after a position that no journal reaches. Nothing was changed. "
+                    "If it is not the broker's, move it away"
+                )
+            elif base < self._replay_from:
+                self._leftovers.append(journal.file_name(base))
             else:
                 bases.append(base)
+        return bases
+
+    def _read_journal(self) -> int:
+        """Replay it and judge what its last frame is followed by; returns its end. Changes nothing."""
+        position = self._replay_from
+        bases = self._bases()
         for index, base in enumerate(bases):
             if base == position:
                 position, whole = self._replay(base)
-                if whole:
+                if whole and position > base:
                     continue
-            self._cut(bases[index:], position)
+            self._torn = bases[index:]
             break
-        if self._files and self._files[-1].base == position:
-            # Nothing is left of it; the next frame makes it anew.
-            empty = self._files.pop()
-            assert empty.file is not None
-            empty.file.close()
-            disk.remove(journal.file_name(empty.base))
+        begun = self._begun()
+        base = self._torn[0] if self._torn else NEVER_CUT
+        if base > position and (position <= begun or (bases and position == self._replay_from)):
+            hint = "" if self._source else ", nor is a checkpoint after which it could begin later"
+            raise Corrupt(
+                f"the journal that should begin at position {position} ({journal.file_name(position)}) is not there"
+                f"{hint}. {RESTORE}"
+            )
+        if self._torn:
+            self._judge(self._torn, position)
+        if position <= begun:
+            raise Corrupt(
+                f"{journal.file_name(base)} is damaged at position {max(position - base, 0)}: it was synced before "
+                f"the broker went on. {RESTORE}"
+            )
         return position
+
+    def _begun(self) -> int:
+        """Up to here, and the frame that stands there, the journal was synced once; -1 when nobody knows."""
+        begun = journal.read_begun(self._disk)
+        # A checkpoint counts only after the first frame behind it was synced.
+        return max(-1 if begun is None else begun, -1 if self._source is None else self._replay_from)
 
     def _replay(self, base: int) -> tuple[int, bool]:
         """Replay one file; returns where its last valid frame ends, and whether nothing but reserved room follows."""
@@ -168,11 +208,10 @@ class _Recovery:
             one.end = frame.end
         return one.end, frames.data_end(file.read, one.end - base, size) == one.end - base
 
-    def _cut(self, bases: list[int], position: int) -> None:
-        """The journal ends at `position`; judge what follows in these files, and cut it if it may be cut."""
-        disk = self._disk
+    def _judge(self, bases: list[int], position: int) -> None:
+        """The journal ends at `position`: may what follows in these files be cut? Raises Corrupt."""
         for base in bases:
-            file = disk.open(journal.file_name(base))
+            file = self._disk.open(journal.file_name(base))
             start = max(position - base, 0)
             size = file.size()
             later = frames.read_frame(file.read, base, base, size) if base > position else None
@@ -183,9 +222,13 @@ class _Recovery:
                 raise Corrupt(
                     f"{journal.file_name(bases[0])} is damaged at position {max(position - bases[0], 0)}: it was "
                     f"synced before the frame at {later.position - base} of {journal.file_name(base)} was written. "
-                    "Nothing was changed. Restore the data directory from a copy"
+                    f"{RESTORE}"
                 )
-        for base in reversed(bases):
+
+    def _cut(self, position: int) -> None:
+        """Cut the torn tail, and sync that."""
+        disk = self._disk
+        for base in reversed(self._torn):
             if base > position:
                 disk.remove(journal.file_name(base))
             else:
@@ -193,7 +236,30 @@ class _Recovery:
                 file.truncate(position - base)
                 file.sync()
                 file.close()
-        disk.sync_folder(journal.FOLDER)
+        if self._torn:
+            disk.sync_folder(journal.FOLDER)
+        if self._files and self._files[-1].base == position:
+            # Nothing is left of it; the next frame makes it anew.
+            empty = self._files.pop()
+            assert empty.file is not None
+            empty.file.close()
+            disk.remove(journal.file_name(empty.base))
+
+    # Segments.
+
+    def _check_segments(self) -> None:
+        """What the checkpoint names has to be there, before anybody asks for it: 4 µs a segment. Raises Corrupt."""
+        file_size = self._disk.file_size
+        for log in self._store.logs.values():
+            cut = log.recovered_cut
+            for segment in log.segments:
+                size = file_size(segment.name)
+                if (size is None or size < segment.size) and segment.base < cut:
+                    what = "is not there" if size is None else f"has {size} octets"
+                    assert self._source is not None
+                    raise Corrupt(
+                        f"{segment.name} {what}, {self._source.name} promises {segment.size} octets. {RESTORE}"
+                    )
 
     # Entries.
 
@@ -272,7 +338,11 @@ class _Recovery:
 
     def _remove_strangers(self) -> None:
         """Folders of logs that are no more, or never were."""
-        known = {log.uuid.hex() for log in self._store.logs.values()}
+        known = {log.uuid.hex(): log for log in self._store.logs.values()}
         for name in self._disk.names("logs"):
-            if name not in known:
+            if not _LOG_FOLDER.fullmatch(name):
+                self._found.strangers.append(f"logs/{name}")
+            elif name in known:
+                known[name].has_folder = True
+            else:
                 self._disk.remove_folder(f"logs/{name}")

@@ -8,6 +8,7 @@ promises are nobody's and are overwritten. Readers have handles of their own, fr
 from __future__ import annotations
 
 import errno
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -17,10 +18,17 @@ from broker.log.extents import Extent, shrink
 SEGMENT_BYTES_MAX = 64 << 20
 """A segment is freed as a whole; larger ones hold more of what is settled, smaller ones are more files."""
 
+_NAME = re.compile(r"[0-9]{20}\.log")
+
 
 def log_folder(uuid: bytes) -> str:
     """Where the segments of a log are."""
     return f"logs/{uuid.hex()}"
+
+
+def is_segment(name: str) -> bool:
+    """Whether a file of this name in such a folder is one."""
+    return _NAME.fullmatch(name) is not None
 
 
 class Handles:

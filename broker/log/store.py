@@ -11,7 +11,7 @@ The catalog is a map of keys to octets; what they mean is its owner's business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.log import entries
 from broker.log.disk import Disk
@@ -47,6 +47,8 @@ class Recovered:
     """Octets of a torn tail that were dropped: written, but promised to nobody."""
     frames: int = 0
     """Frames replayed."""
+    strangers: list[str] = field(default_factory=list)
+    """Names in our folders that are not ours; they are left alone."""
 
 
 class Store:
@@ -55,7 +57,7 @@ class Store:
     __slots__ = (
         "_catalog_entries", "_dirty", "_next_uuid", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed",
         "frame", "generation", "handles", "journal", "logs", "next_log", "pending_bytes", "promised_count",
-        "recovered", "sync", "synced_frame",
+        "recovered", "swept", "sync", "synced_frame",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, journal: Journal, new_uuid: Callable[[], bytes]) -> None:
@@ -73,6 +75,8 @@ class Store:
         """The file of the last checkpoint; small logs have batches in it."""
         self.doomed: list[str] = []
         """Files and folders (with a slash at the end) to be removed once a checkpoint no longer needs them."""
+        self.swept = False
+        """Whether a checkpoint of this run has removed what the last one left behind."""
         self.frame = 1
         self.synced_frame = 0
         self.pending_bytes = 0
@@ -114,7 +118,7 @@ class Store:
         del self.logs[log.number]
         for segment in log.segments:
             segment.close()
-        if log.segments:
+        if log.has_folder:
             self.doomed.append(log_folder(log.uuid) + "/")
         if log.durable:
             self._catalog_entries.append(entries.drop(log.number))
@@ -159,8 +163,8 @@ class Store:
         for log, end in ends:
             log.synced_offset = min(end, log.next_offset)
 
-    def begin_run(self) -> None:
-        """Note that this run has begun: until it ends in order, whatever is there may have been delivered."""
+    def mark_start(self) -> None:
+        """Put START into the frame: this run has begun, or a file of the journal that has to have something in it."""
         self._catalog_entries.append(entries.mark(entries.START))
 
     def close_in_order(self) -> None:
@@ -178,8 +182,9 @@ class Store:
     @property
     def has_dead_segments(self) -> bool:
         """Whether a checkpoint would free a file; looks at the first segment of each log."""
-        return any(
-            log.segments and log.settled.covers(log.segments[0].base, log.segments[0].end) for log in self.logs.values()
+        return bool(self.doomed) or any(
+            log.lost_segments or (log.segments and log.settled.covers(log.segments[0].base, log.segments[0].end))
+            for log in self.logs.values()
         )
 
     def flush(self) -> None:

@@ -7,6 +7,7 @@ their connection: nothing more of it is read before they are out.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.log.errors import StorageError
 from broker.log.store import Store
 from broker.server.flusher import Flusher, Worker
 
@@ -80,12 +82,16 @@ class Durability:
             self.flusher.turn_ended()
             await event.wait()
         if self.flusher.failed is not None:
-            raise self.flusher.failed
+            raise OSError(errno.EIO, str(self.flusher.failed))
 
     @property
     def congested(self) -> bool:
         """Whether publishers had better wait for the disk."""
         return self.store.pending_bytes > PENDING_BYTES_MAX
+
+    def fail(self, error: Exception) -> None:
+        """Somebody has found that storage cannot be relied on: refuse all that waits, and end. Again is nothing."""
+        self.flusher.fail(error)
 
     def turn_ended(self) -> None:
         """See `Flusher.turn_ended`."""
@@ -113,9 +119,10 @@ class Durability:
         while self._events and self._events[0][0] <= frame:
             self._events.popleft()[1].set()
 
-    def _on_failed(self, error: OSError) -> None:
+    def _on_failed(self, error: Exception) -> None:
         """Nothing that waits will become durable: refuse it, and end."""
-        log.critical("storage failed, stopping: %s", error)
+        is_of_disk = isinstance(error, OSError | StorageError)
+        log.critical("storage failed, stopping: %s", str(error) or repr(error), exc_info=None if is_of_disk else error)
         while self._waiting:
             one = self._waiting.popleft()
             one.channel.waiting = None

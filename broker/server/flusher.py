@@ -7,6 +7,9 @@ itself decides how much is committed together, and no timer is needed. Checkpoin
                                                |--no space, no handle--> waits RETRY_MS, writes the same again
                                                |--sync failed, any other error--> failed, for good
 
+Failed is also what `fail` was told, and an exception in a thread that no disk has caused: whatever ends the journal
+ends the process, and nobody waits for ever.
+
 A failed sync is never tried again: the kernel has forgotten what it could not write, and the next sync would lie.
 Whoever owns the loop watches `fd` and calls `collect` when it is readable, `turn_ended` when a turn, or several that
 were ready together, have ended, `tick` now and then. What nobody waits for may wait for the next tick.
@@ -15,14 +18,15 @@ were ready together, have ended, `tick` now and then. What nobody waits for may 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from broker.log.checkpoint import Checkpoint, Step
+from broker.log.disk import NO_HANDLES, NO_SPACE
+from broker.log.errors import StorageError
 from broker.log.store import Cut, Store
 
 log = logging.getLogger("jackalope.storage")
@@ -32,8 +36,6 @@ IDLE_MS = 3000
 CHECKPOINT_PAUSE_MS = 2000
 GATHER_BYTES_MAX = 256 << 10
 """What nobody waits for goes with what somebody waits for, with a tick, or when it is more than this."""
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 Job = Callable[[], None]
 
 
@@ -48,7 +50,7 @@ class Worker:
         self._fd = fd
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
         self._jobs: deque[Job | None] = deque()
-        self.results: deque[OSError | None] = deque()
+        self.results: deque[Exception | None] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -70,13 +72,18 @@ class Worker:
             job = self._jobs.popleft()
             if job is None:
                 return
-            error = None
+            error: Exception | None = None
             try:
                 job()
-            except OSError as failed:
+            except Exception as failed:  # noqa: BLE001 - the loop judges; a thread that ends would be waited for
                 error = failed
             self.results.append(error)
             os.eventfd_write(self._fd, 1)
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether there may be space, or a handle, later."""
+    return isinstance(error, OSError) and error.errno in (*NO_SPACE, *NO_HANDLES)
 
 
 class Flusher:
@@ -86,13 +93,13 @@ class Flusher:
         self,
         store: Store,
         on_synced: Callable[[int], None],
-        on_failed: Callable[[OSError], None],
+        on_failed: Callable[[Exception], None],
         on_space: Callable[[bool], None],
         new_worker: Callable[[str, int], Worker] | None = None,
     ) -> None:
         new_worker = new_worker or Worker
         self.store = store
-        self.failed: OSError | None = None
+        self.failed: Exception | None = None
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._on_synced = on_synced
         self._on_failed = on_failed
@@ -102,7 +109,7 @@ class Flusher:
         self._cut: Cut | None = None
         self.full = False  # The last write found no space, or no handle for its file.
         self._retry_ms: int | None = None
-        self._steps: Iterator[Step] | None = None
+        self._steps: Generator[Step, None, None] | None = None
         self._copying = False
         self._is_promise = False
         self._pause_ms = 0
@@ -144,7 +151,7 @@ class Flusher:
                 self._checkpoint_failed(error)
         self._advance()
 
-    def _written(self, error: OSError | None) -> None:
+    def _written(self, error: Exception | None) -> None:
         cut = self._cut
         assert cut is not None
         if error is None:
@@ -155,14 +162,14 @@ class Flusher:
                 self.full = False
                 self._on_space(True)
             self._on_synced(cut.frame)
-        elif error.errno in (*NO_SPACE, *NO_HANDLES) and not cut.write.written:
+        elif _is_shortage(error) and not cut.write.written:
             if not self.full:
                 self.full = True
                 log.error("nothing can be written, publishers wait until that is over: %s", error)
                 self._on_space(False)
             self._retry_ms = RETRY_MS
         else:
-            self._fail(error)
+            self.fail(error)
 
     def tick(self, elapsed_ms: int) -> None:
         """Time has passed: try again what found no space, go on with a checkpoint, begin one that is due.
@@ -184,7 +191,8 @@ class Flusher:
         self._advance()
         self.turn_ended()
 
-    def _fail(self, error: OSError) -> None:
+    def fail(self, error: Exception) -> None:
+        """Storage cannot be relied on any more: nothing that waits will become durable. The first error counts."""
         if self.failed is None:
             self.failed = error
             self._on_failed(error)
@@ -205,7 +213,7 @@ class Flusher:
             self._steps = None
             self.checkpoints_count += 1
             return
-        except OSError as error:
+        except (OSError, StorageError) as error:
             self._checkpoint_failed(error)
             return
         if step is not None:
@@ -214,19 +222,21 @@ class Flusher:
             self._is_promise = step == self.store.journal.sync_files
             self._copier.submit(step)
 
-    def _checkpoint_failed(self, error: OSError) -> None:
+    def _checkpoint_failed(self, error: Exception) -> None:
         """Without handles or space a checkpoint is given up: nothing of it counts, and a later one does it again."""
-        if error.errno not in (*NO_SPACE, *NO_HANDLES) or self._is_promise:
-            self._fail(error)
+        if not _is_shortage(error) or self._is_promise:
+            self.fail(error)
             return
         log.warning("checkpoint given up, another follows: %s", error)
-        self._steps = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
         self._pause_ms = CHECKPOINT_PAUSE_MS
 
     # The end.
 
     def stop(self) -> None:
-        """Let both threads finish, then write what is left here and now. Blocks; raises OSError."""
+        """Let both threads finish, then write what is left here and now. Blocks; raises what failed, mostly OSError."""
         if self._retry_ms is not None and self._cut is not None and self.failed is None:
             # It waits for space or a handle; it gets one more chance.
             self._retry_ms = None

@@ -1,6 +1,7 @@
 """Time: moves the hub's clock, expires what is due, watches peers and memory, and measures how late it is itself.
 
-One task for all connections: no timer per connection, no await per timeout.
+One task for all connections: no timer per connection, no await per timeout. What storage raises here ends the broker in
+order, like a failed write; anything else is an error of our own and leaves `run`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
+from broker.log.errors import StorageError
 from broker.server.amqp.ack_timeout import close_overdue
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.state import State
@@ -79,7 +82,7 @@ class Ticker:
         return {"loop_lag_ms_max": self.take_lag(), "resident_bytes": self.resident_bytes}
 
     async def run(self) -> None:
-        """Tick for ever."""
+        """Tick for ever, or until storage fails."""
         hub = self._hub
         self._watch_memory()
         self._watch_disk()
@@ -92,9 +95,8 @@ class Ticker:
             elapsed_ms = time.monotonic_ns() // 1_000_000 - hub.now_ms
             hub.now_ms += elapsed_ms
             hub.scheduler.wall_ms = hub.wall_ms()
-            hub.broker.tick(hub.now_ms)
-            if hub.durability is not None:
-                hub.durability.flusher.tick(elapsed_ms)
+            if not self._move_on(functools.partial(self._tick, elapsed_ms)):
+                return
             ticks += 1
             if ticks % SWEEP_TICKS == 0:
                 for connection in list(hub.connections):
@@ -104,9 +106,26 @@ class Ticker:
             scheduler = hub.broker.scheduler
             hub.end_turn()
             while scheduler.busy:
-                scheduler.run_slice()
+                if not self._move_on(scheduler.run_slice):
+                    return
                 hub.end_turn()
                 await trio.lowlevel.checkpoint()
+
+    def _tick(self, elapsed_ms: int) -> None:
+        self._hub.broker.tick(self._hub.now_ms)
+        if self._hub.durability is not None:
+            self._hub.durability.flusher.tick(elapsed_ms)
+
+    def _move_on(self, step: Callable[[], object]) -> bool:
+        """Take a step of what may read or write the disk; False when that has failed, and the broker ends."""
+        try:
+            step()
+        except (StorageError, OSError) as error:
+            if self._hub.durability is None:
+                raise
+            self._hub.durability.fail(error)
+            return False
+        return True
 
     def _watch(self, connection: Connection, now_ms: int) -> None:
         """Handshake and close timeouts, and heartbeats: any octet counts (RabbitMQ 3.1/8)."""
@@ -155,7 +174,11 @@ class Ticker:
     def _watch_disk(self) -> None:
         durability = self._hub.durability
         if durability is not None and not durability.flusher.full:
-            free = durability.store.disk.free_bytes()
+            try:
+                free = durability.store.disk.free_bytes()
+            except OSError as error:
+                durability.fail(error)
+                return
             if free < self._disk_free_bytes_min:
                 self._hub.set_alarm("disk", active=True)
             elif free > self._disk_free_bytes_min * 1.05:

@@ -83,3 +83,20 @@ def test_in_order_costs_nothing_and_a_stuck_head_little():
 def test_runs(bitmap):
     """The runs of an integer rebuild it."""
     assert sum((1 << end) - (1 << first) for first, end in runs(bitmap)) == bitmap
+
+
+@given(ranges, ranges, offsets)
+def test_a_union_is_the_set_of_both(pairs, others, offset):
+    """With the same invariants, and neither of the two is changed; what is given back below an offset is gone."""
+    ours, model = filled(pairs)
+    theirs, other_model = filled(others)
+    before = (ours.floor, dict(ours.chunks), theirs.floor, dict(theirs.chunks))
+    both, expected = ours.union(theirs), model | other_model
+    assert (ours.floor, ours.chunks, theirs.floor, theirs.chunks) == before
+    assert both.count(0, 9 * CHUNK) == both.count(0, 20 * CHUNK) == len(expected)
+    assert all(settled in both for settled in expected)
+    assert both.floor == next(offset for offset in range(len(expected) + 1) if offset not in expected)
+    assert all((number + 1) * CHUNK > both.floor and bitmap for number, bitmap in both.chunks.items())
+    both.forget_below(offset)
+    assert all((settled in both) == (settled in expected) for settled in range(offset, 9 * CHUNK))
+    assert all((number + 1) * CHUNK > offset for number in both.chunks)

@@ -58,8 +58,8 @@ class Directory:
                 path.unlink()
         for other, original in {**self.originals, name: octets}.items():
             path = self.root / other
-            # Files are only cut and removed by recovery, so a size tells whether one is as it was.
-            if other == name or not path.exists() or path.stat().st_size != len(original):
+            # Others are only cut and removed by recovery, so a size tells whether one is as it was.
+            if other in (name, journal.BEGUN) or not path.exists() or path.stat().st_size != len(original):
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(original)
 
@@ -94,7 +94,7 @@ def journaled(tmp_path):
     directory = Directory(tmp_path / "data")
     store = directory.open()
     logs = [store.create_log(durable=True) for _ in range(2)]
-    states = [(0, ({}, {}))]
+    states = []
 
     def flush():
         # The frame of the run's beginning stands before the first of these.
@@ -125,8 +125,14 @@ def test_a_journal_cut_anywhere_opens_with_the_whole_frames_before(journaled):
     handles = len(os.listdir("/proc/self/fd"))
     for size in range(len(original) + 1):
         directory.restore(name, original[:size])
-        expected = [state for end, state in states if end <= size][-1]
-        assert directory.contents() == expected, f"cut at {size}"
+        expected = [state for end, state in states if end <= size]
+        if expected:
+            assert directory.contents() == expected[-1], f"cut at {size}"
+        else:
+            # The frame of the run's beginning: it was synced before anything was promised.
+            with pytest.raises(Corrupt, match="it was synced before the broker went on"):
+                directory.contents()
+            assert (directory.root / name).read_bytes() == original[:size], "evidence was changed"
     assert len(os.listdir("/proc/self/fd")) <= handles
 
 
@@ -137,7 +143,12 @@ def test_a_journal_cut_anywhere_in_its_reserved_room(journaled):
     for size in range(len(original) + 1):
         directory.restore(name, original[:size] + bytes(len(original) - size + 1000))
         # A frame that ends in zeros is whole without them.
-        before, expected = [one for one in states if not original[size : one[0]].strip(b"\0")][-1]
+        whole = [one for one in states if not original[size : one[0]].strip(b"\0")]
+        if not whole:
+            with pytest.raises(Corrupt, match="synced before"):
+                directory.contents()
+            continue
+        before, expected = whole[-1]
         try:
             store = directory.open()
             assert contents(store) == expected, f"cut at {size}"

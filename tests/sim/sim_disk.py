@@ -145,6 +145,9 @@ class SimDisk:
         ]
         return sorted({rest for rest in rests if rest and "/" not in rest})
 
+    def file_size(self, name):
+        return len(self.files[name].data) if name in self.files else None
+
     def make_folder(self, folder):
         self.maybe_die()
         self.folders.add(folder)

@@ -1,0 +1,103 @@
+"""A log by itself: what is written of messages that a restart drops, and what it costs to know them."""
+
+import random
+import time
+
+import pytest
+from sim_disk import SimDisk
+
+from broker.log import checkpoint, entries, frames
+from broker.log.recovery import open_store
+from protocol.kafka.records import render_record
+
+
+@pytest.fixture
+def disk():
+    """One that forgets what was not synced."""
+    return SimDisk(random.Random(1).randrange)
+
+
+def open_on(disk):
+    return open_store(disk, lambda: b"\1" * 16)
+
+
+def append(log, **how):
+    return log.append(render_record(0, b"x"), 1, 0, **how)
+
+
+def run_checkpoint(store):
+    for job in checkpoint.Checkpoint(store).steps():
+        if job is not None:
+            job()
+        store.flush()
+
+
+def written(disk, start):
+    """(kind, value) of every entry in the files whose names begin so."""
+    found = []
+    for name in sorted(name for name in disk.files if name.startswith(start)):
+        base = int(name.removeprefix("journal/").removesuffix(".journal")) if start == "journal" else 0
+        file = disk.open(name)
+        for frame in frames.scan(file.read, base, file.size()):
+            found += entries.read_entries(frame.payload)
+    return found
+
+
+def test_a_return_of_what_a_restart_drops_is_written_nowhere(disk):
+    """Its offset is given out again, and the next message would begin with its count."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    kept = append(log)
+    for offset in (log.skip(1), append(log, volatile=True), kept):
+        log.note_return(offset, 2)
+    store.flush()
+    assert [value for kind, value in written(disk, "journal") if kind == entries.RETURN] == [(log.number, kept, 2)]
+    run_checkpoint(store)
+    assert [value for kind, value in written(disk, "checkpoint") if kind == entries.RETURN] == [(log.number, kept, 2)]
+    disk.kill()
+    assert open_on(disk).logs[log.number].returns == {kept: 2}
+
+
+def test_a_return_of_nothing_is_not_inherited(disk):
+    """Such as an older version wrote: behind the end of the log, in the same run or in one before."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    append(log)
+    store._catalog_entries += [entries.returned(log.number, log.next_offset, 7)]
+    store.flush()
+    disk.kill()
+    store = open_on(disk)
+    log = store.logs[log.number]
+    assert log.returns == {}
+    append(log)
+    store.flush()
+    disk.kill()
+    assert open_on(disk).logs[log.number].returns == {}
+
+
+def test_persistent_and_transient_ones_in_turns(disk):
+    """A transient one costs the same however many are alive, and one bit of memory and of a checkpoint."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    count = 100_000
+    began = time.process_time()
+    for offset in range(0, count, 2):
+        log._add_volatile(offset, offset + 1)
+    assert time.process_time() - began < 3, "it was 40 s when each of them looked at all"
+    assert len(log.volatile.chunks) <= count // 4096 + 1
+    log.next_offset = count
+    store.flush()
+    run_checkpoint(store)
+    [state] = [value for kind, value in written(disk, "checkpoint") if kind == entries.STATE]
+    assert state.settled.count(0, count) == count // 2
+    assert sum(len(inode.data) for name, inode in disk.files.items() if name.startswith("check")) < count // 4
+
+
+def test_what_is_settled_is_not_remembered_as_volatile(disk):
+    """A queue that keeps up needs no memory for what has passed, and neither does one with a stuck head for long."""
+    log = open_on(disk).create_log(durable=True)
+    for offset in range(0, 4_000_000, 2000):
+        log.next_offset = offset + 1000
+        log.skip(1)
+        log.settle(0, offset + 1500)
+    assert len(log.volatile.chunks) <= 64
