@@ -81,6 +81,8 @@ class HeadGauge:
 def _memory(messages: Sequence[Message]) -> int:
     """What these take, from three of them when they are many."""
     count = len(messages)
+    if count == 1:
+        return len(messages[0][1]) + MESSAGE_OVERHEAD_BYTES
     some = messages if count < SAMPLED else (messages[0], messages[count // 2], messages[-1])
     return count * (sum([len(content) for _, content in some]) // len(some) + MESSAGE_OVERHEAD_BYTES)
 
@@ -146,9 +148,9 @@ class Backlog:
 
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:
         log = self.log
-        for persistent, records, count in self._renderer.render(messages):
+        for persistent, records, count, joined in self._renderer.render(messages, log.open_count(wall_ms)):
             if persistent and log.durable:
-                log.append(records, count, wall_ms)
+                log.extend(records, count, wall_ms, joined)
                 self.store.promised_count += 1
                 self.store.pending_bytes += len(records)
             elif spill:

@@ -51,16 +51,16 @@ class Renderer:
         self._content_size = self._body_start = self._body_end = self._rest = 0
         self._persistent = False
 
-    def render(self, messages: Sequence[Message]) -> Iterator[tuple[bool, bytes, int]]:
-        """(persistent, records with the offset deltas 0, 1, ..., their number) of each stretch of messages that are or
-        are not persistent; the records are for `Log.append`."""
+    def render(self, messages: Sequence[Message], joined: int = 0) -> Iterator[tuple[bool, bytes, int, int]]:
+        """(persistent, records, their number, their first offset delta) of each stretch of messages that are or are not
+        persistent. If the first stretch is, its deltas begin at `joined`; all others begin at 0."""
         parts: list[bytes] = []
         append = parts.append
         shape, seen_origin, content_size = self._shape, self._origin, self._content_size
         before, after = self._before, self._after
         body_start, body_end, rest = self._body_start, self._body_end, self._rest
         persistent = self._persistent
-        delta = 0
+        base = delta = joined if persistent else 0
         for origin, content in messages:
             if origin is not seen_origin or len(content) != content_size or not content.startswith(shape):
                 shape = self._learn(origin, content)
@@ -68,16 +68,17 @@ class Renderer:
                 before, after = self._before, self._after
                 body_start, body_end, rest = self._body_start, self._body_end, self._rest
                 if self._persistent != persistent:
-                    if delta:
-                        yield persistent, b"".join(parts), delta
+                    if parts:
+                        yield persistent, b"".join(parts), delta - base, base
                         parts.clear()
-                        delta = 0
+                        joined = 0
                     persistent = self._persistent
+                    base = delta = joined if persistent else 0
             body = content[body_start:body_end] if body_start >= 0 else wire.body(content)
             number = _varint(delta)
             append(b"%b\x00\x00%b%b%b%b" % (_varint(rest + len(number)), number, before, body, after))
             delta += 1
-        yield persistent, b"".join(parts), delta
+        yield persistent, b"".join(parts), delta - base, base
 
     def _learn(self, origin: bytes, content: bytes) -> bytes:
         """Take a message apart; returns the octets that all contents of its shape begin with."""

@@ -30,6 +30,9 @@ _END = attrgetter("end")
 
 
 NEVER_CUT = 1 << 63
+OPEN_RECORDS_MAX = 64
+OPEN_BYTES_MAX = 16 << 10
+"""A batch is gone on with up to this. Larger ones gain nothing, and are less likely to be settled, whole, in time."""
 VOLATILE_CHUNKS = 64
 """From this number of bitmaps on, those that are settled are looked for and forgotten."""
 
@@ -47,7 +50,8 @@ class Log:
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_changed", "_cut_end", "_recovered_cuts", "_unwritten", "_volatile_chunks_max", "dirty", "durable", "epoch",
+        "_changed", "_cut_end", "_open", "_open_bytes", "_open_count", "_open_first", "_open_ms", "_recovered_cuts",
+        "_unwritten", "_volatile_chunks_max", "dirty", "durable", "epoch",
         "epochs", "extents", "has_folder", "lost_segments", "lowest_cut", "next_offset", "number", "pending", "returns",
         "seen_offset", "segments", "settled", "synced_offset", "truncated_to", "unreturned", "uuid", "volatile",
     )  # fmt: skip
@@ -73,6 +77,8 @@ class Log:
         """What a restart drops, wherever it is: one bit an offset where such and others take turns."""
         self._volatile_chunks_max = VOLATILE_CHUNKS
         self.pending: list[Pending] = []
+        self._open: list[bytes] = []  # Records of the last batch, which may still grow.
+        self._open_first = self._open_count = self._open_bytes = self._open_ms = 0
         self.dirty = False
         self.truncated_to: int | None = None
         self.lowest_cut = NEVER_CUT
@@ -103,8 +109,15 @@ class Log:
         self.settled.add(0, offset)
 
     def append(self, records: bytes, count: int, timestamp_ms: int, *, volatile: bool = False) -> int:
-        """Append `count` rendered records (offset deltas 0, 1, ...); returns the offset of the first."""
+        """Append `count` rendered records (offset deltas 0, 1, ...) as a batch; returns the offset of the first."""
+        if self._open:
+            self._close_batch()
         first = self.next_offset
+        self._add_batch(first, records, count, timestamp_ms, volatile=volatile)
+        self.next_offset = first + count
+        return first
+
+    def _add_batch(self, first: int, records: bytes, count: int, timestamp_ms: int, *, volatile: bool) -> None:
         octets = encode_batch(
             first,
             count - 1,
@@ -114,14 +127,43 @@ class Log:
             base_timestamp_ms=timestamp_ms,
             max_timestamp_ms=timestamp_ms,
         )
-        self.next_offset = end = first + count
-        self.pending.append(Pending(first, end, octets, volatile))
+        self.pending.append(Pending(first, first + count, octets, volatile))
         if not self.epochs or self.epochs[-1][0] < self.epoch:
             self.epochs.append((self.epoch, first))
         if not self.dirty:
             self.dirty = True
             self._changed(self)
-        return first
+
+    def open_count(self, timestamp_ms: int) -> int:
+        """How many records the batch has that `extend` goes on with: the first delta of what it is given; 0: a new one.
+
+        What many publishers send one by one becomes one batch of a frame that way.
+        """
+        if not self._open:
+            return 0
+        count = self.next_offset - self._open_first
+        is_same = self._open_ms == timestamp_ms and count == self._open_count
+        return count if is_same and count < OPEN_RECORDS_MAX and self._open_bytes < OPEN_BYTES_MAX else 0
+
+    def extend(self, records: bytes, count: int, timestamp_ms: int, joined: int) -> None:
+        """Append `count` records whose deltas begin at `joined`, which `open_count` has said."""
+        if not joined:
+            if self._open:
+                self._close_batch()
+            self._open_first, self._open_ms = self.next_offset, timestamp_ms
+            self._open_count = self._open_bytes = 0
+        self._open.append(records)
+        self._open_count += count
+        self._open_bytes += len(records)
+        self.next_offset += count
+        if not self.dirty:
+            self.dirty = True
+            self._changed(self)
+
+    def _close_batch(self) -> None:
+        parts, self._open = self._open, []
+        records = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._add_batch(self._open_first, records, self._open_count, self._open_ms, volatile=False)
 
     def skip(self, count: int) -> int:
         """Give out offsets for messages that stay in memory; returns the first."""
@@ -144,7 +186,7 @@ class Log:
         self.settled.add(first, end)
         if self.returns:
             self._forget_returns(first, end)
-        if first < self._cut_end or self.pending:
+        if first < self._cut_end or self.pending or self._open:
             self._unwritten.append((first, end))
             self._mark()
 
@@ -166,6 +208,8 @@ class Log:
         """
         if offset >= self.next_offset:
             return
+        if self._open:
+            self._close_batch()
         self._cut_back(offset)
         self._cut_files(clip(self.extents, offset), offset)
         self.truncated_to = offset if self.truncated_to is None else min(offset, self.truncated_to)
@@ -209,7 +253,12 @@ class Log:
             parts.append(entries.truncate(self.number, self.truncated_to))
             position += len(parts[-1])
             self.truncated_to = None
+        if self._open:
+            self._close_batch()
         pending, self.pending = self.pending, []
+        if len(pending) == 1:
+            position = self._cut_run(parts, journal, position, pending, volatile=pending[0].volatile)
+            return self._cut_settled(parts, position)
         index = 0
         while index < len(pending):
             stop = index + 1
@@ -251,12 +300,17 @@ class Log:
 
     def _cut_settled(self, parts: list[bytes], position: int) -> int:
         """What was settled and returned, as far as a restart has to know."""
-        ranges = entries.merged((first, end) for first, end in self._unwritten if first < self._cut_end)
-        self._unwritten.clear()
+        unwritten, self._unwritten = self._unwritten, []
+        if len(unwritten) > 1:
+            ranges = entries.merged([one for one in unwritten if one[0] < self._cut_end])
+        else:
+            ranges = unwritten if unwritten and unwritten[0][0] < self._cut_end else []
         if ranges:
             parts.append(entries.settle(self.number, ranges))
             position += len(parts[-1])
             self.prune()
+        if not self.unreturned:
+            return position
         for offset, count in self.unreturned.items():
             if offset in self.volatile:
                 continue  # A restart drops it, and gives its number to another.
@@ -283,6 +337,8 @@ class Log:
         Lazy: at most one extent is in memory at a time. Raises Corrupt and OSError. What is appended meanwhile is seen.
         """
         while True:
+            if self._open:
+                self._close_batch()
             self.prune()
             index = bisect_right(self.extents, offset, key=_END)
             if index >= len(self.extents):
@@ -306,6 +362,8 @@ class Log:
 
         Raises Corrupt and OSError.
         """
+        if self._open:
+            self._close_batch()
         index = bisect_right(self.extents, offset, key=_END)
         if index < len(self.extents):
             return extents.first_header(self.extents[index]).base_timestamp_ms
@@ -315,6 +373,8 @@ class Log:
     def live_count(self) -> int:
         """Offsets that are in extents or pending and not settled: what a restart would find, and more to come."""
         settled = self.settled
+        if self._open:
+            self._close_batch()
         ranges = [(one.first, one.end) for one in self.extents]
         ranges += [(one.first, one.end) for one in self.pending]
         return sum(end - first - settled.count(first, end) for first, end in ranges)

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("jackalope.amqp")
 
+ORIGINS_MAX = 10_000
+
 
 class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "now_ms",
+        "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "now_ms",
         "reply_addresses", "scheduler", "touched", "turns",
     )  # fmt: skip
 
@@ -55,6 +57,17 @@ class Hub:
         self.touched: list[Connection] = []
         self.turns = 0
         self.half_open = HalfOpen()
+        self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
+
+    def shared_origin(self, origin: bytes, channel: bytes, frame_max: int) -> bytes:
+        """One object for all who publish with this origin on channels of this number (two octets) in such frames.
+
+        So what many connections publish to one queue is delivered, and stored, as if one had (`delivery`: an origin
+        object says how contents are framed).
+        """
+        if len(self._origins) >= ORIGINS_MAX:
+            self._origins.clear()
+        return self._origins.setdefault((origin, channel, frame_max), origin)
 
     def end_turn(self, *, gather: bool = False) -> None:
         """Dispatch a slice, then write; with `gather` the caller sees to it that the disk gets its frame soon."""

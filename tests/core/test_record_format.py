@@ -41,7 +41,7 @@ def batch(records, count):
 def rendered(some):
     """(batch, the messages in it) of each stretch that is or is not persistent."""
     taken = 0
-    for persistent, records, count in Renderer().render(some):
+    for persistent, records, count, _ in Renderer().render(some):
         stretch = some[taken : taken + count]
         assert all(is_persistent(content) == persistent for _, content in stretch)
         yield batch(records, count), stretch
@@ -89,3 +89,32 @@ def test_persistence_behind_other_properties():
         flags = wire.CONTENT_TYPE | wire.HEADERS | wire.DELIVERY_MODE | wire.PRIORITY
         assert is_persistent(wire.encode_content(1, octets, flags, b"b", 4096)) == (mode == 2)
     assert origin_names(make_origin(b"x", b"k")) == ("x", "k")
+
+
+@given(st.lists(messages(), min_size=1, max_size=4))
+def test_one_batch_is_gone_on_with(runs):
+    """Persistent messages that come in several runs may share a batch: deltas go on where the last run ended."""
+    renderer = Renderer()
+    octets, count, kept = b"", 0, []
+    for some in runs:
+        some = [message for message in some if is_persistent(message[1])]
+        if not some:
+            continue
+        ((persistent, records, added, joined),) = renderer.render(some, count)
+        assert (persistent, added, joined) == (True, len(some), count)
+        octets, count, kept = octets + records, count + added, kept + some
+    if kept:
+        data = batch(octets, count)
+        back = read(data, 0, parse_header(data))
+        assert [(origin, wire.body(content)) for origin, content in back] == [
+            (origin, wire.body(content)) for origin, content in kept
+        ]
+
+
+@given(messages(), st.integers(1, 9))
+def test_only_a_persistent_stretch_goes_on_with_one(some, joined):
+    """And only the first; the others are batches of their own."""
+    found = [(persistent, start) for persistent, _, _, start in Renderer().render(some, joined)]
+    assert found == [
+        (persistent, joined if persistent and not index else 0) for index, (persistent, _) in enumerate(found)
+    ]

@@ -110,8 +110,14 @@ class World:
 
     def append_to(self, log, count, size, *, volatile=False):
         values = [b"%d:" % next(self.values) + bytes(size) for _ in range(count)]
-        records = b"".join(render_record(delta, value) for delta, value in enumerate(values))
-        first = log.append(records, count, 0, volatile=volatile)
+        joins = not volatile and count % 2 == 1
+        joined = log.open_count(size) if joins else 0
+        records = b"".join(render_record(delta, value) for delta, value in enumerate(values, joined))
+        first = log.next_offset
+        if joins:
+            log.extend(records, count, size, joined)
+        else:
+            log.append(records, count, 0, volatile=volatile)
         self.model.logs[log.number].update(zip(range(first, first + count), values, strict=True))
         if volatile:
             self.model.volatile[log.number].update(range(first, first + count))

@@ -101,3 +101,58 @@ def test_what_is_settled_is_not_remembered_as_volatile(disk):
         log.skip(1)
         log.settle(0, offset + 1500)
     assert len(log.volatile.chunks) <= 64
+
+
+def extend(log, values, at_ms=0):
+    """Records that share a batch with those before where they may."""
+    joined = log.open_count(at_ms)
+    log.extend(b"".join(render_record(delta, value) for delta, value in enumerate(values, joined)), len(values), at_ms,
+               joined)  # fmt: skip
+
+
+def shape(log):
+    """(first offset, number of records) of each batch."""
+    return [(batch.header.base_offset, batch.header.records) for batch in log.read(0)]
+
+
+def test_a_batch_is_gone_on_with_within_a_frame(disk):
+    """By who comes at the same time, until it is read, cut, full, or something else comes between."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    for value in (b"0", b"1"):
+        extend(log, [value])
+    extend(log, [b"2"], at_ms=50)
+    assert shape(log) == [(0, 2), (2, 1)]
+    extend(log, [b"3"], at_ms=50)
+    append(log)
+    log.skip(1)
+    extend(log, [b"5"], at_ms=50)
+    log.skip(1)
+    extend(log, [b"7", b"8"], at_ms=50)
+    store.flush()
+    extend(log, [b"9"], at_ms=50)
+    assert shape(log) == [(0, 2), (2, 1), (3, 1), (4, 1), (6, 1), (8, 2), (10, 1)]
+
+
+def test_a_batch_does_not_grow_for_ever(disk):
+    """Neither in records nor in octets."""
+    store = open_on(disk)
+    many, large = store.create_log(durable=True), store.create_log(durable=True)
+    for _ in range(1500):
+        extend(many, [b"x"])
+        extend(large, [bytes(1000)])
+    assert {count for _, count in shape(many)[:-1]} == {64}
+    assert max(batch.header.size for batch in large.read(0)) < 18_000
+
+
+def test_what_is_settled_before_its_frame_is_written_nowhere(disk):
+    """Also of a batch that may still grow."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    store.flush()
+    start = store.journal.end
+    extend(log, [b"x" * 5000])
+    log.settle(0, 1)
+    store.flush()
+    assert store.journal.end - start < 200
+    assert log.live_count == 0

@@ -63,7 +63,7 @@ def _open(directory: str) -> Store:
 def _pure() -> Iterator[Figure]:
     messages = _messages(RUN)
     renderer = Renderer()
-    _, records, _ = next(iter(renderer.render(messages)))
+    _, records, _, _ = next(iter(renderer.render(messages)))
     batch = encode_batch(0, RUN - 1, RUN, records, leader_epoch=1, base_timestamp_ms=0, max_timestamp_ms=0)
     header = parse_header(batch)
 
@@ -98,7 +98,7 @@ def _stored(directory: str) -> Iterator[Figure]:
     store = _open(directory)
     store.sync = False
     log = store.create_log(durable=True)
-    _, records, _ = next(iter(Renderer().render(_messages(RUN))))
+    _, records, _, _ = next(iter(Renderer().render(_messages(RUN))))
 
     def append() -> None:
         for _ in range(100):
@@ -126,7 +126,7 @@ def _recovered(directory: str) -> Iterator[Figure]:
     store = _open(directory)
     store.sync = False
     log = store.create_log(durable=True)
-    _, records, _ = next(iter(Renderer().render(_messages(RUN))))
+    _, records, _, _ = next(iter(Renderer().render(_messages(RUN))))
     for _ in range(400):
         log.append(records, RUN, 0)
         store.flush()

@@ -137,7 +137,8 @@ class Consumer:
         if count >= RUN_MIN:
             origins, contents = zip(*messages, strict=False)
             longest = max(map(len, contents))
-            # One origin object means one publisher's channel and route, so the first content speaks for all.
+            # One origin object means one number of the publisher's channel and one frame_max (`Hub.shared_origin`),
+            # so the first content speaks for all.
             if all(map(is_, origins, repeat(origin))) and fitted(content, number, longest) is content:
                 if longest > connection.frame_max:
                     contents = tuple(fitted(content, number, connection.frame_max) for content in contents)

@@ -138,7 +138,7 @@ def _learn(connection: Connection, frame: bytes) -> Route | None:
     if len(routes) >= cache_max:
         routes.clear()
     # Exchange and routing key stand in the frame as they will in the delivery.
-    origin = b"\x00%b\xce" % frame[13:key_end]
+    origin = connection.hub.shared_origin(b"\x00%b\xce" % frame[13:key_end], frame[1:3], connection.frame_max)
     found = routes[frame] = Route(port.exchange, queues, origin, frame[key_end] & MANDATORY)
     return found
 
