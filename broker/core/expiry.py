@@ -113,10 +113,7 @@ class Expiry:
         cursor = queue.cursor
         if ttl_ms is None or self._times or not cursor.ready_count:
             return
-        if queue.backlog is None:
-            self._note_time(cursor.tail_offset, queue.scheduler.wall_ms)
-            return
-        self._note_time(queue.backlog.log.next_offset, queue.scheduler.wall_ms)
+        self._note_time(queue.end_offset, queue.scheduler.wall_ms)
         if cursor.unloaded_count and not cursor.head:
             came_ms = queue.first_unloaded_ms()
             if came_ms is not None:

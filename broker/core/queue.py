@@ -412,6 +412,11 @@ class Queue(Serving):
             self.scheduler.discard(container)
         return count
 
+    @property
+    def end_offset(self) -> int:
+        """Behind the last message that has come in."""
+        return self.cursor.tail_offset if self.backlog is None else self.backlog.log.next_offset
+
     # Consumers.
 
     def check_access(self, connection: object) -> None:

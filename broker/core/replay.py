@@ -6,8 +6,9 @@ somebody. `replay` moves messages out of a queue within one turn, so each is mov
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from heapq import merge
+from collections.abc import Callable, Iterator, Mapping
+from heapq import merge, nsmallest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.deaths import read_deaths
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from broker.core.vhost import VHost
 
 READY, UNACKNOWLEDGED = "ready", "unacknowledged"
+RETRYING, DYING = "retrying", "dying"
+"""It waits for its next try; it is dead, and waits until its dead letter queues take it (at least once)."""
 DEATH_HEADERS = (
     "x-death",
     *(f"x-{which}-death-{name}" for which in ("first", "last") for name in ("exchange", "queue", "reason")),
@@ -30,6 +33,9 @@ DEATH_HEADERS = (
 )
 REPLAYED_FROM = "x-replayed-from"
 _HEADERS = frozenset({"headers"})
+
+
+MayWrite = Callable[[str, str], bool]
 
 
 class Seen(NamedTuple):
@@ -40,17 +46,14 @@ class Seen(NamedTuple):
     message: Message
 
 
-def browse(queue: Queue, start: int, leased: Mapping[int, Message]) -> Iterator[Seen]:
-    """Everything in the queue from offset `start` on, in order of offsets; lazy. Raises Corrupt and OSError.
+def browse(queue: Queue, start: int, leased: Mapping[int, Message], most: int) -> Iterator[Seen]:
+    """Up to about `most` messages of the queue from offset `start` on, by offset. Lazy. Raises Corrupt and OSError.
 
     `leased` is what is with consumers, by offset: their channels know.
     """
-    ready = sorted(queue.cursor.ready_messages()) if not queue.cursor.windowed else queue.cursor.ready_messages()
-    sources = [
-        (Seen(offset, READY, message) for offset, message in ready if offset >= start),
-        (Seen(offset, UNACKNOWLEDGED, leased[offset]) for offset in sorted(leased) if offset >= start),
-    ]
-    yield from merge(*sources, key=lambda seen: seen.offset)
+    ready = (Seen(offset, READY, message) for offset, message in queue.cursor.ready_messages(start))
+    held = (Seen(offset, UNACKNOWLEDGED, leased[offset]) for offset in sorted(leased) if offset >= start)
+    yield from merge(ready, held, _waiting(queue, start, most), key=lambda seen: seen.offset)
     if queue.backlog is not None and queue.cursor.unloaded_count:
         for first, messages, _ in queue.backlog.scan(start):
             for offset, message in enumerate(messages, first):
@@ -58,18 +61,34 @@ def browse(queue: Queue, start: int, leased: Mapping[int, Message]) -> Iterator[
                     yield Seen(offset, READY, message)
 
 
+def _waiting(queue: Queue, start: int, most: int) -> Iterator[Seen]:
+    """What is leased by the queue itself."""
+    found: list[tuple[int, str, Message | None]] = []
+    if queue.keeper is not None:
+        found += [(offset, RETRYING, message) for offset, message in queue.keeper.retries if offset >= start]
+    if queue.limbo is not None:
+        found += [(offset, DYING, message) for offset, message, _ in queue.limbo.letters() if offset >= start]
+    found = nsmallest(most, found, key=itemgetter(0))
+    read = dict(queue.read_each([offset for offset, _, message in found if message is None]))
+    for offset, state, held in found:
+        message = held or read.get(offset)
+        if message is not None:
+            yield Seen(offset, state, message)
+
+
 class Outcome(NamedTuple):
     """What became of one message that was to be replayed."""
 
     moved: bool
     reason: str
-    """Why not: "gone" (somebody took it), "no origin", "refused" (the origin is full)."""
+    """Why not: "gone" (somebody took it), "no origin", "refused" (the origin is full), "not permitted"."""
 
 
-def replay(home: VHost, queue: Queue, seen: Seen, *, to_exchange: bool) -> Outcome:
+def replay(home: VHost, queue: Queue, seen: Seen, may_write: MayWrite, *, to_exchange: bool) -> Outcome:
     """Send one ready dead letter back to the queue where it died first, or to the exchange that it came through then.
 
-    It arrives as if it had never died, with a header that says where it was; what was delivered of it counts no more.
+    `may_write(exchange, routing key)` says whether whoever asks may publish there. The message arrives as if it had
+    never died, with a header that says where it was; what was delivered of it counts no more.
     """
     deaths = read_deaths(seen.message[1])
     first = deaths[-1] if deaths else None
@@ -77,6 +96,8 @@ def replay(home: VHost, queue: Queue, seen: Seen, *, to_exchange: bool) -> Outco
         return Outcome(False, "no origin")
     exchange = str(first.get("exchange", ""))
     key = next((one for one in first.get("routing-keys") or () if isinstance(one, str)), "")
+    if not may_write(exchange if to_exchange else "", key):
+        return Outcome(False, "not permitted")
     message = _revived(seen.message, exchange, key, queue.name)
     letter = Incoming(exchange, key, message, home.scheduler.wall_ms)
     targets = _targets(home, str(first.get("queue", "")), letter, to_exchange=to_exchange)
@@ -111,6 +132,20 @@ def _revived(message: Message, exchange: str, key: str, where: str) -> Message:
         table = without_entry(table, name)
     changes = {"headers": with_entries(table, {REPLAYED_FROM: where})}
     return make_origin(exchange.encode(), key.encode()), wire.with_properties(content, changes, 1)
+
+
+AGES = ((60, "under a minute"), (3600, "under an hour"), (86_400, "under a day"), (7 * 86_400, "under a week"))
+
+
+def kind_of_death(message: Message, wall_ms: int) -> tuple[str, str, str] | None:
+    """(source: the queue of the first death, its reason, age of the last one in words); None for a living message."""
+    deaths = read_deaths(message[1])
+    if not deaths:
+        return None
+    time_s = deaths[0].get("time")
+    age_s = wall_ms / 1000 - time_s if isinstance(time_s, int) else 0
+    age = next((text for limit, text in AGES if age_s < limit), "older")
+    return str(deaths[-1].get("queue", "")), str(deaths[-1].get("reason", "")), age
 
 
 class Filter:

@@ -103,6 +103,14 @@ def rules_of(
     )
 
 
+def effective_definition(policy: Mapping[str, Any], operator_policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a policy and an operator policy say together, as the management API shows it."""
+    return {
+        key: _lowest(key, {}, policy, operator_policy) if key in NUMBERS else policy.get(key, operator_policy.get(key))
+        for key in {**operator_policy, **policy}
+    }
+
+
 def _lowest(key: str, arguments: Mapping[str, Any], *definitions: Mapping[str, Any]) -> int | None:
     """The lowest number that is asked for; -1 (unlimited) only when nothing else is."""
     asked = [

@@ -48,14 +48,16 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(f"cannot connect to {self._address}: {error}", CANNOT_CONNECT) from None
         if response.status >= 400:
-            raise _error(response.status, raw)
+            raise _error(response.status, raw, target)
         return json.loads(raw) if raw else None
 
 
-def _error(status: int, raw: bytes) -> ApiError:
+def _error(status: int, raw: bytes, target: str) -> ApiError:
     try:
         reason = str(json.loads(raw).get("reason", ""))
     except (ValueError, AttributeError):
         reason = raw.decode("utf-8", "replace")[:200]
+    if status == 404 and reason in ("", "Not Found"):
+        reason = "not found: " + unquote(target.partition("?")[0].removeprefix("/api/")).replace("//", "/")
     code = {401: REFUSED, 403: REFUSED, 404: NOT_FOUND}.get(status, FAILED)
     return ApiError(reason or f"HTTP status {status}", code)

@@ -5,25 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
 from tools.cli.client import Client, path
+from tools.cli.kinds import NUMBER, PAIR, RATE
 from tools.cli.nouns import output_options
 from tools.cli.output import show
 
 PEEK_COLUMNS = ("offset", "state", "exchange", "routing_key", "redelivered", "payload_bytes", "payload")
-AGES = ((60, "under a minute"), (3600, "under an hour"), (86_400, "under a day"), (7 * 86_400, "under a week"))
 BATCH = 200
+Pairs = tuple[tuple[str, str], ...]
 
 
 def filter_options(command: Any) -> Any:
     """`--source`, `--reason`, `--header`, `--body`: which messages are meant."""
     for option in (
         click.option("--body", metavar="TEXT", help="Only those whose body has this in it."),
-        click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="Only those with this header."),
+        click.option("--header", "headers", type=PAIR, multiple=True, help="Only those with this header."),
         click.option("--reason", type=click.Choice(("rejected", "expired", "maxlen", "delivery_limit"))),
         click.option("--source", metavar="QUEUE", help="Only those that died first in this queue."),
     ):
@@ -31,11 +33,11 @@ def filter_options(command: Any) -> Any:
     return command
 
 
-def _meant(source: str | None, reason: str | None, headers: tuple[str, ...], body: str | None) -> dict[str, Any]:
+def _meant(source: str | None, reason: str | None, headers: Pairs, body: str | None) -> dict[str, Any]:
     given = {"queue": source, "reason": reason, "body": body}
     found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if headers:
-        found["headers"] = dict(one.partition("=")[::2] for one in headers)
+        found["headers"] = dict(headers)
     return found
 
 
@@ -54,32 +56,24 @@ def browse(client: Client, vhost: str, queue: str, start: int, meant: dict[str, 
 
 @click.command()
 @click.argument("name")
-@click.option("-n", "--count", default=10, show_default=True, help="How many to show; 0 is all.")
-@click.option("--from", "start", default=0, help="The offset to begin with.")
+@click.option("-n", "--count", default=10, show_default=True, type=NUMBER, help="How many to show; 0 is all.")
+@click.option("--from", "start", default=0, type=NUMBER, help="The offset to begin with.")
 @filter_options
 @click.option("--vhost", default="/", show_default=True)
 @output_options
 @click.pass_obj
 def peek(
     client: Client, name: str, count: int, start: int, source: str | None, reason: str | None,
-    headers: tuple[str, ...], body: str | None, vhost: str, wanted: str | None, columns: str | None,
+    headers: Pairs, body: str | None, vhost: str, wanted: str | None, columns: str | None,
 ) -> None:  # fmt: skip
-    """Show messages, ready and unacknowledged, without taking them."""
-    rows = []
-    for row in browse(client, vhost, name, start, _meant(source, reason, headers, body), count=min(count or 400, 400)):
-        rows.append(row)
-        if len(rows) == count:
-            break
-    show(rows, tuple(columns.split(",")) if columns else PEEK_COLUMNS, wanted, columns is not None)
+    """Show messages without taking them: ready, unacknowledged, and what waits in the queue itself."""
+    found = browse(client, vhost, name, start, _meant(source, reason, headers, body), count=min(count or 400, 400))
+    show(islice(found, count or None), PEEK_COLUMNS, wanted, columns)
 
 
 @click.group()
 def dlq() -> None:
     """Dead letters: where they came from, and sending them back."""
-
-
-def _age(seconds: float) -> str:
-    return next((text for limit, text in AGES if seconds < limit), "older")
 
 
 @dlq.command("ls")
@@ -89,23 +83,26 @@ def _age(seconds: float) -> str:
 @click.pass_obj
 def dlq_ls(client: Client, name: str | None, vhost: str, wanted: str | None, columns: str | None) -> None:
     """Group the dead letters in NAME (or in every queue) by source, reason and age."""
-    names = [name] if name else [row["name"] for row in client.request("GET", path("queues", vhost))]
+    queues = (
+        [client.request("GET", path("queues", vhost, name))] if name else client.request("GET", path("queues", vhost))
+    )
     groups: dict[tuple[str, str, str, str], int] = {}
-    for queue in names:
-        for row in browse(client, vhost, queue, 0, {}, count=400, truncate=0):
-            headers = row["properties"].get("headers") or {}
-            deaths = headers.get("x-death")
-            if not isinstance(deaths, list) or not deaths:
-                continue
-            age = _age(time.time() - deaths[0].get("time", 0))
-            key = (queue, headers.get("x-first-death-queue", ""), headers.get("x-first-death-reason", ""), age)
-            groups[key] = groups.get(key, 0) + 1
+    with _progress("counting", sum(row["messages"] for row in queues)) as advance:
+        for row in queues:
+            onward: int | None = 0
+            while onward is not None:
+                target = path("queues", vhost, row["name"], "deaths") + "?" + urlencode({"from": onward})
+                page = client.request("GET", target)
+                for one in page["groups"]:
+                    key = (row["name"], one["source"], one["reason"], one["age"])
+                    groups[key] = groups.get(key, 0) + one["messages"]
+                onward = page["next"]
+                advance(page["seen"])
     rows = [
         {"queue": queue, "source": source, "reason": reason, "age": age, "messages": count}
         for (queue, source, reason, age), count in sorted(groups.items())
     ]
-    shown = ("queue", "source", "reason", "age", "messages")
-    show(rows, tuple(columns.split(",")) if columns else shown, wanted, columns is not None)
+    show(rows, ("queue", "source", "reason", "age", "messages"), wanted, columns)
 
 
 @dlq.command("replay")
@@ -118,26 +115,33 @@ def dlq_ls(client: Client, name: str | None, vhost: str, wanted: str | None, col
     help="Into the queue of the first death, or through the exchange that it came from.",
 )
 @filter_options
-@click.option("-n", "--count", default=0, help="At most so many; 0 is all.")
-@click.option("--rate", default=0.0, help="Messages a second at most; 0 is as fast as can be.")
+@click.option("-n", "--count", default=0, type=NUMBER, help="At most so many; 0 is all.")
+@click.option("--rate", default=0.0, type=RATE, help="Messages a second at most; 0 is as fast as can be.")
 @click.option("--vhost", default="/", show_default=True)
 @click.pass_obj
 def dlq_replay(
-    client: Client, name: str, to: str, source: str | None, reason: str | None, headers: tuple[str, ...],
+    client: Client, name: str, to: str, source: str | None, reason: str | None, headers: Pairs,
     body: str | None, count: int, rate: float, vhost: str,
 ) -> None:  # fmt: skip
-    """Send dead letters back to where they died first. Each is moved once; killed in between, just run it again."""
+    """Send dead letters back to where they died first: those that are in the queue now, and not what dies meanwhile.
+
+    Each is moved once; killed in between, just run it again.
+    """
     meant = _meant(source, reason, headers, body)
     total = client.request("GET", path("queues", vhost, name))["messages_ready"]
     left: dict[str, int] = {}
     moved = 0
     onward: int | None = 0
+    until: int | None = None
     began = time.monotonic()
-    with _progress(total) as advance:
+    with _progress("replaying", total) as advance:
         while onward is not None and (not count or moved < count):
             batch = min(BATCH, max(int(rate / 10), 1) if rate else BATCH, count - moved if count else BATCH)
             asked = {**meant, "from": onward, "count": batch, "to": to}
+            if until is not None:
+                asked["until"] = until
             answer = client.request("POST", path("queues", vhost, name, "replay"), asked)
+            until = answer["until"]
             moved += answer["moved"]
             onward = answer["next"]
             for why, many in answer["left"].items():
@@ -154,14 +158,14 @@ def dlq_replay(
 class _progress:
     """A progress bar on a terminal, nothing elsewhere."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, what: str, total: int) -> None:
         self._bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import Progress
 
             self._bar = Progress(console=Console(stderr=True))
-            self._task = self._bar.add_task("replaying", total=total)
+            self._task = self._bar.add_task(what, total=total)
 
     def __enter__(self) -> Callable[[int], None]:
         if self._bar is not None:

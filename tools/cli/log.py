@@ -17,6 +17,7 @@ from broker.core.record_format import read
 from broker.log.dump import Damage, Found, FoundBatch, FoundEntry, dump, files_of, is_segment
 from protocol.amqp import content as wire
 from protocol.kafka.records import CorruptBatch, read_records
+from tools.cli.kinds import NUMBER
 from tools.cli.nouns import output_options
 from tools.cli.output import show
 
@@ -120,8 +121,8 @@ def _catalog(everything: Iterator[Found]) -> Iterator[dict[str, Any]]:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--kind", type=click.Choice(KINDS), help="Default: records of a segment, entries of anything else.")
 @click.option("--log", "number", help="Only of this log: its number, or its uuid for segments.")
-@click.option("--from", "start", default=0, help="Only from this offset on (batches, records).")
-@click.option("--limit", default=0, help="At most so many rows; 0 is all.")
+@click.option("--from", "start", default=0, type=NUMBER, help="Only from this offset on (batches, records).")
+@click.option("--limit", default=0, type=NUMBER, help="At most so many rows; 0 is all.")
 @click.option("--body", "whole", is_flag=True, help="Whole bodies instead of their first octets.")
 @output_options
 def dump_command(
@@ -137,6 +138,9 @@ def dump_command(
         click.echo(f"jackalope: {missing[0]} is not there", err=True)
         sys.exit(NOT_FOUND)
     files = [file for path in paths for file in files_of(path)]
+    if not files:
+        click.echo(f"jackalope: {paths[0]} is no data directory, and has no files of one", err=True)
+        sys.exit(NOT_FOUND)
     kind = kind or ("records" if all(map(is_segment, files)) else "entries")
     damaged: list[Damage] = []
 
@@ -149,8 +153,7 @@ def dump_command(
                     yield found
 
     rows = _catalog(everything()) if kind == "catalog" else _rows(everything(), kind, number, start, whole=whole)
-    shown = tuple(columns.split(",")) if columns else COLUMNS[kind]
-    show(islice(rows, limit) if limit else rows, shown, wanted, columns is not None)
+    show(islice(rows, limit) if limit else rows, COLUMNS[kind], wanted, columns)
     for one in damaged:
         click.echo(f"damaged: {one.file} at {one.position}: {one.what}", err=True)
     if damaged:

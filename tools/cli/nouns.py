@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from tools.cli.client import Client, path
+from tools.cli.kinds import NUMBER, PAIR
 from tools.cli.output import FORMATS, show
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -44,8 +45,7 @@ def make_group(noun: str) -> click.Group:
         rows = client.request("GET", target)
         if vhost is not None and noun not in BY_VHOST:
             rows = [row for row in rows if row.get("vhost", row.get("name")) == vhost]
-        names = tuple(columns.split(",")) if columns else COLUMNS[noun]
-        show(rows, names, wanted, columns is not None)
+        show(rows, COLUMNS[noun], wanted, columns)
 
     if noun == "queue":
         _add_queue_verbs(group)
@@ -63,7 +63,7 @@ def _add_queue_verbs(group: click.Group) -> None:
     @click.pass_obj
     def show_queue(client: Client, name: str, vhost: str) -> None:
         """One queue with its consumers, as JSON."""
-        show([client.request("GET", path("queues", vhost, name))], (), "json", chosen=False)
+        show([client.request("GET", path("queues", vhost, name))], (), "json")
 
     @group.command("purge")
     @click.argument("name")
@@ -85,18 +85,19 @@ def message() -> None:
 @click.option("-r", "--routing-key", default="", help="With the default exchange: the queue's name.")
 @click.option("-e", "--exchange", default="", help="Default: the default exchange.")
 @click.option(
-    "-p", "--property", "properties", multiple=True, metavar="NAME=VALUE", help="Such as content_type=text/plain."
-)
+    "-p", "--property", "properties", type=PAIR, multiple=True,
+    help="Such as content_type=text/plain or delivery-mode=2.",
+)  # fmt: skip
 @click.option("--vhost", default="/", show_default=True)
 @click.pass_obj
 def publish(
-    client: Client, payload: str, routing_key: str, exchange: str, properties: tuple[str, ...], vhost: str
+    client: Client, payload: str, routing_key: str, exchange: str, properties: tuple[tuple[str, str], ...], vhost: str
 ) -> None:
     """Publish PAYLOAD; fails when it reaches no queue."""
     body = {
         "routing_key": routing_key,
         "payload": payload,
-        "properties": dict(one.partition("=")[::2] for one in properties),
+        "properties": {name.replace("-", "_"): value for name, value in properties},
     }
     answer = client.request("POST", path("exchanges", vhost, exchange or "amq.default", "publish"), body)
     if not answer["routed"]:
@@ -106,7 +107,7 @@ def publish(
 
 @message.command()
 @click.argument("queue")
-@click.option("-n", "--count", default=1, show_default=True)
+@click.option("-n", "--count", default=1, show_default=True, type=NUMBER, help="At most so many.")
 @click.option(
     "--ack", is_flag=True, help="Take the messages out of the queue; without it they go back to their places."
 )
@@ -117,10 +118,7 @@ def get(client: Client, queue: str, count: int, ack: bool, vhost: str, wanted: s
     """Get messages from QUEUE."""
     body = {"count": count, "ackmode": "ack_requeue_false" if ack else "ack_requeue_true"}
     rows = client.request("POST", path("queues", vhost, queue, "get"), body)
-    names = (
-        tuple(columns.split(",")) if columns else ("exchange", "routing_key", "redelivered", "payload_bytes", "payload")
-    )
-    show(rows, names, wanted, columns is not None)
+    show(rows, ("exchange", "routing_key", "redelivered", "payload_bytes", "payload"), wanted, columns)
 
 
 @click.command()

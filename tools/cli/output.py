@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import click
+
+RICH_ROWS_MAX = 500
 FORMATS = ("table", "json", "jsonl", "csv")
 
 
@@ -24,9 +27,18 @@ def column(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], wanted: str | None, chosen: bool) -> None:
-    """Write the rows; without `chosen` columns JSON formats show everything there is."""
+Row = Mapping[str, Any]
+
+
+def show(rows: Iterable[Row], columns: Sequence[str], wanted: str | None, chosen: str | None = None) -> None:
+    """Write the rows: `columns`, or those that were `chosen` (comma-separated; without them JSON shows everything).
+
+    Raises click.UsageError for a column that no row has.
+    """
     kind = chosen_format(wanted)
+    if chosen is not None:
+        columns = tuple(one.strip() for one in chosen.split(",") if one.strip())
+        rows = _checked(rows, columns)
     if kind == "jsonl":
         for row in rows:  # As they come: there may be many.
             print(json.dumps({name: column(row, name) for name in columns} if chosen else dict(row)))
@@ -42,6 +54,28 @@ def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], wanted: str 
         writer.writerow(columns)
         writer.writerows(cells)
         return
+    if not cells:
+        print("none", file=sys.stderr)
+        return
+    _table(columns, [[_printable(cell) for cell in line] for line in cells])
+
+
+def _checked(rows: Iterable[Row], columns: Sequence[str]) -> Iterable[Row]:
+    """The rows, the first of which has to know the columns."""
+    for index, row in enumerate(rows):
+        unknown = [name for name in columns if name.partition(".")[0] not in row] if not index else []
+        if unknown:
+            raise click.UsageError(f"no column '{unknown[0]}'; there are {', '.join(sorted(row))}")
+        yield row
+
+
+def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    if len(cells) > RICH_ROWS_MAX:
+        # Rich measures and wraps every cell: a second for each thousand rows.
+        widths = [max(map(len, one)) for one in zip(columns, *cells, strict=True)]
+        for line in (columns, *cells):
+            print(" ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich.console import Console  # Imported only where a table is shown: it costs 50 ms.
     from rich.table import Table
     from rich.text import Text
@@ -49,7 +83,7 @@ def show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], wanted: str 
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for line in cells:
         # As text, never as markup: names come from whoever may declare a queue.
-        table.add_row(*(Text(_printable(cell)) for cell in line))
+        table.add_row(*map(Text, line))
     Console(highlight=False).print(table)
 
 

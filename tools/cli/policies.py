@@ -31,7 +31,7 @@ def _kind(operator: bool) -> str:
 def ls(client: Client, vhost: str | None, operator: bool, wanted: str | None, columns: str | None) -> None:
     """List them."""
     rows = client.request("GET", path(_kind(operator), *([vhost] if vhost is not None else [])))
-    show(rows, tuple(columns.split(",")) if columns else COLUMNS, wanted, columns is not None)
+    show(rows, COLUMNS, wanted, columns)
 
 
 @policy.command("set")

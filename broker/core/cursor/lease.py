@@ -16,11 +16,12 @@ lowest offset first, restores the original order.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 from typing import ClassVar
 
 from broker.core.message import Message
@@ -32,6 +33,7 @@ _GONE: Message = (b"", b"")
 """Stands in a hole, so that what was taken out is not kept in memory."""
 ENDLESS = 1 << 63
 """The end of the last run: it grows."""
+_FIRST = itemgetter(0)
 
 
 class LeaseCursor:
@@ -212,14 +214,24 @@ class LeaseCursor:
                 left -= end - first
                 yield first, end
 
-    def ready_messages(self) -> Iterator[tuple[int, Message]]:
-        """(offset, message) of everything ready in memory, in order."""
-        yield from sorted(self.returned)
-        messages = iter(self.head)
-        for first, end in ((self.head_offset, self.run_end), *self.runs):
-            for offset, message in enumerate(islice(messages, end - first if end != ENDLESS else None), first):
+    def ready_messages(self, start: int = 0) -> Iterator[tuple[int, Message]]:
+        """(offset, message) of everything ready in memory from an offset on, by offset. Lazy; nothing may change it."""
+        yield from sorted(lease for lease in self.returned if lease[0] >= start)
+        # The last run that begins before `start`, if it is not the first, and how many messages stand before it.
+        number = bisect_right(self.runs, start, key=_FIRST)
+        index = 0
+        runs: Iterable[tuple[int, int]] = chain(((self.head_offset, self.run_end),), self.runs)
+        if number:
+            index = self.run_end - self.head_offset + sum([end - first for first, end in islice(self.runs, number - 1)])
+            runs = islice(self.runs, number - 1, None)
+        for first, end in runs:
+            count = min(end - first, len(self.head) - index)
+            skipped = min(max(start - first, 0), count)
+            some = islice(self.head, index + skipped, index + count)
+            for offset, message in enumerate(some, first + skipped):
                 if offset not in self._holes:
                     yield offset, message
+            index += count
 
     def clear_ready(self) -> tuple[int, list[Sequence[object]]]:
         """Drop everything ready; returns the count, and the containers for somebody to free at leisure."""

@@ -7,6 +7,7 @@ All messages of such a queue are in memory: which one is next cannot be told fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
 from typing import ClassVar
 
 from broker.core.cursor.lease import LeaseCursor
@@ -117,10 +118,9 @@ class PriorityCursor(LeaseCursor):
         for level in self._levels.values():
             yield from level.ready_ranges()
 
-    def ready_messages(self) -> Iterator[tuple[int, Message]]:
-        """(offset, message) of everything ready, in the order in which it would be taken."""
-        for number in self._order:
-            yield from self._levels[number].ready_messages()
+    def ready_messages(self, start: int = 0) -> Iterator[tuple[int, Message]]:
+        """(offset, message) of everything ready from an offset on, by offset, whatever the level."""
+        return merge(*(level.ready_messages(start) for level in self._levels.values()))
 
     def clear_ready(self) -> tuple[int, list[Sequence[object]]]:
         """Drop everything ready; returns the count, and the containers for somebody to free at leisure."""

@@ -194,13 +194,14 @@ def _all(request: Request, of: Callable[[VHost], Iterable[Any]], vhost: str | No
 @route_to("GET", "queues")
 @route_to("GET", "queues/*")
 def _list_queues(request: Request, vhost: str | None = None) -> Listing:
-    return Listing(_all(request, lambda home: home.queues.values(), vhost), lambda pair: views.queue_view(pair[0]))
+    return Listing(_all(request, lambda home: home.queues.values(), vhost), lambda pair: views.queue_view(*pair))
 
 
 @route_to("GET", "queues/*/*")
 def _show_queue(request: Request, vhost: str, name: str) -> dict[str, Any]:
-    queue = find_vhost(request, vhost).queue(name)
-    return views.queue_view(queue) | {
+    home = find_vhost(request, vhost)
+    queue = home.queue(name)
+    return views.queue_view(queue, home) | {
         "consumer_details": [views.consumer_view(each) for each in queue.consumers if isinstance(each, Consumer)]
     }
 

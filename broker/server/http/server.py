@@ -112,7 +112,7 @@ class HttpServer:
         """The answer to an authenticated request. Raises HttpError."""
         parts, query = split_target(target)
         try:
-            fields = json.loads(body) if body else {}
+            fields = json.loads(body, parse_constant=_no_number) if body else {}
         except (ValueError, RecursionError):
             raise HttpError(400, "bad_request", "the body is not JSON") from None
         if not isinstance(fields, dict):
@@ -142,6 +142,11 @@ def pick(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
             value = value.get(part) if isinstance(value, dict) else None
         chosen[column] = value
     return chosen
+
+
+def _no_number(name: str) -> float:
+    """NaN and the infinities are no JSON, and no count of anything."""
+    raise ValueError(name)
 
 
 def to_json(value: Any) -> str:

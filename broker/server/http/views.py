@@ -7,6 +7,7 @@ from typing import Any
 from broker.core.exchange.base import Binding
 from broker.core.exchange.exchange import Exchange
 from broker.core.queue import Queue
+from broker.core.rules import effective_definition
 from broker.core.vhost import VHost
 from broker.server.amqp.channel import Channel
 from broker.server.amqp.connection import Connection
@@ -25,8 +26,10 @@ def channel_name(channel: Channel) -> str:
     return f"{connection_name(channel.connection)} ({channel.number})"
 
 
-def queue_view(queue: Queue) -> dict[str, Any]:
+def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
     """One queue; message counts are exact and of this moment."""
+    policy, operator = vhost.policies.of_queue(queue), vhost.policies.of_queue(queue, operator=True)
+    effective = effective_definition(policy.definition if policy else {}, operator.definition if operator else {})
     ready, leased = queue.cursor.ready_count, queue.cursor.leased_count
     return {
         "name": queue.name,
@@ -36,7 +39,10 @@ def queue_view(queue: Queue) -> dict[str, Any]:
         "auto_delete": queue.auto_delete,
         "exclusive": queue.owner is not None,
         "arguments": queue.arguments,
-        "state": "running",
+        "policy": policy.name if policy else None,
+        "operator_policy": operator.name if operator else None,
+        "effective_policy_definition": effective,
+        "state": "unreadable" if queue.broken else "running",
         "node": NODE,
         "consumers": len(queue.consumers),
         "messages": ready + leased,
@@ -47,7 +53,7 @@ def queue_view(queue: Queue) -> dict[str, Any]:
 
 
 def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
-    """One exchange; None is the default exchange."""
+    """One exchange; None is the default exchange. `messages_delayed` is what waits in one that delays."""
     if exchange is None:
         return {"name": "", "vhost": vhost.name, "type": "direct", "durable": True, "auto_delete": False,
                 "internal": False, "arguments": {}, "message_stats": {}}  # fmt: skip
@@ -60,6 +66,7 @@ def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
         "internal": exchange.internal,
         "arguments": exchange.arguments,
         "message_stats": {"publish_in": exchange.published_count},
+        **({"messages_delayed": holder.cursor.ready_count} if isinstance(holder := exchange.state, Queue) else {}),
     }
 
 

@@ -5,10 +5,14 @@ import struct
 
 import pytest
 from amqp_harness import World, deliveries, publish
+from hypothesis import given
+from hypothesis import strategies as st
 from sim_disk import SimDisk
 
 import broker.core.backlog
 import broker.core.queue
+from broker.core.cursor.lease import LeaseCursor
+from broker.core.cursor.priority import PriorityCursor
 from broker.core.replay import browse, replay
 from protocol.amqp import content as wire
 
@@ -45,7 +49,9 @@ def test_a_replay_that_is_refused_leaves_everything_as_it_was():
     world = world.kill()
     client = world.connect()
     dead = world.queue("dead")
-    outcomes = [replay(world.broker.vhosts["/"], dead, seen, to_exchange=False) for seen in browse(dead, 0, {})]
+    home = world.broker.vhosts["/"]
+    seen = list(browse(dead, 0, {}, 10))
+    outcomes = [replay(home, dead, one, lambda *_: True, to_exchange=False) for one in seen]
     assert [outcome.reason for outcome in outcomes] == ["refused"] * 3
     assert [body for _, body in drained(client, "dead")] == [b"0", b"1", b"2"]
     assert (dead.cursor.ready_count, dead.cursor.leased_count) == (0, 0)
@@ -168,3 +174,39 @@ def test_large_messages_are_not_loaded_by_the_hundred():
     for _ in range(20):
         tag = deliveries(client.call(1, "basic.ack", tag, False))[0][1]
     assert sum(len(content) for _, content in world.queue("q").cursor.head) < 2_000_000
+
+
+@given(st.data())
+def test_what_is_ready_is_found_from_any_offset(data):
+    """By offset, whatever was taken, returned or lost in between, and whatever the priority."""
+    priority_max = data.draw(st.sampled_from([0, 3]))
+    cursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
+    ready, leased, tail = {}, {}, 0
+    for _ in range(data.draw(st.integers(1, 12))):
+        step = data.draw(st.sampled_from(["extend", "extend", "take", "release", "pick"]))
+        if step == "extend":
+            first = tail + data.draw(st.integers(0, 3))
+            some = [message_of(data.draw(st.integers(0, 3))) for _ in range(data.draw(st.integers(1, 5)))]
+            cursor.extend(first, some, tail)
+            ready.update(enumerate(some, first))
+            tail = first + len(some)
+        elif step == "release" and leased:
+            offset = data.draw(st.sampled_from(sorted(leased)))
+            ready[offset] = leased.pop(offset)
+            cursor.release([(offset, ready[offset])])
+        else:
+            if step == "pick":
+                taken = cursor.take_each(sorted(data.draw(st.sets(st.integers(0, tail), max_size=4))))
+            else:
+                taken = list(zip(*reversed(cursor.take(data.draw(st.integers(1, 6)))), strict=True))
+            for offset, message in taken:
+                assert ready.pop(offset) is message
+                if step == "take":
+                    leased[offset] = message
+    for start in range(tail + 2):
+        assert list(cursor.ready_messages(start)) == sorted(one for one in ready.items() if one[0] >= start)
+
+
+def message_of(priority):
+    """A message of this priority."""
+    return b"\0\0\0\xce", wire.encode_content(1, bytes([priority]), wire.PRIORITY, b"x", 4096)

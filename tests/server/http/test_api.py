@@ -198,3 +198,14 @@ def test_what_amqp_cannot_carry_is_400(api, fields, reason):
     assert response.status == 400
     assert reason in json.loads(response.read())["reason"]
     connection.close()
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN"])
+def test_numbers_that_are_no_json(api, number):
+    """Python reads them; nobody else does, and no count is one."""
+    body = '{"from": ' + number + "}"
+    octets = (
+        f"POST /api/queues/%2F/q/replay HTTP/1.1\r\nHost: x\r\nAuthorization: {GUEST['Authorization']}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+    )
+    assert raw(api, octets.encode()).startswith(b"HTTP/1.1 400 ")
