@@ -17,6 +17,7 @@ from broker.core.vhost import VHost
 from broker.log.errors import StorageError
 from broker.server.http.api import HttpError, Request, find_vhost, require, route_to
 from broker.server.http.messages import message_view
+from protocol.amqp import content as wire
 
 LOOK_MAX = 1000
 LOOK_S = 0.004
@@ -134,9 +135,12 @@ def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
     look = _Look(request, queue, _number(request.query.get("from"), "from", 0))
     groups: dict[tuple[str, str, str], int] = {}
     count = 0
+    last, kind = b"", None
     for seen in look:
         count += 1
-        kind = kind_of_death(seen.message, queue.scheduler.wall_ms)
+        header = wire.header_payload(seen.message[1])
+        if header != last:  # Else it died like the one before.
+            last, kind = header, kind_of_death(seen.message, queue.scheduler.wall_ms)
         if kind is not None:
             groups[kind] = groups.get(kind, 0) + 1
     rows = [
