@@ -48,12 +48,16 @@ def freeze(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
+WATCHED_AT_ONCE, DROPPED_AT_ONCE = 1000, 100
+"""Queues with an `x-expires` that one tick looks at, and that it drops at most."""
+
+
 class VHost:
     """Exchanges, queues and bindings under one name."""
 
     __slots__ = (
-        "_choose", "_inbound", "_owned", "binding_count", "dead_letters", "epoch", "exchanges", "expiring", "limits",
-        "name", "policies", "queues", "scheduler", "store",
+        "_choose", "_inbound", "_owned", "_unwatched", "binding_count", "dead_letters", "epoch", "exchanges",
+        "expiring", "limits", "name", "policies", "queues", "scheduler", "store",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +76,7 @@ class VHost:
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
         self.expiring: set[Queue] = set()
+        self._unwatched: list[Queue] = []  # Those of them that `drop_expired` has not looked at in this round.
         self.binding_count = 0
         self._choose = choose
         self._inbound: dict[Destination, set[Binding]] = {}
@@ -322,8 +327,14 @@ class VHost:
         self._owned.pop(connection, None)
 
     def drop_expired(self, now_ms: int) -> None:
-        """Delete the queues whose `x-expires` has passed."""
-        for queue in [queue for queue in self.expiring if queue.expired(now_ms)]:
+        """Delete queues whose `x-expires` has passed; where many have one, each time some of them are looked at."""
+        if not self._unwatched:
+            self._unwatched = list(self.expiring)
+        some = self._unwatched[-WATCHED_AT_ONCE:]
+        del self._unwatched[-WATCHED_AT_ONCE:]
+        gone = [queue for queue in some if queue in self.expiring and queue.expired(now_ms)]
+        self._unwatched += gone[DROPPED_AT_ONCE:]
+        for queue in gone[:DROPPED_AT_ONCE]:
             self.drop_queue(queue)
 
     # Bindings.

@@ -4,6 +4,7 @@ import pytest
 from amqp_harness import World, deliveries, publish
 from steps import assert_short_steps
 
+from broker.core.policies import make_policy
 from protocol.amqp.frames import method_frame
 
 COUNT = 50_000
@@ -106,3 +107,54 @@ def test_single_acks_of_several_consumers_count_as_work():
     client.raw()
     client.machine.receive(b"".join(method_frame(1, "basic.ack", tag, False) for tag in range(1, 4001)))
     assert client.machine.units <= 0
+
+
+def test_a_policy_over_many_queues():
+    """They follow it in slices, soon, all of them; those that come meanwhile follow it at once."""
+    count = 5000
+
+    def scenario(stopwatch):
+        world = World()
+        home = world.broker.vhosts["/"]
+        for number in range(count):
+            declare(home, f"q{number}")
+        first = make_policy("p", "^q", "queues", 0, {"max-length": 5})
+        stopwatch.run(lambda: home.policies.set(first, operator=False))
+        world.broker.scheduler.run_slice()
+        second = make_policy("p", "^q", "queues", 0, {"max-length": 7, "expires": 60_000})
+        stopwatch.run(lambda: home.policies.set(second, operator=False))
+        declare(home, "qq")
+        stopwatch.run_while_busy(world.broker.scheduler)
+        assert {queue.rules.length_max for queue in home.queues.values()} == {7}
+        assert len(home.expiring) == count + 1
+
+    assert_short_steps(scenario)
+
+
+def test_many_queues_expire_at_once():
+    """Some with each tick, and soon all of those that nobody uses."""
+
+    def scenario(stopwatch):
+        world = World()
+        home = world.broker.vhosts["/"]
+        for number in range(5000):
+            declare(home, f"q{number}", {"x-expires": 1000})
+        kept = home.queues["q77"]
+        for _ in range(20):
+            stopwatch.run(world.broker.tick, 500)
+        assert len(home.queues) == 5000
+        for _ in range(100):
+            kept.last_used_ms = 2000
+            stopwatch.run(world.broker.tick, 2000)
+            world.settle()
+        assert list(home.queues.values()) == [kept]
+        assert home.expiring == {kept}
+
+    assert_short_steps(scenario)
+
+
+def declare(home, name, arguments=None):
+    """A transient queue."""
+    return home.declare_queue(
+        name, durable=False, exclusive=False, auto_delete=False, arguments=arguments or {}, connection=None, now_ms=0
+    )
