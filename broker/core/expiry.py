@@ -10,8 +10,9 @@ Dying in numbers is work for several slices, as a job; what has been brought bac
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from broker.core.deaths import EXPIRED
@@ -106,6 +107,12 @@ class Expiry:
         self._table.add(offset, due_ms, queue.scheduler.wall_ms)
         queue.scheduler.timed.add(self)
 
+    def due_by_age(self, offset: int) -> int | None:
+        """When an offset will have outlived the queue's TTL, as far as that is known; None for never."""
+        ttl_ms = self._queue.rules.message_ttl_ms
+        index = bisect_right(self._times, offset, key=itemgetter(0))
+        return None if ttl_ms is None or index == len(self._times) else self._times[index][1] + ttl_ms
+
     def rules_changed(self) -> None:
         """A TTL is in force, or another, or none: it counts from now on for what came without one."""
         queue = self._queue
@@ -143,6 +150,11 @@ class Expiry:
         return bool(queue.cursor.leased_count) and settled is not None and offset not in settled
 
     # Time.
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is dying, in slices."""
+        return self._running or self.urgent
 
     def tick(self) -> None:
         """Time has passed."""
@@ -193,12 +205,12 @@ class Expiry:
         while over < len(times) and times[over][1] + ttl_ms <= now_ms:
             over += 1
         if over:
-            self.floor = times[over - 1][0]
+            self.floor = max(self.floor, times[over - 1][0])
             del times[:over]
         messages, offsets = queue.take_below(self.floor, queue.deaths_max)
         if messages:
             queue.drop(messages, offsets, EXPIRED)
-        return bool(messages)
+        return bool(messages) or queue.must_load
 
     def _expire_singly(self, now_ms: int) -> bool:
         if not self._table.is_due(now_ms):

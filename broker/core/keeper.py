@@ -8,11 +8,13 @@ much, the rest follows in later slices. What is due when is `core.expiry`'s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.core.deaths import DELIVERY_LIMIT, EXPIRED, MAXLEN
 from broker.core.expiry import Expiry
 from broker.core.message import Message, has_expiration, redelivered, with_delivery_count
+from broker.core.scheduler import SLICE_UNITS
 from broker.core.timetable import step_of
 from broker.log.errors import StorageError
 from protocol.amqp import content as wire
@@ -105,6 +107,24 @@ class Keeper:
 
     # What a restart has left in the log.
 
+    def resume(self) -> None:
+        """The queue is back: go on with what is due. The limits are for what then is left."""
+        queue = self.queue
+        self._counts = queue.rules.length_bytes_max is not None
+        if queue.has_expirations or self._counts:
+            self.look_through()
+        self.expiry.rules_changed()
+        self.expiry.tick()
+        if queue.rules.limited:
+            queue.scheduler.add_job(self._trim_when_known())
+
+    def _trim_when_known(self) -> Iterator[int]:
+        queue = self.queue
+        while not queue.deleted and (self.expiry.busy or (self._known_end < self._unknown_end and not queue.broken)):
+            yield SLICE_UNITS
+        if not queue.deleted:
+            self._trim(0)
+
     def look_through(self) -> None:
         """Find out in slices what lies in the log: how large it is, and what is due by itself."""
         backlog = self.queue.backlog
@@ -141,6 +161,7 @@ class Keeper:
             queue.cannot_read(error)
 
     def _learn(self, first: int, messages: Sequence[Message], wall_ms: int) -> None:
+        self._known_end = max(self._known_end, first + len(messages))
         if self.queue.rules.length_bytes_max is not None:
             self.ready_bytes += sum(wire.body_size(content) for _, content in messages)
         if self.expiry.note_singly(first, messages, wall_ms):
@@ -153,7 +174,6 @@ class Keeper:
         if news:
             end = first + len(messages)
             self._learn(end - len(news), news, wall_ms)
-            self._known_end = end
         if due:
             self.expiry.urgent = True
             self.queue.scheduler.mark(self.queue)
@@ -218,6 +238,8 @@ class Keeper:
         length_max = queue.rules.length_max
         over = queue.cursor.ready_count - length_max if length_max is not None else 0
         messages, offsets = queue.take(min(max(over, 1), queue.deaths_max))
+        if not messages and queue.must_load:
+            messages, offsets = queue.take(min(max(over, 1), queue.deaths_max))
         queue.drop(messages, offsets, MAXLEN)
         return len(messages)
 
@@ -288,6 +310,9 @@ class Keeper:
         due_ms = self.queue.scheduler.wall_ms + pause_ms
         self._retries[offset] = _Retry(message, step_of(due_ms))
         self.expiry.put_down(offset, due_ms)
+        aged_ms = self.expiry.due_by_age(offset)
+        if aged_ms is not None and aged_ms <= due_ms:
+            self.expiry.put_down(offset, aged_ms)
 
     def _come_back(self, offsets: list[int], step: int) -> list[int]:
         """Offsets (ascending) are due at a step; returns those that do not wait for their next try."""
@@ -295,6 +320,9 @@ class Keeper:
             return offsets
         queue = self.queue
         due = [(offset, self._retries.pop(offset)) for offset in offsets if offset in self._retries]
+        twice = {
+            offset for offset, other in pairwise(offsets) if offset == other
+        }  # Expires just when it is to be tried.
         read = dict(queue.read_each([offset for offset, retry in due if retry.message is None]))
         back: list[tuple[int, Message]] = []
         for offset, retry in due:
@@ -303,7 +331,7 @@ class Keeper:
             message = retry.message or read.get(offset)
             if message is None:
                 self._put_down(offset, None, READ_AGAIN_MS)  # It cannot be read now.
-            elif step < retry.step or self.expiry.is_over(offset):
+            elif step < retry.step or offset in twice or self.expiry.is_over(offset):
                 # Its own expiration, or the queue's TTL, has run out before.
                 queue.drop((message,), (offset,), EXPIRED)
             else:

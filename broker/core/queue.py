@@ -142,9 +142,7 @@ class Queue(Serving):
         if self.has_expirations:
             self.keeper = self.keeper or Keeper(self)
         if self.keeper is not None:
-            if self.has_expirations or self.rules.length_bytes_max is not None:
-                self.keeper.look_through()
-            self.apply(self.rules)
+            self.keeper.resume()
         if not self.cursor.windowed and self.cursor.unloaded_count:
             self.scheduler.mark(self)  # What comes first is known when all of it is in memory.
 
@@ -264,7 +262,8 @@ class Queue(Serving):
                 self.load()
             else:
                 messages, offsets = self.take(1)
-                return (messages[0], offsets[0]) if messages else None
+                if messages or not self.must_load:
+                    return (messages[0], offsets[0]) if messages else None
         return None
 
     @property
@@ -278,7 +277,10 @@ class Queue(Serving):
         )
 
     def take(self, count: int) -> tuple[Sequence[Message], Sequence[int]]:
-        """Lease up to `count` messages in order, for nobody in particular."""
+        """Lease up to `count` messages in order, for nobody in particular.
+
+        None of them although there are some: what was in memory had gone, ask again.
+        """
         while self.must_load:
             self.load()
         messages, offsets = self.cursor.take(count)

@@ -46,7 +46,7 @@ class World:
     `disk` has the data of a broker that keeps them; with the same disk another World is that broker's next run.
     """
 
-    def __init__(self, disk=None, **settings):
+    def __init__(self, disk=None, wall_ms=1_000_000, **settings):
         self.disk = disk
         self.store = None
         if disk is not None:
@@ -55,7 +55,7 @@ class World:
         self.durability = Durability(self.store, InlineWorker) if disk is not None else None
         self.closing = weakref.finalize(self, os.close, self.durability.flusher.fd) if disk is not None else None
         self.broker = Broker(random.Random(1).randrange, store=self.store)
-        self.broker.scheduler.wall_ms = 1_000_000
+        self.broker.scheduler.wall_ms = wall_ms
         self.broker.restore(0)
         self.broker.add_vhost("/")
         self.access = Access()
@@ -101,19 +101,19 @@ class World:
         self.broker.tick(self.hub.now_ms)
         self.settle()
 
-    def kill(self):
-        """The process is killed; returns its next run."""
+    def kill(self, **next_run):
+        """The process is killed; returns its next run, by default on a clock that stands where this one's began."""
         self.disk.kill()
-        return World(self.disk)
+        return World(self.disk, **next_run)
 
-    def stop(self):
+    def stop(self, **next_run):
         """The process stops in order; returns its next run."""
         self.broker.close_in_order()
         self.closing.detach()
         self.durability.flusher.stop()
         self.store.close()
         self.disk.kill()
-        return World(self.disk)
+        return World(self.disk, **next_run)
 
     def queue(self, name):
         """The queue behind a name."""
