@@ -1,15 +1,16 @@
 """Hot path. A queue: the messages (a lease cursor, and what is behind it in a log), its rules, and its consumers.
 
 Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous. Who gets the next message is
-`core.serving`, what does not fit in memory `core.backlog`, what the queue was told `core.keeper`.
+`core.serving`, how messages leave `core.taking`, what does not fit in memory `core.backlog`, what the queue was told
+`core.keeper`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from broker.core.backlog import HEAD_BYTES_MAX, Arrival, Backlog, HeadGauge
+from broker.core.backlog import HEAD_BYTES_MAX, Backlog, HeadGauge
 from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
 from broker.core.cursor.priority import PriorityCursor
 from broker.core.deaths import MAXLEN, REJECTED
@@ -18,24 +19,20 @@ from broker.core.limbo import Letter, Limbo
 from broker.core.message import Message, has_expiration, redelivered
 from broker.core.rules import Rules, rules_of
 from broker.core.scheduler import Scheduler
-from broker.core.serving import Consumer, Lease, Serving
+from broker.core.serving import Consumer, Lease
+from broker.core.taking import Taking
 from broker.errors import Refused
-from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
 from protocol.amqp.errors import RESOURCE_LOCKED
 
-RETRY_MS = 1000
 DEATH_UNITS = 15
 """What it costs to bury one message in another queue: 8 µs like the last one, 36 otherwise."""
 DEATHS_MAX = 64
 """So many die in one step, where they are buried."""
 RETURNS_MAX = 2048
-GET_STEPS_MAX = 64
-"""Steps of preparation (loading, expiring) that one basic.get may cost; an empty answer is better than a standstill."""
 GAUGED_COUNT, GAUGED_BYTES = 32, 1 << 16
 """The head of a queue without a log is measured from so many messages on, or when one is so large."""
-T = TypeVar("T")
 Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
 """Told of dead letters that were tried: (all, those that could not go)."""
 
@@ -49,30 +46,11 @@ def _keep(_queue: Queue, letters: Sequence[Letter], tried: Tried, _blocked: set[
     tried(letters, letters)
 
 
-class _TryAgain:
-    """Lets a queue whose log could not be read try again, a second later."""
-
-    __slots__ = ("_due_ms", "_queue")
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self._due_ms = queue.scheduler.wall_ms + RETRY_MS
-
-    def tick(self) -> None:
-        queue = self._queue
-        if queue.scheduler.wall_ms >= self._due_ms or queue.deleted:
-            queue.scheduler.timed.discard(self)
-            queue.broken = False
-            if queue.keeper is not None:
-                queue.keeper.look_on()
-            queue.wake()
-
-
-class Queue(Serving):
+class Queue(Taking):
     """One queue. `arguments` are those of the declaration, checked before."""
 
     __slots__ = (
-        "arguments", "auto_delete", "backlog", "broken", "bury", "bury_surely", "cursor", "deleted", "durable",
+        "arguments", "auto_delete", "backlog", "bury", "bury_surely", "cursor", "deleted", "durable",
         "enqueued_count", "expires_ms", "gauge", "has_expirations", "keeper", "limbo", "name", "on_expirations",
         "on_unused", "owner", "rules", "scheduler", "settled_count", "single_active", "store", "vhost",
     )  # fmt: skip
@@ -112,7 +90,6 @@ class Queue(Serving):
         self.bury_surely: Callable[[Queue, Sequence[Letter], Tried, set[Queue]], None] = _keep
         """The same at least once: see `DeadLetters.add_surely`."""
         self.limbo: Limbo | None = None
-        self.broken = False
         self.deleted = False
         self.on_unused: Callable[[Queue], None] | None = None
         self.has_expirations = False
@@ -217,113 +194,6 @@ class Queue(Serving):
             log = self.store.create_log(durable=False)
             log.begin_at(self.cursor.tail_offset)
             self.backlog = Backlog(self.store, log, self.gauge)
-
-    def load(self) -> int:
-        """Bring messages back from the log; what cannot be read stops the queue, and says so, but not the broker."""
-        backlog = self.backlog
-        assert backlog is not None
-        nothing: tuple[int, list[Arrival]] = (0, [])
-        loaded, arrivals = self._read(lambda: backlog.load(self.cursor), nothing)
-        for first, messages, wall_ms in arrivals:
-            if self.keeper is not None:
-                self.keeper.loaded(first, messages, wall_ms)
-        return loaded
-
-    def _read(self, read: Callable[[], T], otherwise: T) -> T:
-        """What is read from the log, or the other if that cannot be done."""
-        try:
-            return read()
-        except (StorageError, OSError) as error:
-            self.cannot_read(error)
-            return otherwise
-
-    def cannot_read(self, error: StorageError | OSError) -> None:
-        """Stop: for good when the log is damaged, else (out of handles, perhaps) for a while."""
-        self.broken = True
-        if isinstance(error, StorageError):
-            self.scheduler.report(f"{self.place} cannot be read, delivers nothing", error)
-        else:
-            self.scheduler.report(f"{self.place} cannot be read now", error)
-            self.scheduler.timed.add(_TryAgain(self))
-
-    @property
-    def place(self) -> str:
-        """What it is, for an operator."""
-        return f"queue '{self.name}' in vhost '{self.vhost}'"
-
-    def get(self) -> tuple[Message, int] | None:
-        """Lease one message for basic.get: (message, offset), None when nothing is ready."""
-        for _ in range(GET_STEPS_MAX):
-            if self.held:
-                return None
-            if self.keeper is not None and self.keeper.expiry.urgent:
-                self.keeper.expiry.expire()
-            elif self.must_load:
-                self.load()
-            else:
-                messages, offsets = self.take(1)
-                if messages or not self.must_load:
-                    return (messages[0], offsets[0]) if messages else None
-        return None
-
-    @property
-    def must_load(self) -> bool:
-        """Whether what comes first is in the log, or may be."""
-        cursor = self.cursor
-        return (
-            cursor.unloaded_count > 0
-            and not self.broken
-            and not (cursor.windowed and bool(cursor.head or cursor.returned))
-        )
-
-    def take(self, count: int) -> tuple[Sequence[Message], Sequence[int]]:
-        """Lease up to `count` messages in order, for nobody in particular.
-
-        None of them although there are some: what was in memory had gone, ask again.
-        """
-        while self.must_load:
-            self.load()
-        messages, offsets = self.cursor.take(count)
-        if self.keeper is not None and messages:
-            self.keeper.taken(messages)
-        return messages, offsets
-
-    def take_below(self, offset: int, count: int) -> tuple[Sequence[Message], Sequence[int]]:
-        """Lease up to `count` messages that are in memory, below an offset."""
-        messages, offsets = self.cursor.take_below(offset, count)
-        if self.keeper is not None and messages:
-            self.keeper.taken(messages)
-        return messages, offsets
-
-    def take_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
-        """Lease these (ascending) wherever they stand; returns those that were ready, as (offset, message)."""
-        cursor, keeper = self.cursor, self.keeper
-        found = cursor.take_each(offsets)
-        for _, message in found:
-            self.gauge.take_out(message)
-        counted = [message for _, message in found]
-        if len(found) < len(offsets) and self.backlog is not None and cursor.unloaded_count and not self.broken:
-            backlog = self.backlog
-            nothing: list[tuple[int, Message]] = []
-            more = self._read(lambda: backlog.take_each(cursor, offsets), nothing)
-            found = sorted(found + more)
-            counted += [message for offset, message in more if keeper is None or keeper.knows(offset)]
-        if keeper is not None and counted:
-            keeper.taken(counted)
-        return found
-
-    def read_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:
-        """These (ascending), of which `backlog.keeps` was true, as far as they can be read now."""
-        backlog = self.backlog
-        nothing: list[tuple[int, Message]] = []
-        if backlog is None or self.broken:
-            return nothing
-        return self._read(lambda: backlog.read_each(offsets), nothing)
-
-    def first_unloaded_ms(self) -> int | None:
-        """When the first message came in that is in the log only, or an earlier one; None if that cannot be read."""
-        backlog = self.backlog
-        return self._read(backlog.first_ms, None) if backlog is not None and not self.broken else None
 
     @property
     def deaths_max(self) -> int:

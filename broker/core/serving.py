@@ -1,7 +1,7 @@
 """Hot path. Who gets the next message of a queue: its consumers, their levels, and rounds among equals.
 
 Budget: 0.2 µs per message handed to a consumer in a batch; held by `jackalope bench amqp`. Synchronous; knows no
-sockets and no protocol: consumers are a port (`Consumer`). `core.queue.Queue` is a `Serving` that has messages.
+sockets and no protocol: consumers are a port (`Consumer`). `core.taking.Taking` is a `Serving` that has messages.
 
 Who gets the next message: the highest priority level with a consumer that has capacity; within a level round-robin,
 one message each in registration order. `dispatch` hands out whole rounds as slices, which is the same order.
