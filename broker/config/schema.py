@@ -208,8 +208,9 @@ class Storage:
     )
     disk_free_bytes_min: int = option(
         200 * 1024 * 1024,
-        size(1024 * 1024, 1 << 50),
-        "Publishers wait while less is free; consumers go on. Room for two journals and what acknowledging writes.",
+        size(0, 1 << 50),
+        "Publishers wait while less is free; consumers go on. Room for two journals and what acknowledging writes."
+        " 0: they wait only when a write has found none.",
     )
 
 
