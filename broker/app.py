@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from broker.config import Address, Config, load
+from broker.config import Config, load
+from broker.config.limits import Limits
 from broker.core.access import Access
 from broker.core.broker import Broker
 from broker.core.policies import make_policy
@@ -36,7 +37,15 @@ from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator, apply_users
 from broker.server.durability import Durability
 from broker.server.hub import Hub
-from broker.server.listener import AcceptLimits, Listener, TlsListening, open_listener, shown_address
+from broker.server.listener import (
+    AcceptLimits,
+    Admit,
+    AmqpDoor,
+    Listener,
+    TlsListening,
+    open_listener,
+    shown_address,
+)
 from broker.server.pump import Poller, PumpLimits
 from broker.server.ticker import Ticker
 
@@ -124,9 +133,7 @@ class _Server:
     async def run(self) -> int:
         config, limits = self.config, self.config.limits
         store = open_storage(config)
-        broker = Broker(
-            random.Random().randrange, VHostLimits(limits.queues_max, limits.exchanges_max, limits.bindings_max), store
-        )
+        broker = Broker(random.Random().randrange, vhost_limits(limits), store)
         broker.scheduler.report = _report
         access = Access()
         authenticator = Authenticator(access, config.security)
@@ -138,13 +145,11 @@ class _Server:
         declare_topology(hub, config)
         if store is not None:
             _flush(store, config)
-        context = tls_context(config) if config.listeners.amqps is not None else None
-        for name, address in (
-            ("amqp", config.listeners.amqp),
-            ("amqps", config.listeners.amqps),
-            ("http", config.listeners.http),
-        ):
-            if isinstance(address, Address):
+        listeners = config.listeners
+        context = tls_context(config) if listeners.amqps is not None or listeners.kafkas is not None else None
+        for name in ("amqp", "amqps", "kafka", "kafkas", "http"):
+            address = getattr(listeners, name)
+            if address is not None and (store is not None or name not in ("kafka", "kafkas")):
                 self.sockets[name] = open_listener(address.host, address.port)
         ticker = Ticker(
             hub,
@@ -215,16 +220,20 @@ class _Server:
             limits.connections_unauthenticated_max,
             limits.connections_unauthenticated_per_ip_max,
         )
-        settings = amqp_settings(self.config)
+        doors: dict[str, Admit] = {"amqp": AmqpDoor(hub, poller, amqp_settings(self.config), accept)}
+        if not self.sockets.keys().isdisjoint(("kafka", "kafkas")):
+            # Imported late: who speaks AMQP alone need not wait for it.
+            from broker.server.kafka.door import kafka_door
+
+            doors["kafka"] = kafka_door(hub, poller, self.config)
         with scope:
             async with trio.open_nursery() as nursery:
-                for name in ("amqp", "amqps"):
+                for name in ("amqp", "amqps", "kafka", "kafkas"):
                     if name in self.sockets:
                         over = (
-                            TlsListening(context, self.config.tls.login_from) if name == "amqps" and context else None
+                            TlsListening(context, self.config.tls.login_from) if name[-1] == "s" and context else None
                         )
-                        listener = Listener(hub, poller, self.sockets[name], settings, accept, over)
-                        nursery.start_soon(listener.run)
+                        nursery.start_soon(Listener(self.sockets[name], doors[name.removesuffix("s")], over).run)
                 if "http" in self.sockets:
                     # Imported late: the management API is not needed for being ready to serve AMQP.
                     from broker.server.http.server import HttpServer
@@ -257,7 +266,7 @@ class _Server:
             hub.access.delete_user(name)
             hub.authenticator.forget(name)
         apply_users(config.users.values(), hub.access, hub.authenticator)
-        for name in ("listeners", "tls", "limits", "storage", "compat", "log", "vhosts"):
+        for name in ("listeners", "tls", "limits", "storage", "kafka", "compat", "log", "vhosts"):
             if getattr(config, name) != getattr(self.config, name):
                 log.warning("configuration: %s changed, takes effect at the next start", name)
         self.config = config
@@ -331,13 +340,18 @@ def amqp_settings(config: Config) -> AmqpSettings:
     )
 
 
+def vhost_limits(limits: Limits) -> VHostLimits:
+    """How many of each a vhost may hold."""
+    return VHostLimits(limits.queues_max, limits.exchanges_max, limits.bindings_max, limits.partitions_max)
+
+
 def tls_context(config: Config) -> ssl.SSLContext:
     """The server's TLS context. Raises ConfigError when a file cannot be used."""
     import ssl
 
     tls = config.tls
     if tls.cert is None or tls.key is None:
-        raise ConfigError("listeners.amqps needs tls.cert and tls.key")
+        raise ConfigError("a TLS listener needs tls.cert and tls.key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
     try:

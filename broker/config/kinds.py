@@ -262,16 +262,6 @@ def address() -> Kind[Address | None]:
     return Kind(read, {"type": "string"}, lambda value: "off" if value is None else str(value))
 
 
-def off_only(what: str) -> Kind[None]:
-    """A key that is reserved: only `off` until it exists."""
-
-    def read(item: Item, path: str, _: Reading) -> None:
-        if _string(item, path, "off") != "off":
-            raise Wrong(item, path, f"{what} is not served yet: only off")
-
-    return Kind(read, {"const": "off"}, lambda _: "off")
-
-
 def optional(kind: Kind[T]) -> Kind[T | None]:
     """The kind, or null."""
 

@@ -117,6 +117,15 @@ class Limits:
     )
     exchanges_max: int = option(20_000, integer(8, 10_000_000), "Exchanges of a vhost, predeclared ones included.")
     bindings_max: int = option(1_000_000, integer(1, 100_000_000), "Bindings of a vhost.")
+    partitions_max: int = option(
+        20_000, integer(1, 10_000_000), "Partitions of all topics of a vhost: an empty one costs about 3 kB."
+    )
+    kafka_request_bytes_max: int = option(
+        100 * MIB, size(64 * KIB, 1024 * MIB), "One request of a Kafka client. Kafka's socket.request.max.bytes."
+    )
+    kafka_fetch_bytes_max: int = option(
+        55 * MIB, size(64 * KIB, 1024 * MIB), "Batches in one answer to a fetch. Kafka's fetch.max.bytes of a broker."
+    )
     drain_timeout_s: float = option(
         10.0, seconds(0, 3600), "After SIGTERM: how long connections may take to close before they are dropped."
     )

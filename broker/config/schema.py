@@ -19,7 +19,6 @@ from broker.config.kinds import (
     choice,
     free,
     integer,
-    off_only,
     option,
     optional,
     seconds,
@@ -40,7 +39,10 @@ class Listeners:
     amqp: Address | None = option(Address("127.0.0.1", 5672), address(), "AMQP 0-9-1.")
     amqps: Address | None = option(None, address(), "AMQP 0-9-1 over TLS, usually port 5671; needs cert and key below.")
     http: Address | None = option(Address("127.0.0.1", 15672), address(), "The management API.")
-    kafka: None = option(None, off_only("the Kafka protocol"), "The Kafka protocol: not served yet, so only off.")
+    kafka: Address | None = option(
+        Address("127.0.0.1", 9092), address(), "The Kafka protocol. Needs a data directory: off where there is none."
+    )
+    kafkas: Address | None = option(None, address(), "The Kafka protocol over TLS; needs cert and key below.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,26 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Kafka:
+    """What clients of the Kafka protocol see."""
+
+    advertised: Address | None = option(
+        None,
+        address(),
+        "Where clients are told to connect to; off tells each the address that it has dialled. For proxies and NAT.",
+    )
+    vhost: str = option("/", text(), "The vhost whose topics they see, and whose permissions hold for them.")
+    anonymous: str | None = option(
+        "guest",
+        optional(text()),
+        "The user of who does not log in with SASL, from where that user may (guest: loopback); null: all have to.",
+    )
+    node_id: int = option(1, integer(0, 2**31 - 1), "This broker's number in metadata.")
+    auto_create_topics: bool = option(True, boolean(), "A topic that is used and not there is created.")
+    partitions_default: int = option(1, integer(1, 10_000), "Of a topic whose creator does not say.")
+
+
+@dataclass(frozen=True, slots=True)
 class Security:
     """How logins are verified and guessing is slowed."""
 
@@ -273,10 +295,11 @@ class Config:
     listeners: Listeners = option(
         Listeners, struct(Listeners), "Where to listen: HOST:PORT, [IPV6]:PORT or off. Port 0 picks a free one."
     )
-    tls: Tls = option(Tls, struct(Tls), "For the TLS listeners (amqps).")
+    tls: Tls = option(Tls, struct(Tls), "For the TLS listeners (amqps, kafkas).")
     storage: Storage = option(Storage, struct(Storage), "Where data is kept.")
     limits: Limits = option(Limits, struct(Limits), "Every buffer, count and wait that a peer could make grow.")
     security: Security = option(Security, struct(Security), "How logins are verified and guessing is slowed.")
+    kafka: Kafka = option(Kafka, struct(Kafka), "What clients of the Kafka protocol see.")
     compat: Compat = option(Compat, struct(Compat), "What clients that look at the server's name are told.")
     log: Log = option(Log, struct(Log), "Logs go to stderr.")
     vhosts: Mapping[str, VHost] = option(

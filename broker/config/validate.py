@@ -57,10 +57,10 @@ def _located(root: Item, path: tuple[str, ...], text: str) -> str:
 
 
 def _tls(tls: Tls, listeners: Listeners) -> Iterator[Problem]:
-    if listeners.amqps is not None:
-        missing = [f"tls.{name}" for name in ("cert", "key") if getattr(tls, name) is None]
-        if missing:
-            yield ("listeners", "amqps"), f"needs {' and '.join(missing)}"
+    missing = [f"tls.{name}" for name in ("cert", "key") if getattr(tls, name) is None]
+    for name in ("amqps", "kafkas") if missing else ():
+        if getattr(listeners, name) is not None:
+            yield ("listeners", name), f"needs {' and '.join(missing)}"
     if tls.verify != "none" and tls.ca is None:
         yield ("tls", "verify"), "needs tls.ca, which says whose certificates are accepted"
     for name in ("cert", "key", "ca"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core.catalog import EXCHANGE, OPERATOR_POLICY, POLICY, QUEUE, read_catalog
+from broker.core.catalog import EXCHANGE, OPERATOR_POLICY, POLICY, QUEUE, TOPIC, read_catalog
 from broker.core.exchange.base import Choose
 from broker.core.scheduler import Scheduler
 from broker.core.vhost import VHost, VHostLimits
@@ -40,6 +40,8 @@ class Broker:
             vhost = self.add_vhost(entry.names[0])
             if entry.kind in (POLICY, OPERATOR_POLICY):
                 vhost.policies.restore(entry.names[1], entry.known, entry.arguments, operator=entry.kind != POLICY)
+            elif entry.kind == TOPIC and vhost.topics is not None:
+                owned.update(vhost.topics.restore(entry.names[1], entry.known, entry.arguments))
             elif entry.kind == EXCHANGE:
                 log = store.logs[entry.known["log"]] if "log" in entry.known else None
                 owned.update({log.number} if log is not None else ())
@@ -66,6 +68,8 @@ class Broker:
             for queue in vhost.queues.values():
                 if queue.backlog is not None:
                     queue.backlog.note_seen(queue.cursor)
+            if vhost.topics is not None:
+                vhost.topics.close_in_order()
         self.store.close_in_order()
 
     def tick(self, now_ms: int) -> None:

@@ -9,6 +9,9 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `q` vhost, name | auto_delete, number of the log, expirations: whether messages with one of their own have come in |
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
+| `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
+
+Keys `s` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from broker.core.policies import Policy
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
+TOPIC, PRODUCERS, PRODUCER_IDS = b"t", b"s", b"n"
 
 
 class Entry(NamedTuple):
@@ -38,7 +42,8 @@ class Entry(NamedTuple):
     arguments: dict[str, Any]
 
 
-def _key(kind: bytes, *names: str) -> bytes:
+def key(kind: bytes, *names: str) -> bytes:
+    """A key: its kind, then names, each behind its length."""
     parts = [kind]
     for name in names:
         raw = name.encode()
@@ -46,9 +51,14 @@ def _key(kind: bytes, *names: str) -> bytes:
     return b"".join(parts)
 
 
+def value(known: Mapping[str, Any], arguments: Mapping[str, Any]) -> bytes:
+    """A value: two tables."""
+    return encode_table(known) + encode_table(arguments)
+
+
 def exchange_key(vhost: str, exchange: Exchange) -> bytes:
     """The key of an exchange."""
-    return _key(EXCHANGE, vhost, exchange.name)
+    return key(EXCHANGE, vhost, exchange.name)
 
 
 def exchange_value(exchange: Exchange, log: Log | None) -> bytes:
@@ -56,12 +66,12 @@ def exchange_value(exchange: Exchange, log: Log | None) -> bytes:
     known = {"type": exchange.type, "auto_delete": exchange.auto_delete, "internal": exchange.internal}
     if log is not None:
         known["log"] = log.number
-    return encode_table(known) + encode_table(exchange.arguments)
+    return value(known, exchange.arguments)
 
 
 def queue_key(queue: Queue) -> bytes:
     """The key of a queue."""
-    return _key(QUEUE, queue.vhost, queue.name)
+    return key(QUEUE, queue.vhost, queue.name)
 
 
 def queue_value(queue: Queue) -> bytes:
@@ -70,35 +80,35 @@ def queue_value(queue: Queue) -> bytes:
     known: dict[str, Any] = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.number}
     if queue.has_expirations:
         known["expirations"] = True
-    return encode_table(known) + encode_table(queue.arguments)
+    return value(known, queue.arguments)
 
 
 def binding_key(vhost: str, binding: Binding) -> bytes:
     """The key of a binding."""
     kind = "queue" if isinstance(binding.destination, Queue) else "exchange"
     digest = sha256(encode_table(binding.arguments)).hexdigest()[:32]
-    return _key(BINDING, vhost, binding.source, kind, binding.destination.name, binding.routing_key, digest)
+    return key(BINDING, vhost, binding.source, kind, binding.destination.name, binding.routing_key, digest)
 
 
 def binding_value(binding: Binding) -> bytes:
     """Its arguments."""
-    return encode_table({}) + encode_table(binding.arguments)
+    return value({}, binding.arguments)
 
 
 def policy_key(vhost: str, name: str, *, operator: bool) -> bytes:
     """The key of a policy."""
-    return _key(OPERATOR_POLICY if operator else POLICY, vhost, name)
+    return key(OPERATOR_POLICY if operator else POLICY, vhost, name)
 
 
 def policy_value(policy: Policy) -> bytes:
     """A policy."""
     known = {"pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority}
-    return encode_table(known) + encode_table(policy.definition)
+    return value(known, policy.definition)
 
 
 def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry]:
     """The entries: policies, exchanges, queues, then bindings, so that each finds what it needs."""
-    for wanted in (POLICY, OPERATOR_POLICY, EXCHANGE, QUEUE, BINDING):
+    for wanted in (POLICY, OPERATOR_POLICY, TOPIC, EXCHANGE, QUEUE, BINDING):
         for key, value in catalog.items():
             if key[:1] == wanted:
                 known, position = decode_table(value)

@@ -20,6 +20,7 @@ from broker.core.message import Message
 from broker.core.policies import Policies
 from broker.core.queue import Queue
 from broker.core.scheduler import Scheduler
+from broker.core.topics.registry import Topics
 from broker.errors import Refused
 from broker.log.log import Log
 from broker.log.store import Store
@@ -37,6 +38,7 @@ class VHostLimits:
     queues_max: int = 100_000
     exchanges_max: int = 20_000
     bindings_max: int = 1_000_000
+    partitions_max: int = 20_000
 
 
 def freeze(value: Any) -> Any:
@@ -57,7 +59,7 @@ class VHost:
 
     __slots__ = (
         "_choose", "_inbound", "_owned", "_unwatched", "binding_count", "dead_letters", "epoch", "exchanges",
-        "expiring", "limits", "name", "policies", "queues", "scheduler", "store",
+        "expiring", "limits", "name", "policies", "queues", "scheduler", "store", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +85,7 @@ class VHost:
         self._owned: dict[object, set[Queue]] = {}
         self.dead_letters = DeadLetters(self)
         self.policies = Policies(self)
+        self.topics = Topics(name, store, self.limits.partitions_max) if store is not None else None
         for exchange, kind in PREDECLARED.items():
             self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
 

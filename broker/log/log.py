@@ -117,6 +117,13 @@ class Log:
         self.next_offset = first + count
         return first
 
+    def append_batch(self, octets: bytes, count: int) -> None:
+        """Append a batch of `count` offsets as it is: it says `next_offset` and `epoch` already, see `place_batch`."""
+        if self._open:
+            self._close_batch()
+        self._add(self.next_offset, count, octets, volatile=False)
+        self.next_offset += count
+
     def _add_batch(self, first: int, records: bytes, count: int, timestamp_ms: int, *, volatile: bool) -> None:
         octets = encode_batch(
             first,
@@ -127,6 +134,9 @@ class Log:
             base_timestamp_ms=timestamp_ms,
             max_timestamp_ms=timestamp_ms,
         )
+        self._add(first, count, octets, volatile=volatile)
+
+    def _add(self, first: int, count: int, octets: bytes, *, volatile: bool) -> None:
         self.pending.append(Pending(first, first + count, octets, volatile))
         if not self.epochs or self.epochs[-1][0] < self.epoch:
             self.epochs.append((self.epoch, first))

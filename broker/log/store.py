@@ -55,8 +55,8 @@ class Store:
     """An open data directory. Made by `recovery.open_store`."""
 
     __slots__ = (
-        "_catalog_entries", "_dirty", "_next_uuid", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed",
-        "frame", "generation", "handles", "journal", "logs", "next_log", "pending_bytes", "promised_count",
+        "_catalog_entries", "_dirty", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "frame",
+        "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "promised_count",
         "recovered", "swept", "sync", "synced_frame",
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ class Store:
         self.promised_count = 0
         """Moved by whoever does what a peer will be told of only when it is synced; see `Connection.send_confirms`."""
         self.recovered = Recovered()
-        self._next_uuid = new_uuid
+        self.new_uuid = new_uuid  # 16 octets that nobody has had.
         self._catalog_entries: list[bytes] = []
         self._dirty: list[Log] = []
 
@@ -106,7 +106,7 @@ class Store:
 
     def create_log(self, *, durable: bool) -> Log:
         """A new, empty log. One that is not durable may be read like any other, and is gone after a restart."""
-        log = Log(self.next_log, self._next_uuid(), self.journal.epoch, self.changed, durable=durable)
+        log = Log(self.next_log, self.new_uuid(), self.journal.epoch, self.changed, durable=durable)
         self.next_log += 1
         self.logs[log.number] = log
         if durable:

@@ -52,6 +52,8 @@ class Durability:
         self._waiting: deque[Waiting] = deque()
         self._parked: deque[tuple[int, Connection]] = deque()
         self._events: deque[tuple[int, trio.Event]] = deque()
+        self.on_synced: list[Callable[[int], None]] = []
+        """Called with the number of the frame up to which everything is durable, when that has moved."""
         self._company = 0  # How many waited for the last frame.
 
     # Who waits.
@@ -71,6 +73,10 @@ class Durability:
         """Call `connection.unpark` when the frame that is being filled is durable."""
         self._parked.append((self.store.frame, connection))
         self.flusher.waiting_frame = self.store.frame
+
+    def wait_frame(self, frame: int) -> None:
+        """Somebody of `on_synced` waits for this frame."""
+        self.flusher.waiting_frame = max(self.flusher.waiting_frame, frame)
 
     async def synced(self) -> None:
         """Return when everything done so far is durable. Raises OSError when that will not happen."""
@@ -118,6 +124,8 @@ class Durability:
         self._company = max(released, self._company * 7 // 8)
         while self._events and self._events[0][0] <= frame:
             self._events.popleft()[1].set()
+        for call in self.on_synced:
+            call(frame)
 
     def _on_failed(self, error: Exception) -> None:
         """Nothing that waits will become durable: refuse it, and end."""

@@ -10,6 +10,7 @@ import base64
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.core.broker import Broker
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from broker.core.access import Access
     from broker.server.amqp.connection import Connection
     from broker.server.auth import Authenticator
+    from broker.server.machine import Machine
 
 log = logging.getLogger("jackalope.amqp")
 
@@ -35,7 +37,7 @@ class Hub:
 
     __slots__ = (
         "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "now_ms",
-        "reply_addresses", "scheduler", "touched", "turns",
+        "on_tick", "reply_addresses", "scheduler", "touched", "turns",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +56,9 @@ class Hub:
         self.connections: set[Connection] = set()
         self.blocked: set[Connection] = set()
         self.reply_addresses = ReplyAddresses()
-        self.touched: list[Connection] = []
+        self.touched: list[Machine] = []
+        self.on_tick: list[Callable[[int], None]] = []
+        """Called with the clock, each tick, by whoever keeps time for connections of its own."""
         self.turns = 0
         self.half_open = HalfOpen()
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}

@@ -1,4 +1,4 @@
-"""Accepting AMQP connections: limits first, then a pump for each, with TLS where asked for."""
+"""Accepting connections: limits first, then a pump for each, with TLS where asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -65,28 +66,20 @@ class TlsListening:
 ACCEPTS_MAX = 16
 """In one go: what was accepted is to be read before a flood behind it turns it out as half open."""
 
+Admit = Callable[[socket.socket, tuple[str, int], Tls | None], bool]
+"""Makes a connection of an accepted socket; False when it is not wanted and to be closed."""
+
 
 class Listener:
     """Accepts on one socket until cancelled."""
 
-    __slots__ = ("_hub", "_limits", "_poller", "_settings", "_sock", "_tls", "refused_count")
+    __slots__ = ("_admit", "_sock", "_tls", "refused_count")
 
-    def __init__(
-        self,
-        hub: Hub,
-        poller: Poller,
-        sock: socket.socket,
-        settings: AmqpSettings,
-        limits: AcceptLimits,
-        tls: TlsListening | None = None,
-    ) -> None:
-        self._hub = hub
-        self._poller = poller
+    def __init__(self, sock: socket.socket, admit: Admit, tls: TlsListening | None = None) -> None:
         self._sock = sock
-        self._settings = settings
-        self._limits = limits
+        self._admit = admit
         self._tls = tls
-        self.refused_count = 0  # Not taken, or given up half open for a newer one.
+        self.refused_count = 0
 
     async def run(self) -> None:
         """Accept for ever; out of handles it waits for some to come back."""
@@ -95,7 +88,7 @@ class Listener:
             try:
                 for _ in range(ACCEPTS_MAX):
                     sock, peer = self._sock.accept()
-                    self._admit(sock, peer)
+                    self._welcome(sock, (peer[0], peer[1]))
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -105,20 +98,33 @@ class Listener:
                 log.error("out of handles: %s", error)
                 await trio.sleep(0.1)
 
-    def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> None:
-        limits = self._limits
-        hub = self._hub
-        if len(hub.connections) >= limits.connections_max:
-            self.refused_count += 1
-            sock.close()
-            return
-        surplus = hub.half_open.surplus(peer[0], limits.unauthenticated_per_host_max, limits.unauthenticated_max)
-        if surplus is not None:
-            self.refused_count += 1
-            surplus.transport.close()
+    def _welcome(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = Tls(self._tls.context, self._tls.login_from) if self._tls is not None else None
-        connection = Connection(hub, self._settings, (peer[0], peer[1]))
+        if not self._admit(sock, peer, tls):
+            self.refused_count += 1
+            sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpDoor:
+    """Who comes in over AMQP: an `Admit`."""
+
+    hub: Hub
+    poller: Poller
+    settings: AmqpSettings
+    limits: AcceptLimits
+
+    def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
+        """Half open ones that are too many make room for new ones."""
+        limits, hub = self.limits, self.hub
+        if len(hub.connections) >= limits.connections_max:
+            return False
+        surplus = hub.half_open.surplus(peer[0], limits.unauthenticated_per_host_max, limits.unauthenticated_max)
+        if surplus is not None:
+            surplus.transport.close()
+        connection = Connection(hub, self.settings, peer)
         hub.add(connection)
-        self._poller.add(Pump(hub, self._poller, sock, connection, tls))
+        self.poller.add(Pump(hub, self.poller, sock, connection, tls))
+        return True

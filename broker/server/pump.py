@@ -32,8 +32,8 @@ import trio
 from broker.server.tls import Tls
 
 if TYPE_CHECKING:
-    from broker.server.amqp.connection import Connection
     from broker.server.hub import Hub
+    from broker.server.machine import Home, Machine
 
 log = logging.getLogger("jackalope.server")
 
@@ -62,7 +62,7 @@ class Pump:
     """The socket of one connection: reads for it in `step`, writes for it in `flush` and `drain`."""
 
     __slots__ = (
-        "_hub",
+        "_home",
         "_interest",
         "_limits",
         "_pending",
@@ -77,8 +77,8 @@ class Pump:
         "tls",
     )
 
-    def __init__(self, hub: Hub, poller: Poller, sock: socket.socket, machine: Connection, tls: Tls | None) -> None:
-        self._hub = hub
+    def __init__(self, home: Home, poller: Poller, sock: socket.socket, machine: Machine, tls: Tls | None) -> None:
+        self._home = home
         self._poller = poller
         self.sock = sock
         self.fd = sock.fileno()
@@ -90,7 +90,7 @@ class Pump:
         self._size = self._limits.read_chunk_bytes
         self._pending = memoryview(b"")
         self._interest = _IN
-        self.progress_ms = hub.now_ms  # When the socket last took something.
+        self.progress_ms = home.now_ms  # When the socket last took something.
         machine.transport = self
 
     # Reading.
@@ -177,6 +177,8 @@ class Pump:
             self._finish()
         elif machine.has_said_all and self.tls is None and not self._pending and not self.closed:
             self._shut_writing()
+        elif not self._interest & _IN and not self._pending and not machine.paused:
+            self.resume()  # It took nothing because too much was unsent.
 
     def _shut_writing(self) -> None:
         try:
@@ -220,7 +222,7 @@ class Pump:
             return
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
-            self.progress_ms = self._hub.now_ms
+            self.progress_ms = self._home.now_ms
             self.machine.congested = len(self._pending) > self._limits.out_buffer_bytes_max
             self._watch()
 
@@ -235,7 +237,7 @@ class Pump:
             self.close()
             return
         self._pending = self._pending[sent:]
-        self.progress_ms = self._hub.now_ms
+        self.progress_ms = self._home.now_ms
         if not self._pending:
             self.flush()
             if not self._pending and not self.closed:
@@ -269,7 +271,7 @@ class Pump:
         self._poller.remove(self)
         self.sock.close()
         self.machine.abort()
-        self._hub.remove(self.machine)
+        self._home.remove(self.machine)
 
     def _watch(self) -> None:
         """Ask epoll for what is wanted now."""
@@ -340,7 +342,7 @@ class Poller:
         self._nursery.start_soon(self._log_in, pump)
 
     async def _log_in(self, pump: Pump) -> None:
-        await self._hub.log_in(pump.machine)
+        await pump.machine.log_in()
         if not pump.closed:
             pump.flush()
             pump.resume()

@@ -113,6 +113,8 @@ class Ticker:
 
     def _tick(self, elapsed_ms: int) -> None:
         self._hub.broker.tick(self._hub.now_ms)
+        for call in self._hub.on_tick:
+            call(self._hub.now_ms)
         if self._hub.durability is not None:
             self._hub.durability.flusher.tick(elapsed_ms)
 

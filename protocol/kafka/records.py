@@ -25,6 +25,11 @@ MAGIC = 2
 _SUMMED = struct.Struct(">hiqqqhii")
 _FRONT = struct.Struct(">qiibI")
 SEQUENCE_MAX = 2**31 - 1
+COMPRESSION, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL, DELETE_HORIZON = 0x07, 0x08, 0x10, 0x20, 0x40
+"""Bits of the attributes."""
+NO_COMPRESSION, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+_MAX_TIMESTAMP = 35
+"""Where the largest timestamp stands in a header."""
 
 
 class CorruptBatch(ValueError):
@@ -116,6 +121,44 @@ def encode_batch(
     return b"".join((front, summed, records))
 
 
+_PLACE = struct.Struct(">qii")
+
+
+def place_batch(data: bytes | memoryview, base_offset: int, leader_epoch: int) -> bytes:
+    """A producer's batch with its offset and epoch: both lie outside of the checksum, the rest is verbatim."""
+    front = _PLACE.pack(base_offset, len(data) - LENGTH_END, leader_epoch)
+    return b"".join((front, memoryview(data)[_PLACE.size :]))
+
+
+def stamp_batch(data: bytes | memoryview, timestamp_ms: int) -> bytes:
+    """A batch with LogAppendTime: attribute bit 3, all records at `timestamp_ms`, and a new checksum (KIP-32)."""
+    octets = bytearray(data)
+    attributes = int.from_bytes(octets[CRC_START : CRC_START + 2], "big") | LOG_APPEND_TIME
+    octets[CRC_START : CRC_START + 2] = attributes.to_bytes(2, "big")
+    octets[_MAX_TIMESTAMP : _MAX_TIMESTAMP + 8] = timestamp_ms.to_bytes(8, "big", signed=True)
+    octets[CRC_START - 4 : CRC_START] = crc32c(memoryview(octets)[CRC_START:]).to_bytes(4, "big")
+    return bytes(octets)
+
+
+def count_records(data: bytes | memoryview, position: int, header: BatchHeader) -> None:
+    """Raises CorruptBatch unless an uncompressed batch holds exactly as many records as it says: lengths only."""
+    at, end = position + HEADER_SIZE, position + header.size
+    for _ in range(header.records):
+        # Lengths below 8 KiB, nearly all, take two octets at most: without a call they cost a quarter.
+        first = data[at] if at < end else 0x80
+        if first < 0x80:
+            at += 1 + (first >> 1)
+        elif at + 1 < end and (second := data[at + 1]) < 0x80:
+            at += 2 + ((first & 0x7F | second << 7) >> 1)
+        else:
+            length, at = read_varint(data, at)
+            at += length if length > 0 else end
+        if at > end:
+            raise CorruptBatch("a record reaches behind the batch")
+    if at != end:
+        raise CorruptBatch(f"{end - at} octets follow the last record")
+
+
 def render_record(
     delta: int,
     value: bytes | None,
@@ -149,14 +192,17 @@ def parse_header(data: bytes | memoryview, position: int = 0) -> BatchHeader:
     return header
 
 
-def check_batch(data: bytes | memoryview, position: int, header: BatchHeader) -> None:
-    """Raises CorruptBatch unless all octets of the batch are there and are those that were summed."""
+def check_batch(data: bytes | memoryview, position: int, header: BatchHeader, *, placed: bool = True) -> None:
+    """Raises CorruptBatch unless all octets of the batch are there and are those that were summed.
+
+    `placed`: a log has given the batch its offset (a batch without a producer may repeat it, see `encode_batch`).
+    """
     end = position + header.size
     if end > len(data):
         raise CorruptBatch(f"the batch at offset {header.base_offset} ends {end - len(data)} octets behind the data")
     if crc32c(memoryview(data)[position + CRC_START : end]) != header.crc:
         raise CorruptBatch(f"the checksum of the batch at offset {header.base_offset} does not match")
-    if header.producer_id == -1 and header.base_sequence not in (-1, header.base_offset & SEQUENCE_MAX):
+    if placed and header.producer_id == -1 and header.base_sequence not in (-1, header.base_offset & SEQUENCE_MAX):
         raise CorruptBatch(f"a batch claims offset {header.base_offset}, which is not where it was written")
 
 

@@ -208,7 +208,7 @@ def test_two_brokers_on_one_directory(tmp_path):
     load = Load(6)
     with loaded(tmp_path, load) as broker:
         argv = [sys.executable, "-m", "tools.cli.main", "serve", "--data", str(tmp_path / "data")]
-        argv += ["--set", "listeners.amqp=127.0.0.1:0", "--set", "listeners.http=off"]
+        argv += ["--set", "listeners.amqp=127.0.0.1:0", "--set", "listeners.http=off", "--set", "listeners.kafka=off"]
         second = subprocess.run(
             argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
         )

@@ -27,7 +27,7 @@ def publish(broker, count=1):
 def serve(directory):
     """A start that is expected to be refused: (exit code, stderr)."""
     argv = [sys.executable, "-m", "tools.cli.main", "serve", "--data", str(directory / "data")]
-    argv += ["--set", "listeners.amqp=127.0.0.1:0", "--set", "listeners.http=off"]
+    argv += ["--set", "listeners.amqp=127.0.0.1:0", "--set", "listeners.http=off", "--set", "listeners.kafka=off"]
     done = subprocess.run(
         argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
     )

@@ -313,7 +313,9 @@ def running_jackalope(
     """
     base = Path(tempfile.mkdtemp(prefix="jackalope-bench-")) if directory is None else directory
     log = base / "stderr.log"
-    values = [f"listeners.amqp={HOST}:0", f"listeners.http={f'{HOST}:0' if http else 'off'}", *settings]
+    values = [
+        f"listeners.amqp={HOST}:0", f"listeners.http={f'{HOST}:0' if http else 'off'}", "listeners.kafka=off", *settings
+    ]  # fmt: skip
     argv = [*(command or (python, "-m", "tools.cli.main", "serve")), "--data", str(base / "data")]
     argv += [word for value in values for word in ("--set", value)] + list(arguments)
     environment = dict(os.environ)

@@ -1,11 +1,8 @@
 """One AMQP connection, without IO: feed it octets with `receive`, drain its `out` list.
 
 Owns the connection's life (handshake to close), its channels, and the loop that hands frames to the hot paths or to
-the general one. Knows no sockets and never awaits. Who drives it (the pump, a test) keeps these duties:
-- call `receive` with what arrived; while `more` is true, let others run and call `proceed`;
-- while `login` is set, authenticate and call `login_ok` or `login_refused`;
-- write what `out` holds; set `congested` while the peer takes too little, and call `drained` when that ends;
-- close the socket once `finished` is set and `out` is written; call `abort` when the peer is gone.
+the general one. Knows no sockets and awaits nothing but a login. Who drives it (the pump, a test) has the duties of
+`server.machine`.
 
     HEADER -> START -> (login) -> TUNE -> OPEN -> RUNNING -> CLOSING (we sent close) -> DONE
 """
@@ -398,6 +395,10 @@ class Connection:
         self.state = State.DONE
         self.finished = True
         self.out.clear()
+
+    async def log_in(self) -> None:
+        """Finish a login that has to be checked off the loop."""
+        await self.hub.log_in(self)
 
     def release(self) -> None:
         """Leases go back, consumers detach, exclusive queues go; only once."""

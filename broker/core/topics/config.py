@@ -1,0 +1,199 @@
+"""Topic configuration: Kafka's names, types and defaults, and what a topic of ours makes of them.
+
+A topic keeps only what differs from the defaults (its *overrides*, as text: that is how Kafka's clients send them).
+`TopicConfig` is the typed reading of them that partitions work with. Pure.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from broker.core.topics.errors import TopicRefused
+from protocol.kafka.errors import ErrorCode
+
+LONG_MAX = 2**63 - 1
+INT_MAX = 2**31 - 1
+
+
+class ConfigType(enum.IntEnum):
+    """How DescribeConfigs v3 names the type of a value."""
+
+    BOOLEAN = 1
+    STRING = 2
+    INT = 3
+    SHORT = 4
+    LONG = 5
+    DOUBLE = 6
+    LIST = 7
+
+
+class Key(NamedTuple):
+    """One key: `read` gives the typed value of a text, or raises ValueError with what would be allowed."""
+
+    default: str
+    type: ConfigType
+    read: Callable[[str], Any]
+    works: bool
+    """Whether it changes anything here; the others are kept and shown, since tools set and compare them."""
+
+
+def _number(kind: ConfigType, low: int, high: int, default: int, *, works: bool = True) -> Key:
+    def read(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return Key(str(default), kind, read, works)
+
+
+def _long(low: int, default: int, *, works: bool = True) -> Key:
+    return _number(ConfigType.LONG, low, LONG_MAX, default, works=works)
+
+
+def _int(low: int, default: int, *, high: int = INT_MAX, works: bool = True) -> Key:
+    return _number(ConfigType.INT, low, high, default, works=works)
+
+
+def _boolean(default: str, *, works: bool) -> Key:
+    def read(text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("must be true or false")
+        return text.lower() == "true"
+
+    return Key(default, ConfigType.BOOLEAN, read, works)
+
+
+def _choice(default: str, *words: str) -> Key:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text
+
+    return Key(default, ConfigType.STRING, read, True)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("must be from 0 to 1")
+    return value
+
+
+def _policies(text: str) -> frozenset[str]:
+    words = frozenset(word.strip() for word in text.split(",") if word.strip())
+    if not words <= {"delete", "compact"}:
+        raise ValueError("must be delete, compact or both")
+    return words
+
+
+def _replicas(text: str) -> str:
+    return text
+
+
+KEYS: dict[str, Key] = {
+    "cleanup.policy": Key("delete", ConfigType.LIST, _policies, True),
+    "compression.gzip.level": _int(-1, -1, high=9),
+    "compression.lz4.level": _int(1, 9, high=17),
+    "compression.type": _choice("producer", "producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"),
+    "compression.zstd.level": _int(-131072, 3, high=22),
+    "delete.retention.ms": _long(0, 86_400_000),
+    "file.delete.delay.ms": _long(0, 60_000, works=False),
+    "flush.messages": _long(1, LONG_MAX, works=False),
+    "flush.ms": _long(0, LONG_MAX, works=False),
+    "follower.replication.throttled.replicas": Key("", ConfigType.LIST, _replicas, False),
+    "index.interval.bytes": _int(0, 4096, works=False),
+    "leader.replication.throttled.replicas": Key("", ConfigType.LIST, _replicas, False),
+    "local.retention.bytes": _long(-2, -2, works=False),
+    "local.retention.ms": _long(-2, -2, works=False),
+    "max.compaction.lag.ms": _long(1, LONG_MAX),
+    "max.message.bytes": _int(0, 1_048_588),
+    "message.timestamp.after.max.ms": _long(0, 3_600_000),
+    "message.timestamp.before.max.ms": _long(0, LONG_MAX),
+    "message.timestamp.type": _choice("CreateTime", "CreateTime", "LogAppendTime"),
+    "min.cleanable.dirty.ratio": Key("0.5", ConfigType.DOUBLE, _share, True),
+    "min.compaction.lag.ms": _long(0, 0),
+    "min.insync.replicas": _int(1, 1),
+    "preallocate": _boolean("false", works=False),
+    "remote.storage.enable": _boolean("false", works=False),
+    "retention.bytes": _long(-1, -1),
+    "retention.ms": _long(-1, 604_800_000),
+    "segment.bytes": _int(1_048_576, 1_073_741_824),
+    "segment.index.bytes": _int(4, 10_485_760, works=False),
+    "segment.jitter.ms": _long(0, 0, works=False),
+    "segment.ms": _long(1, 604_800_000),
+    "unclean.leader.election.enable": _boolean("false", works=False),
+}
+"""Kafka 4's table. `segment.bytes` has its lower bound of 1 MiB (KIP-1030)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfig:
+    """The values that partitions ask for, typed."""
+
+    compact: bool
+    delete: bool
+    compression: str
+    delete_retention_ms: int
+    max_compaction_lag_ms: int
+    max_message_bytes: int
+    timestamp_after_max_ms: int
+    timestamp_before_max_ms: int
+    log_append_time: bool
+    min_cleanable_ratio: float
+    min_compaction_lag_ms: int
+    min_insync_replicas: int
+    retention_bytes: int
+    retention_ms: int
+    segment_bytes: int
+    segment_ms: int
+
+
+def check_overrides(overrides: Mapping[str, str | None]) -> dict[str, str]:
+    """The overrides as they are kept; a value of None is the default and left out. Raises TopicRefused 40."""
+    kept: dict[str, str] = {}
+    for name, text in overrides.items():
+        key = KEYS.get(name)
+        if key is None:
+            raise TopicRefused(ErrorCode.INVALID_CONFIG, f"Unknown topic config name: {name}")
+        if text is None:
+            continue
+        try:
+            key.read(text)
+        except ValueError as error:
+            raise TopicRefused(
+                ErrorCode.INVALID_CONFIG, f"Invalid value {text} for configuration {name}: {error}"
+            ) from None
+        kept[name] = text
+    return kept
+
+
+def read_config(overrides: Mapping[str, str]) -> TopicConfig:
+    """The typed configuration of a topic whose overrides `check_overrides` has passed."""
+
+    def value(name: str) -> Any:
+        key = KEYS[name]
+        return key.read(overrides.get(name, key.default))
+
+    policies = value("cleanup.policy")
+    return TopicConfig(
+        compact="compact" in policies,
+        delete="delete" in policies,
+        compression=value("compression.type"),
+        delete_retention_ms=value("delete.retention.ms"),
+        max_compaction_lag_ms=value("max.compaction.lag.ms"),
+        max_message_bytes=value("max.message.bytes"),
+        timestamp_after_max_ms=value("message.timestamp.after.max.ms"),
+        timestamp_before_max_ms=value("message.timestamp.before.max.ms"),
+        log_append_time=value("message.timestamp.type") == "LogAppendTime",
+        min_cleanable_ratio=value("min.cleanable.dirty.ratio"),
+        min_compaction_lag_ms=value("min.compaction.lag.ms"),
+        min_insync_replicas=value("min.insync.replicas"),
+        retention_bytes=value("retention.bytes"),
+        retention_ms=value("retention.ms"),
+        segment_bytes=value("segment.bytes"),
+        segment_ms=value("segment.ms"),
+    )

@@ -1,0 +1,254 @@
+"""The topics of a vhost: create, change, delete, and what of them a restart finds.
+
+A topic is one key of the catalog: its id, the logs of its partitions, its overrides, where its partitions begin (only
+where that cannot be told from their logs). What idempotent producers have sent is a key a partition, written now and
+then; what came behind it is looked through when a producer first sends to the partition again.
+
+| key | value |
+|---|---|
+| `t` vhost, topic | id, internal, numbers of the logs, starts; overrides |
+| `s` vhost, topic, partition | offset up to which it counts, the producers |
+| `n` | producer ids below this number may have been given out |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from broker.core import catalog
+from broker.core.topics.config import check_overrides
+from broker.core.topics.errors import TopicRefused
+from broker.core.topics.partition import Partition
+from broker.core.topics.topic import Topic
+from protocol.kafka.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from broker.log.store import Store
+
+NAME_LENGTH_MAX = 249
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+PARTITIONS_PER_TOPIC_MAX = 10_000
+SNAPSHOT_BYTES = 16 << 20
+"""What a partition with idempotent producers takes in before their state is written again: it bounds what is looked
+through after a restart."""
+
+
+def check_name(name: str) -> None:
+    """Raises TopicRefused 17 for what is no name of a topic (Kafka: Topic.validate)."""
+    if name in (".", "..") or not _NAME.fullmatch(name):
+        raise TopicRefused(
+            ErrorCode.INVALID_TOPIC_EXCEPTION,
+            f"Topic name is invalid: '{name[:NAME_LENGTH_MAX]}' is not 1 to {NAME_LENGTH_MAX} of [a-zA-Z0-9._-]",
+        )
+
+
+def _collision(name: str) -> str:
+    """Names that are equal here cannot both exist: metrics write dots as underscores."""
+    return name.replace(".", "_")
+
+
+class Topics:
+    """See the module."""
+
+    __slots__ = ("_by_id", "_collisions", "_limit", "_topics", "partition_count", "store", "unsynced",
+                 "vhost")  # fmt: skip
+
+    def __init__(self, vhost: str, store: Store, partitions_max: int) -> None:
+        self.vhost = vhost
+        self.store = store
+        self.partition_count = 0
+        self.unsynced: list[tuple[int, Partition]] = []
+        """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
+        self._limit = partitions_max
+        self._topics: dict[str, Topic] = {}
+        self._by_id: dict[bytes, Topic] = {}
+        self._collisions: dict[str, str] = {}
+
+    # Look-up.
+
+    def get(self, name: str) -> Topic | None:
+        """The topic of this name."""
+        return self._topics.get(name)
+
+    def by_id(self, topic_id: bytes) -> Topic | None:
+        """The topic of this id."""
+        return self._by_id.get(topic_id)
+
+    def all(self) -> list[Topic]:
+        """Every topic, by name."""
+        return [topic for _, topic in sorted(self._topics.items())]
+
+    def partition(self, name: str, index: int) -> Partition:
+        """Raises TopicRefused 3 when there is no such partition."""
+        topic = self._topics.get(name)
+        if topic is None or not 0 <= index < len(topic.partitions):
+            raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no partition {index} of topic '{name}'")
+        return topic.partitions[index]
+
+    # Changes. Each is durable when the frame that is being filled is.
+
+    def create(
+        self,
+        name: str,
+        partitions: int,
+        overrides: Mapping[str, str | None],
+        *,
+        internal: bool = False,
+        validate_only: bool = False,
+    ) -> Topic:
+        """A new topic. Raises TopicRefused: 17 name, 36 exists, 37 partitions, 40 configuration, 44 too many."""
+        check_name(name)
+        if name in self._topics:
+            raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
+        other = self._collisions.get(_collision(name))
+        if other is not None:
+            raise TopicRefused(
+                ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topics: {other}"
+            )
+        self._check_count(partitions, partitions)
+        topic = Topic(name, self.store.new_uuid(), check_overrides(overrides), internal=internal)
+        if validate_only:
+            return topic
+        self._add(topic)
+        self._grow(topic, partitions)
+        self._put(topic)
+        return topic
+
+    def _check_count(self, partitions: int, more: int) -> None:
+        if not 1 <= partitions <= PARTITIONS_PER_TOPIC_MAX:
+            raise TopicRefused(
+                ErrorCode.INVALID_PARTITIONS,
+                f"a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {partitions}",
+            )
+        if self.partition_count + more > self._limit:
+            raise TopicRefused(ErrorCode.POLICY_VIOLATION, f"there may be {self._limit} partitions in all")
+
+    def add_partitions(self, topic: Topic, count: int, *, validate_only: bool = False) -> None:
+        """Give the topic `count` partitions in all. Raises TopicRefused 37 when that is not more than it has."""
+        if count <= len(topic.partitions):
+            raise TopicRefused(
+                ErrorCode.INVALID_PARTITIONS,
+                f"The topic {topic.name} currently has {len(topic.partitions)} partition(s); {count} would not be an"
+                " increase.",
+            )
+        self._check_count(count, count - len(topic.partitions))
+        if not validate_only:
+            self._grow(topic, count - len(topic.partitions))
+            self._put(topic)
+
+    def configure(self, topic: Topic, overrides: Mapping[str, str | None], *, validate_only: bool = False) -> None:
+        """Replace the overrides; None is a default. Raises TopicRefused 40."""
+        checked = check_overrides(overrides)
+        if not validate_only:
+            topic.configure(checked)
+            self._put(topic)
+
+    def delete(self, topic: Topic) -> None:
+        """The topic goes with all that is in it; who waits for its data is woken."""
+        del self._topics[topic.name], self._by_id[topic.id], self._collisions[_collision(topic.name)]
+        topic.gone = True
+        self.partition_count -= len(topic.partitions)
+        self.store.delete(catalog.key(catalog.TOPIC, self.vhost, topic.name))
+        for partition in topic.partitions:
+            partition.gone = True
+            self.store.delete(self._producers_key(partition))
+            self.store.drop_log(partition.log)
+            partition.wake()
+
+    def delete_records(self, topic: Topic, index: int, offset: int) -> int:
+        """Drop what is below `offset` of a partition; returns its new start. Raises TopicRefused 1."""
+        start = topic.partitions[index].delete_before(offset)
+        if topic.config.compact:
+            self._put(topic)  # A compacted log's start cannot be told from what is left of it.
+        return start
+
+    def next_producer_ids(self, count: int) -> int:
+        """The first of `count` producer ids that nobody has had (KIP-730: in blocks, durable before they are used)."""
+        first = int.from_bytes(self.store.catalog.get(catalog.PRODUCER_IDS, b""), "big")
+        self.store.put(catalog.PRODUCER_IDS, (first + count).to_bytes(8, "big"))
+        return first
+
+    def _add(self, topic: Topic) -> None:
+        self._topics[topic.name] = self._by_id[topic.id] = topic
+        self._collisions[_collision(topic.name)] = topic.name
+
+    def _grow(self, topic: Topic, count: int) -> None:
+        for _ in range(count):
+            log = self.store.create_log(durable=True)
+            topic.partitions.append(Partition(topic.name, len(topic.partitions), log, topic.config, self._appended))
+        self.partition_count += count
+
+    def _put(self, topic: Topic) -> None:
+        known: dict[str, Any] = {
+            "id": topic.id.hex(),
+            "internal": topic.internal,
+            "logs": [partition.log.number for partition in topic.partitions],
+        }
+        if topic.config.compact:
+            known["starts"] = [partition.start_offset for partition in topic.partitions]
+        self.store.put(catalog.key(catalog.TOPIC, self.vhost, topic.name), catalog.value(known, topic.overrides))
+
+    def _appended(self, partition: Partition, size: int) -> None:
+        """A batch of `size` octets came in."""
+        store = self.store
+        store.pending_bytes += size
+        if not partition.marked:
+            partition.marked = True
+            self.unsynced.append((store.frame, partition))
+        partition.unsaved_bytes += size
+        if partition.unsaved_bytes >= SNAPSHOT_BYTES and len(partition.producers):
+            self.save_producers(partition)
+
+    def synced(self, frame: int) -> None:
+        """Everything up to `frame` is durable: who waits for data of these partitions may have it."""
+        unsynced = self.unsynced
+        count = 0
+        while count < len(unsynced) and unsynced[count][0] <= frame:
+            count += 1
+        moved = [partition for _, partition in unsynced[:count]]
+        del unsynced[:count]
+        for partition in moved:
+            partition.marked = False
+            if partition.waiters:
+                partition.wake()
+
+    # What idempotent producers have sent.
+
+    def _producers_key(self, partition: Partition) -> bytes:
+        return catalog.key(catalog.PRODUCERS, self.vhost, partition.topic_name, str(partition.index))
+
+    def save_producers(self, partition: Partition) -> None:
+        """Write what is known of the partition's producers."""
+        partition.unsaved_bytes = 0
+        end = partition.log.next_offset
+        self.store.put(self._producers_key(partition), end.to_bytes(8, "big") + partition.producers.snapshot())
+
+    def _recover_producers(self, partition: Partition) -> None:
+        """Bring back what is known of a partition's producers. Raises Corrupt and OSError."""
+        saved = self.store.catalog.get(self._producers_key(partition), b"")
+        partition.recover_producers(saved[8:], int.from_bytes(saved[:8], "big"))
+
+    def close_in_order(self) -> None:
+        """Write what the next start would have to look for."""
+        for topic in self._topics.values():
+            for partition in topic.partitions:
+                if partition.unsaved_bytes and len(partition.producers):
+                    self.save_producers(partition)
+
+    # The start.
+
+    def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
+        """A topic that the catalog knows comes back; returns the numbers of its logs."""
+        topic = Topic(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
+        self._add(topic)
+        starts = known.get("starts", [])
+        for index, number in enumerate(known["logs"]):
+            partition = Partition(name, index, self.store.logs[number], topic.config, self._appended)
+            if index < len(starts):
+                partition.start_offset = starts[index]
+            partition.recover = self._recover_producers
+            topic.partitions.append(partition)
+        self.partition_count += len(topic.partitions)
+        return list(known["logs"])

@@ -1,0 +1,274 @@
+"""One Kafka connection, without IO: requests in, answers out in the order of the requests.
+
+Owns the framing, the order of answers and back-pressure. What a request means is `handlers`' business. A request is
+worked on as soon as it is there, also while answers before it wait (for the disk, for data, for a group): they are
+sent in order all the same, and `SLOTS_MAX` bounds how many wait. Who drives it has the duties of `server.machine`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from broker.server.kafka.handlers import HANDLERS
+from protocol.kafka.headers import (
+    RequestHeader,
+    UnsupportedVersion,
+    read_request,
+    unsupported_version_response,
+    write_response,
+)
+from protocol.kafka.schema import MalformedRequest
+
+if TYPE_CHECKING:
+    from broker.server.kafka.hub import KafkaHub
+    from broker.server.machine import Octets
+
+log = logging.getLogger("jackalope.kafka")
+
+SLOTS_MAX = 64
+"""Answers that may be owed to one peer; a producer has five requests in flight, a consumer one or two."""
+OUT_BYTES_MAX = 1 << 20
+"""With more than this unsent no further request is worked on: an answer may be 50 MB."""
+SLICE_REQUESTS = 16
+SLICE_BYTES = 1 << 20
+SIZE_OCTETS = 4
+LEAST_REQUEST_BYTES = 8
+NO_ANSWER = object()
+"""What a handler returns when the peer expects nothing (Produce with acks=0)."""
+
+
+class Slot:
+    """The place of one answer among those of its connection."""
+
+    __slots__ = ("answered", "connection", "header", "parts")
+
+    def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
+        self.connection = connection
+        self.header = header
+        self.answered = False
+        self.parts: Octets = ()
+
+    def answer(self, response: Any) -> None:
+        """Send this when all answers before it have gone. The peer may be gone: then nothing happens."""
+        connection = self.connection
+        if not connection.finished and not self.answered:
+            self.parts = write_response(self.header, response)
+            self.answered = True
+            connection.answers_came()
+
+
+class KafkaConnection:
+    """See the module."""
+
+    __slots__ = (
+        "_buffer", "_chunks", "_have", "_position", "client_id", "client_software", "congested", "external_name",
+        "finished", "held", "hub", "last_heard_ms", "local", "login", "need", "on_close", "out", "out_size", "peer",
+        "received_octets", "requests_count", "sasl", "sent_octets", "slots", "started_ms", "tls", "touched",
+        "transport", "user",
+    )  # fmt: skip
+
+    def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
+        self.hub = hub
+        self.peer = peer
+        self.local = local  # What the client dialled.
+        self.user = hub.anonymous(peer[0])  # None until it has logged in, where that is needed.
+        self.sasl: Any = None  # The exchange that is under way.
+        self.client_id = ""
+        self.client_software = ""
+        self.external_name: str | None = None
+        self.tls = False
+        self.login: Any = None
+        self.slots: deque[Slot] = deque()
+        self.held: tuple[Slot, Any] | None = None
+        """A request that waits, and all behind it: for the disk to catch up, or for an alarm to end."""
+        self.on_close: dict[object, Callable[[], None]] = {}
+        """Called when the peer is gone, by who keeps something for this connection."""
+        self.transport: Any = None
+        self.out: list[Any] = []
+        self.out_size = 0
+        self.touched = self.congested = self.finished = False
+        self.received_octets = self.sent_octets = self.requests_count = 0
+        self.started_ms = self.last_heard_ms = hub.now_ms
+        self._buffer = b""
+        self._position = 0
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self.need = 0
+
+    # Octets in.
+
+    @property
+    def more(self) -> bool:
+        """Whether `proceed` has something to do without new octets."""
+        return self._position < len(self._buffer) and not self.need and not self.paused and not self.finished
+
+    @property
+    def paused(self) -> bool:
+        """Nothing may be taken now: enough is owed, or unsent, or there is no room for what may come."""
+        return (
+            self.held is not None
+            or len(self.slots) >= SLOTS_MAX
+            or self.out_size > OUT_BYTES_MAX
+            or self.login is not None
+        )
+
+    @property
+    def has_said_all(self) -> bool:
+        """Kafka's brokers close without a word."""
+        return False
+
+    def receive(self, data: bytes) -> None:
+        """Octets arrived."""
+        self.received_octets += len(data)
+        self.last_heard_ms = self.hub.now_ms
+        if self._chunks:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self.need:
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        elif self._position < len(self._buffer):
+            data = self._buffer[self._position :] + data
+        self._buffer = data
+        self._position = 0
+        self.need = 0
+        self.proceed()
+
+    def proceed(self) -> None:
+        """Work on what is buffered, until it is used up or a slice's worth of work is done."""
+        requests, octets = SLICE_REQUESTS, SLICE_BYTES
+        while requests > 0 and octets > 0 and not self.paused and not self.finished:
+            size = self._next_size()
+            if not size:
+                break
+            start = self._position + SIZE_OCTETS
+            self._position = start + size
+            requests -= 1
+            octets -= size
+            self._on_request(memoryview(self._buffer)[start : start + size])
+        if self.need:
+            self._chunks = [self._buffer[self._position :]]
+            self._have = len(self._chunks[0])
+            self._buffer = b""
+            self._position = 0
+
+    def _next_size(self) -> int:
+        """Octets of the request that is complete in the buffer; 0 when there is none (then `need` may say more)."""
+        have = len(self._buffer) - self._position
+        if have < SIZE_OCTETS:
+            self.need = SIZE_OCTETS if have else 0
+            return 0
+        size = int.from_bytes(self._buffer[self._position : self._position + SIZE_OCTETS], "big", signed=True)
+        limit = self.hub.request_bytes_max(self)
+        if not LEAST_REQUEST_BYTES <= size <= limit:
+            self.end(f"a request of {size} octets, at most {limit} are taken")
+            return 0
+        if have < SIZE_OCTETS + size:
+            self.need = SIZE_OCTETS + size
+            return 0
+        return size
+
+    def _on_request(self, data: memoryview) -> None:
+        self.requests_count += 1
+        try:
+            header, request = read_request(data)
+        except UnsupportedVersion as error:
+            response = unsupported_version_response(error)
+            if response is None:
+                self.end(str(error))
+            else:
+                self._slot_of(response)
+            return
+        except MalformedRequest as error:
+            self.end(f"malformed: {error}")
+            return
+        if not self.hub.may_ask(self, header.api_key):
+            self.end(f"request {header.api_key} before authentication")
+            return
+        if header.client_id:
+            self.client_id = header.client_id
+        slot = Slot(self, header)
+        self.slots.append(slot)
+        self._handle(slot, request)
+
+    def _handle(self, slot: Slot, request: Any) -> None:
+        response = HANDLERS[slot.header.api_key](self, slot, request)
+        if response is NO_ANSWER:
+            slot.answered = True
+            self.answers_came()
+        elif response is not None:
+            slot.answer(response)
+
+    def _slot_of(self, parts: Octets) -> None:
+        slot = Slot(self, RequestHeader(0, 0, 0, None))
+        slot.parts, slot.answered = parts, True
+        self.slots.append(slot)
+        self.answers_came()
+
+    # Octets out.
+
+    def answers_came(self) -> None:
+        """Put on `out` whatever has its turn."""
+        slots = self.slots
+        was_full = len(slots) >= SLOTS_MAX
+        while slots and slots[0].answered:
+            parts = slots.popleft().parts
+            self.out += parts
+            self.out_size += sum(map(len, parts))
+        if self.out:
+            self.touch()
+        if was_full and len(slots) < SLOTS_MAX:
+            self._resume()
+
+    def touch(self) -> None:
+        """Have `out` written at the end of the turn."""
+        if not self.touched:
+            self.touched = True
+            self.hub.touched.append(self)
+
+    def drained(self) -> None:
+        """The peer takes octets again."""
+        self.congested = False
+
+    def hold(self, slot: Slot, request: Any) -> None:
+        """Come back to this request, and take no other, when `release` is called."""
+        self.held = slot, request
+
+    def release(self) -> None:
+        """What was held may go on."""
+        if self.held is not None and not self.finished:
+            slot, request = self.held
+            self.held = None
+            self._handle(slot, request)
+            self._resume()
+
+    def _resume(self) -> None:
+        if self.transport is not None:
+            self.transport.resume()
+
+    # The end.
+
+    def end(self, why: str) -> None:
+        """Close: what this peer says is not understood, or not taken."""
+        log.info("closed: peer=%s:%s client=%r %s", *self.peer[:2], self.client_id[:64], why)
+        self.slots.clear()
+        self.held = None
+        self.finished = True
+        self.touch()
+
+    def abort(self) -> None:
+        """The peer is gone: let go of everything."""
+        self.finished = True
+        self.out.clear()
+        self.slots.clear()
+        callbacks, self.on_close = self.on_close, {}
+        for forget in callbacks.values():
+            forget()
+
+    async def log_in(self) -> None:
+        """Finish a login that has to be checked off the loop."""
+        await self.hub.log_in(self)

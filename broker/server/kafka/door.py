@@ -1,0 +1,62 @@
+"""Who comes in over Kafka's protocol, and what they find: wiring, from the configuration to the table of handlers."""
+
+from __future__ import annotations
+
+import base64
+import socket
+from dataclasses import dataclass
+
+from broker.config import Config
+from broker.server.hub import Hub
+from broker.server.kafka import fetch, metadata, produce  # noqa: F401 - they fill handlers.HANDLERS
+from broker.server.kafka.connection import KafkaConnection
+from broker.server.kafka.hub import KafkaHub
+from broker.server.kafka.settings import KafkaSettings
+from broker.server.listener import Admit
+from broker.server.pump import Poller, Pump
+from broker.server.tls import Tls
+
+CLUSTER_ID_KEY = b"c"
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaDoor:
+    """An `Admit`."""
+
+    hub: KafkaHub
+    poller: Poller
+    connections_max: int
+
+    def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
+        """Everybody up to the limit of connections."""
+        if len(self.hub.connections) >= self.connections_max:
+            return False
+        connection = KafkaConnection(self.hub, peer, sock.getsockname()[:2])
+        self.hub.add(connection)
+        self.poller.add(Pump(self.hub, self.poller, sock, connection, tls))
+        return True
+
+
+def kafka_door(hub: Hub, poller: Poller, config: Config) -> Admit:
+    """The Kafka face of this process. There has to be a store."""
+    durability = hub.durability
+    assert durability is not None
+    topics = hub.broker.add_vhost(config.kafka.vhost).topics
+    assert topics is not None
+    store = durability.store
+    if CLUSTER_ID_KEY not in store.catalog:
+        store.put(CLUSTER_ID_KEY, store.new_uuid())
+    advertised = config.kafka.advertised
+    settings = KafkaSettings(
+        vhost=config.kafka.vhost,
+        node_id=config.kafka.node_id,
+        cluster_id=base64.urlsafe_b64encode(store.catalog[CLUSTER_ID_KEY]).decode().rstrip("="),
+        advertised=(advertised.host, advertised.port) if advertised is not None else None,
+        anonymous=config.kafka.anonymous,
+        request_bytes_max=config.limits.kafka_request_bytes_max,
+        fetch_bytes_max=config.limits.kafka_fetch_bytes_max,
+        auto_create_topics=config.kafka.auto_create_topics,
+        partitions_default=config.kafka.partitions_default,
+    )
+    kafka = KafkaHub(hub, topics, durability, settings)
+    return KafkaDoor(kafka, poller, config.limits.connections_max)

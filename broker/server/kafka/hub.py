@@ -1,0 +1,163 @@
+"""What all Kafka connections of a process share: topics, who waits for the disk or for a time, and how they are told.
+
+Beside `server.hub.Hub`, whose turns and clock it uses. Everything here happens within a turn, without an await.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from broker.core.access import Verb
+from broker.server.auth import is_loopback
+from broker.server.kafka.fetch import Fetches
+from broker.server.kafka.settings import KafkaSettings
+from protocol.kafka.apis import APIS
+
+if TYPE_CHECKING:
+    from broker.core.topics.registry import Topics
+    from broker.server.durability import Durability
+    from broker.server.hub import Hub
+    from broker.server.kafka.connection import KafkaConnection, Slot
+
+log = logging.getLogger("jackalope.kafka")
+
+BEFORE_LOGIN = frozenset((17, 18, 36))
+"""SaslHandshake, ApiVersions, SaslAuthenticate."""
+UNAUTHENTICATED_BYTES_MAX = 64 << 10
+"""A request before the login; the largest there is carries a token of some kilobytes."""
+
+
+class KafkaHub:
+    """See the module. `hub` is the process's, `topics` those of the vhost that Kafka's clients see."""
+
+    def __init__(self, hub: Hub, topics: Topics, durability: Durability, settings: KafkaSettings) -> None:
+        self.hub = hub
+        self.topics = topics
+        self.durability = durability
+        self.settings = settings
+        self.connections: set[KafkaConnection] = set()
+        self.touched = hub.touched
+        self.fetches = Fetches(self, secrets.randbits(31))
+        self._held: set[KafkaConnection] = set()
+        self._waiting: deque[tuple[int, Slot, Any]] = deque()
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._timer_numbers = count()
+        durability.on_synced.append(self._synced)
+        hub.on_tick.append(self._tick)
+
+    @property
+    def now_ms(self) -> int:
+        """The monotonic clock, as of the last tick."""
+        return self.hub.now_ms
+
+    @property
+    def wall_ms(self) -> int:
+        """The wall clock, as of the last tick."""
+        return self.hub.scheduler.wall_ms
+
+    # Connections.
+
+    def add(self, connection: KafkaConnection) -> None:
+        """A connection was accepted."""
+        self.connections.add(connection)
+
+    def remove(self, connection: KafkaConnection) -> None:
+        """Its socket is closed."""
+        self.connections.discard(connection)
+        self._held.discard(connection)
+
+    # Who may do what.
+
+    def anonymous(self, host: str) -> Any:
+        """The user of a connection that has not logged in; None when it has to."""
+        user = self.hub.access.users.get(self.settings.anonymous) if self.settings.anonymous is not None else None
+        if user is None or (user.loopback_only and not is_loopback(host)):
+            return None
+        return user
+
+    def may_ask(self, connection: KafkaConnection, api_key: int) -> bool:
+        """Whether this may be asked before a login, or there was one."""
+        return connection.user is not None or api_key in BEFORE_LOGIN
+
+    def request_bytes_max(self, connection: KafkaConnection) -> int:
+        """The largest request that is taken now."""
+        return self.settings.request_bytes_max if connection.user is not None else UNAUTHENTICATED_BYTES_MAX
+
+    def can(self, connection: KafkaConnection, verb: Verb, name: str) -> bool:
+        """Whether the user may `configure`, `write` or `read` a topic or group: the vhost's permissions."""
+        return self.hub.access.can(connection.user, self.settings.vhost, verb, name)
+
+    async def log_in(self, connection: KafkaConnection) -> None:
+        """SASL comes with its own handlers; nothing sets `login` before."""
+
+    # What waits for the disk.
+
+    def answer_when_durable(self, slot: Slot, response: Any) -> None:
+        """Answer when everything done so far is durable."""
+        store = self.durability.store
+        frame = store.frame if store.dirty else store.frame - 1
+        if frame <= store.synced_frame:
+            slot.answer(response)
+            return
+        self._waiting.append((frame, slot, response))
+        self.durability.wait_frame(frame)
+
+    def _synced(self, frame: int) -> None:
+        self.topics.synced(frame)
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= frame:
+            _, slot, response = waiting.popleft()
+            slot.answer(response)
+        if self._held:
+            self._release_held()
+
+    # Publishers that wait.
+
+    def has_room(self) -> bool:
+        """Whether publishers may go on: the disk keeps up, and there is no alarm."""
+        return self.hub.broker.alarm is None and not self.durability.congested
+
+    def hold(self, slot: Slot, request: Any) -> None:
+        """Handle the request when there is room."""
+        slot.connection.hold(slot, request)
+        self._held.add(slot.connection)
+
+    def _release_held(self) -> None:
+        if self.has_room():
+            held, self._held = self._held, set()
+            for connection in held:
+                connection.release()
+
+    # Time.
+
+    def at(self, due_ms: int, call: Callable[[], None]) -> None:
+        """Call within a tick, when the monotonic clock has reached `due_ms`."""
+        heapq.heappush(self._timers, (due_ms, next(self._timer_numbers), call))
+
+    def _tick(self, now_ms: int) -> None:
+        timers = self._timers
+        while timers and timers[0][0] <= now_ms:
+            heapq.heappop(timers)[2]()
+        if self._held:
+            self._release_held()
+
+    # The node.
+
+    def address(self, connection: KafkaConnection) -> tuple[str, int]:
+        """Where the client of this connection finds the broker."""
+        return self.settings.advertised or connection.local
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts of what is there."""
+        return {
+            "kafka_connections": len(self.connections),
+            "kafka_waiting_for_disk": len(self._waiting),
+            "topics_partitions": self.topics.partition_count,
+            "kafka_apis": len(APIS),
+        }

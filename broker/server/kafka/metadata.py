@@ -1,0 +1,186 @@
+"""Metadata, ApiVersions, DescribeCluster, ListOffsets, OffsetsForLeaderEpoch: what a client asks before it works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.core.topics.errors import TopicRefused
+from broker.core.topics.topic import Topic
+from broker.log.errors import StorageError
+from broker.server.kafka.handlers import HANDLERS, handles
+from protocol.kafka.apis import APIS
+from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
+from protocol.kafka.apis.list_offsets import (
+    ListOffsetsPartition,
+    ListOffsetsPartitionResponse,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    ListOffsetsTopicResponse,
+)
+from protocol.kafka.apis.metadata import (
+    MetadataRequest,
+    MetadataResponse,
+    MetadataResponseBroker,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
+from protocol.kafka.apis.offset_for_leader_epoch import (
+    EpochEndOffset,
+    OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse,
+    OffsetForLeaderTopicResult,
+)
+from protocol.kafka.errors import ErrorCode
+from protocol.kafka.records import CorruptBatch
+
+if TYPE_CHECKING:
+    from broker.server.kafka.connection import KafkaConnection, Slot
+
+NO_ID = bytes(16)
+CLIENT_TEXT_MAX = 100
+
+
+@handles(18)
+def on_api_versions(connection: KafkaConnection, slot: Slot, request: ApiVersionsRequest) -> ApiVersionsResponse:
+    """What is served. No feature is announced: transactions are version 1, groups the classic ones."""
+    if request.client_software_name:
+        software = f"{request.client_software_name} {request.client_software_version}"
+        connection.client_software = software[:CLIENT_TEXT_MAX]
+    return ApiVersionsResponse(
+        api_keys=[
+            ApiVersion(api_key=api.key, min_version=api.advertised_min, max_version=api.max_version)
+            for api in APIS.values()
+            if api.key in HANDLERS
+        ]
+    )
+
+
+@handles(3)
+def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataRequest) -> MetadataResponse | None:
+    """Brokers (this one), and the topics that were asked for: all for null, and in v0 for an empty list."""
+    hub = connection.hub
+    host, port = hub.address(connection)
+    node_id = hub.settings.node_id
+    wants_all = request.topics is None or (slot.header.api_version == 0 and not request.topics)
+    before = hub.topics.partition_count
+    if wants_all:
+        found = [
+            _describe(connection, topic)
+            for topic in hub.topics.all()
+            if hub.can(connection, "read", topic.name) or hub.can(connection, "write", topic.name)
+        ]
+    else:
+        found = [
+            _look_up(connection, one.name, one.topic_id, may_create=request.allow_auto_topic_creation)
+            for one in request.topics or ()
+        ]
+    response = MetadataResponse(
+        brokers=[MetadataResponseBroker(node_id=node_id, host=host, port=port)],
+        cluster_id=hub.settings.cluster_id,
+        controller_id=node_id,
+        topics=found,
+    )
+    if hub.topics.partition_count == before:
+        return response
+    hub.answer_when_durable(slot, response)
+    return None
+
+
+def _look_up(
+    connection: KafkaConnection, name: str | None, topic_id: bytes, *, may_create: bool
+) -> MetadataResponseTopic:
+    hub = connection.hub
+    if name is None:
+        topic = hub.topics.by_id(topic_id)
+        code = ErrorCode.UNKNOWN_TOPIC_ID
+    else:
+        if not (hub.can(connection, "read", name) or hub.can(connection, "write", name)):
+            return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=name, topic_id=NO_ID)
+        topic = hub.topics.get(name)
+        code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        if topic is None and may_create and hub.settings.auto_create_topics and hub.can(connection, "configure", name):
+            try:
+                topic = hub.topics.create(name, hub.settings.partitions_default, {})
+            except TopicRefused as refused:
+                code = refused.code
+    if topic is None:
+        return MetadataResponseTopic(error_code=code, name=name, topic_id=topic_id)
+    return _describe(connection, topic)
+
+
+def _describe(connection: KafkaConnection, topic: Topic) -> MetadataResponseTopic:
+    node_id = connection.hub.settings.node_id
+    return MetadataResponseTopic(
+        name=topic.name,
+        topic_id=topic.id,
+        is_internal=topic.internal,
+        partitions=[
+            MetadataResponsePartition(
+                partition_index=one.index,
+                leader_id=node_id,
+                leader_epoch=one.leader_epoch,
+                replica_nodes=[node_id],
+                isr_nodes=[node_id],
+            )
+            for one in topic.partitions
+        ],
+    )
+
+
+@handles(2)
+def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffsetsRequest) -> ListOffsetsResponse:
+    """Offsets by time, or the ends of partitions; nothing at or behind a time is offset -1 and no error."""
+    return ListOffsetsResponse(
+        topics=[
+            ListOffsetsTopicResponse(
+                name=topic.name, partitions=[_list_offset(connection, topic.name, one) for one in topic.partitions]
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def _list_offset(connection: KafkaConnection, name: str, asked: ListOffsetsPartition) -> ListOffsetsPartitionResponse:
+    answer = ListOffsetsPartitionResponse(
+        partition_index=asked.partition_index, timestamp=-1, offset=-1, leader_epoch=-1
+    )
+    hub = connection.hub
+    try:
+        if not hub.can(connection, "read", name):
+            raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, name)
+        partition = hub.topics.partition(name, asked.partition_index)
+        partition.check_epoch(asked.current_leader_epoch)
+        answer.timestamp, answer.offset = partition.offset_for(asked.timestamp)
+    except TopicRefused as refused:
+        answer.error_code = refused.code
+        return answer
+    except (StorageError, CorruptBatch, OSError):
+        answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+        return answer
+    if answer.offset >= 0:
+        answer.leader_epoch = partition.epoch_at(answer.offset)
+    return answer
+
+
+@handles(23)
+def on_offset_for_leader_epoch(
+    connection: KafkaConnection, slot: Slot, request: OffsetForLeaderEpochRequest
+) -> OffsetForLeaderEpochResponse:
+    """Where the batches of a leader epoch end (KIP-101, KIP-320): how a client learns that a log was truncated."""
+    response = OffsetForLeaderEpochResponse(topics=[])
+    hub = connection.hub
+    for topic in request.topics:
+        answers = []
+        for one in topic.partitions:
+            answer = EpochEndOffset(partition=one.partition, leader_epoch=-1, end_offset=-1)
+            try:
+                if not hub.can(connection, "read", topic.topic):
+                    raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, topic.topic)
+                partition = hub.topics.partition(topic.topic, one.partition)
+                partition.check_epoch(one.current_leader_epoch)
+                answer.leader_epoch, answer.end_offset = partition.epoch_end(one.leader_epoch)
+            except TopicRefused as refused:
+                answer.error_code = refused.code
+            answers.append(answer)
+        response.topics.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=answers))
+    return response

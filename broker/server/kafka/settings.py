@@ -1,0 +1,21 @@
+"""What Kafka connections are told and bound by; filled from the configuration by `broker.app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """`advertised` is (host, port); None tells each client the address that it has dialled."""
+
+    vhost: str = "/"
+    node_id: int = 1
+    cluster_id: str = ""
+    advertised: tuple[str, int] | None = None
+    anonymous: str | None = "guest"
+    request_bytes_max: int = 100 << 20
+    fetch_bytes_max: int = 55 << 20
+    auto_create_topics: bool = True
+    partitions_default: int = 1
+    software: str = ""

@@ -1,0 +1,70 @@
+"""What a sans-IO connection looks like to the pump that moves its octets, whichever protocol it speaks.
+
+The pump's duties:
+- call `receive` with what arrived; while `more` is true, let others run and call `proceed`;
+- while `login` is set, await `log_in`;
+- write what `out` holds; set `congested` while the peer takes too little, and call `drained` when that ends;
+- close the socket once `finished` is set and `out` is written; call `abort` when the peer is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Machine(Protocol):
+    """See the module."""
+
+    peer: tuple[str, int]
+    transport: Any
+    tls: bool
+    external_name: str | None
+    login: Any
+    out: list[Any]
+    out_size: int
+    congested: bool
+    finished: bool
+    touched: bool
+    sent_octets: int
+
+    @property
+    def more(self) -> bool:
+        """Whether `proceed` has something to do without new octets."""
+
+    @property
+    def paused(self) -> bool:
+        """Nothing may be taken now."""
+
+    @property
+    def has_said_all(self) -> bool:
+        """Nothing follows what is on `out`, and the peer is to see that at once."""
+
+    def receive(self, data: bytes) -> None:
+        """Octets arrived."""
+
+    def proceed(self) -> None:
+        """Work on what is buffered, for a slice."""
+
+    def drained(self) -> None:
+        """The peer takes octets again."""
+
+    def abort(self) -> None:
+        """The peer is gone: let go of everything."""
+
+    async def log_in(self) -> None:
+        """Finish a login that has to be checked off the loop."""
+
+
+class Home(Protocol):
+    """What a pump asks of those who keep its machine."""
+
+    @property
+    def now_ms(self) -> int:
+        """The monotonic clock, as of the last tick."""
+
+    def remove(self, machine: Any) -> None:
+        """The machine's socket is closed."""
+
+
+Octets = Sequence[bytes | memoryview]
