@@ -61,14 +61,19 @@ def allow_many_sockets() -> int:
 
 
 def alternate(scenario: Measured, cast: Cast, rounds: int, run: Callable[[Broker], Sample], outcome: Outcome,
-              emit: Emit, note: Note) -> None:  # fmt: skip
-    """`rounds` runs of each broker in turn; the row, or why there is none, goes to `outcome`."""
+              emit: Emit, note: Note, *, warm_up: bool = False) -> None:  # fmt: skip
+    """`rounds` runs of each broker in turn; the row, or why there is none, goes to `outcome`.
+
+    With `warm_up` a round before counts for nothing: a broker that compiles itself while it runs needs it.
+    """
     taken: dict[int, list[Sample]] = {id(broker): [] for broker in cast.brokers()}
     try:
-        for number in range(1, rounds + 1):
+        for number in range(0 if warm_up else 1, rounds + 1):
             for broker in cast.brokers():
-                note(f"{scenario.name}: round {number} of {rounds}, {broker.name}")
+                note(f"{scenario.name}: {f'round {number} of {rounds}' if number else 'warm-up'}, {broker.name}")
                 sample = run(broker)
+                if not number:
+                    continue
                 taken[id(broker)].append(sample)
                 emit(sample_json(sample, number))
     except (RunFailed, Unavailable, StreamError, OSError) as error:

@@ -27,7 +27,7 @@ BULK = {
     "linger.ms": 5, "batch.size": 1_000_000, "batch.num.messages": 100_000, "queue.buffering.max.messages": 1_000_000,
     "queue.buffering.max.kbytes": 1 << 20, "enable.idempotence": False, "delivery.report.only.error": True,
 }  # fmt: skip
-PACED = {"linger.ms": 0, "enable.idempotence": False, "delivery.report.only.error": True}
+PACED = {"linger.ms": 1, "enable.idempotence": False, "delivery.report.only.error": True}
 # Without the last two librdkafka pauses for a second whenever 64 MB wait for an application that is slower than it.
 READER = {"auto.offset.reset": "earliest", "enable.auto.commit": True, "fetch.queue.backoff.ms": 2,
           "queued.min.messages": 100_000}  # fmt: skip

@@ -18,7 +18,6 @@ from tools.bench.kafka_wire import (
     Fetched,
     FetchRequest,
     KafkaError,
-    close_all,
     commit_request,
     connect,
 )
@@ -127,4 +126,3 @@ def fetch(job: KafkaJob, board: Board) -> None:
             fetcher.connection.sendall(wanted.at(fetcher.offset))
         board.set_delivered(job.worker, delivered)
         committer.commit_due()
-    close_all([*(fetcher.connection for fetcher in fetchers), committer.connection])

@@ -75,7 +75,7 @@ def _check_acknowledged(job: KafkaJob, board: Board, admin: Admin) -> None:
 def _add_figures(sample: Sample, scenario: KafkaScenario, broker: Broker) -> None:
     """What the table of a log says in megabytes; shares and memory where several groups read."""
     extra, megabytes = sample.extra, sample.messages * scenario.body_bytes / MEGABYTE
-    published_rate, written_rate = extra.pop("published", 0.0), extra.pop("written", 0.0)
+    written_rate = extra.pop("written")
     extra["client_cores"] = sample.client_cpu_s / sample.elapsed_s
     if scenario.counted != "rebalances":
         extra["mb_s"] = megabytes / sample.elapsed_s
@@ -85,7 +85,7 @@ def _add_figures(sample: Sample, scenario: KafkaScenario, broker: Broker) -> Non
         return
     extra["resident_mb"] = resident_bytes(broker.pids()) / MEGABYTE
     if scenario.messages_per_s:
-        extra["delivered_share"] = sample.rate / (published_rate * scenario.groups) if published_rate else 0.0
+        extra["delivered_share"] = sample.rate / (scenario.messages_per_s * scenario.groups)
         extra["written_kb_s"] = written_rate / 1000
 
 
@@ -97,11 +97,11 @@ def run_once(broker: Broker, scenario: KafkaScenario, *, seconds: float, congest
     jobs = [KafkaJob(host, port, scenario, run, worker, congestion) for worker in range(len(scenario.loads))]
     loads = [partial(_load_function(kind), job) for kind, job in zip(scenario.loads, jobs, strict=True)]
     pids = broker.pids()
-    with Admin(host, port) as admin, _topic(jobs[0], admin):
+    with contextlib.closing(Admin(host, port)) as admin, _topic(jobs[0], admin):
         with running_loads(loads, board) as processes:
             sample = take_window(
                 broker, scenario.name, board, processes, seconds, count=lambda: count(board),
-                rates={"published": lambda: board.published, "written": lambda: written_bytes(pids)},
+                rates={"written": lambda: written_bytes(pids)}, warm_up_s=scenario.warm_up_s,
             )  # fmt: skip
             _add_figures(sample, scenario, broker)
         _check_acknowledged(jobs[0], board, admin)

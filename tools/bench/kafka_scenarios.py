@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tools.bench.scenarios import Goal
+from tools.bench.window import WARM_UP_S
 
 KafkaLoad = Literal["produce", "paced", "consume", "follow", "fetch", "leave"]
 
 
+FAN_WARM_UP_S = 3.0  # So that what came together while a thousand groups connected is delivered.
 NO_GOAL = Goal()
 
 
@@ -37,6 +39,7 @@ class KafkaScenario:
     preload_messages: int = 0
     flush_beside: bool = False
     window_factor: float = 1.0
+    warm_up_s: float = WARM_UP_S
 
 
 _PRELOAD = 200_000
@@ -61,7 +64,8 @@ KAFKA_SCENARIOS: dict[str, KafkaScenario] = {
                       preload_messages=_PRELOAD),
         *(
             KafkaScenario(f"fanout{groups}", f"200 msg/s to {groups:,} group{'s' * (groups > 1)} of one consumer each",
-                          loads=("paced", "fetch"), groups=groups, messages_per_s=200, window_factor=3.0)
+                          loads=("paced", "fetch"), groups=groups, messages_per_s=200, window_factor=3.0,
+                          warm_up_s=FAN_WARM_UP_S)
             for groups in (1, 10, 1000)
         ),
         KafkaScenario("latency", "5,000 msg/s, produce to consume", loads=("paced", "follow"), groups=1,

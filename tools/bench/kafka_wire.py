@@ -5,12 +5,12 @@ counted without looking into a record. It is the bench's own on purpose: a fault
 hidden by the same fault here. All versions used are without compact fields. Must not know: scenarios.
 """
 
+import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
 
 CLIENT_ID = b"jackalope-bench"
 PRODUCE, FETCH, LIST_OFFSETS, OFFSET_COMMIT, FIND_COORDINATOR, API_VERSIONS = 0, 1, 2, 8, 10, 18
@@ -64,10 +64,8 @@ class Admin:
     def __init__(self, host: str, port: int) -> None:
         self._socket = connect(host, port)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Drop the connection."""
         self._socket.close()
 
     def call(self, key: int, version: int, body: bytes) -> bytes:
@@ -205,23 +203,11 @@ def batches(records: memoryview) -> Iterator[tuple[int, int]]:
         at += 12 + size
 
 
-def open_many(host: str, port: int, count: int) -> list[socket.socket]:
-    """So many connections on each of which ApiVersions was answered. The caller closes them."""
-    found: list[socket.socket] = []
-    try:
-        for _ in range(count):
-            found.append(connect(host, port))
-            found[-1].sendall(request(API_VERSIONS, 0, b""))
-        for connection in found:
-            if len(connection.recv(10, socket.MSG_WAITALL)) < 10:
-                raise KafkaError("the broker dropped the connection")
-    except BaseException:
-        close_all(found)
-        raise
-    return found
-
-
-def close_all(connections: Sequence[socket.socket]) -> None:
-    """Close them."""
-    for connection in connections:
-        connection.close()
+@contextlib.contextmanager
+def idle_connections(host: str, port: int, count: int) -> Iterator[None]:
+    """So many connections on each of which ApiVersions was answered."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(contextlib.closing(Admin(host, port))) for _ in range(count)]
+        for admin in opened:
+            admin.api_versions()
+        yield

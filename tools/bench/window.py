@@ -104,6 +104,7 @@ def running_loads(loads: Sequence[Callable[[Board], None]], board: Board) -> Ite
 def take_window(
     broker: Broker, name: str, board: Board, processes: list[BaseProcess], seconds: float, *,
     count: Callable[[], int], rates: Mapping[str, Callable[[], float]] | None = None, broker_cpu: bool = True,
+    warm_up_s: float = WARM_UP_S,
 ) -> Sample:  # fmt: skip
     """Let the loads go, wait for the first of what `count` counts and for warmth, and measure for `seconds`.
 
@@ -112,7 +113,7 @@ def take_window(
     _wait(board, processes, lambda: board.ready() == len(processes), CONNECT_TIMEOUT_S, "all being connected")
     board.phase = Phase.LOAD
     _wait(board, processes, lambda: count() > 0, FIRST_MESSAGE_TIMEOUT_S, "first delivery")
-    time.sleep(WARM_UP_S)
+    time.sleep(warm_up_s)
     broker_pids, load_pids = broker.pids(), [process.pid for process in processes if process.pid is not None]
     board.phase = Phase.MEASURE
     delivered, started_s = count(), time.monotonic()
