@@ -11,10 +11,11 @@ from tools.bench.amqp import parse_url
 from tools.bench.board import Board, Phase
 from tools.bench.control import parse_ready_line
 from tools.bench.link import Target
-from tools.bench.measure import Sample, Unavailable, percentile, target_of
+from tools.bench.measure import target_of
 from tools.bench.processes import Busy, only_one, orderly_end
 from tools.bench.report import ratios, row_of, sample_json, spread, verdicts
 from tools.bench.scenarios import SCENARIOS, Goal, Load
+from tools.bench.window import Sample, Unavailable, percentile
 from tools.bench.workers import CHUNK_BYTES, LOADS, Job, render_chunk, render_message
 
 

@@ -1,30 +1,25 @@
 """Alternate two AMQP brokers through scenarios: A, B, A, B, ... on one machine, with one congestion control.
 
-Owns: starting or reaching the brokers, the order of the runs, and what becomes of a run that fails. Emits records
-(dicts, one per JSON line) as it goes and returns the rows.
+Owns: starting or reaching the brokers and what the scenarios need of them. `alternate` has the order of the runs.
 """
 
 import contextlib
-import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tools.bench.alternate import CONGESTION, Cast, Emit, Note, Outcome, allow_many_sockets, alternate
 from tools.bench.control import HOST, Broker, BrokerStartError, TlsFiles, running_jackalope, running_rabbitmq
 from tools.bench.frames import StreamError
-from tools.bench.measure import RunFailed, Sample, Unavailable, run_once
+from tools.bench.measure import run_once
 from tools.bench.processes import tcp_congestion
-from tools.bench.report import Row, row_of, sample_json
 from tools.bench.scenarios import SCENARIOS, STARTUP
 from tools.bench.startup import measure_startup, memory_of
-
-Emit = Callable[[dict[str, Any]], None]
-CONGESTION = "reno"
+from tools.bench.window import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +38,6 @@ class Options:
     broker_pid: int | None = None
     peer_pid: int | None = None
     serve_arguments: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The rows that were measured, the scenarios that were not (with the reason), and the start-up goals."""
-
-    rows: list[Row] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    startup: dict[str, Any] | None = None
-
-    @property
-    def goals_met(self) -> bool:
-        """Whether every goal that was compared is met and nothing failed."""
-        found = [met for row in self.rows for met in row.verdicts.values()]
-        found += list(self.startup["met"].values()) if self.startup is not None else []
-        return not self.failed and all(found)
 
 
 def parse_url(url: str, pid: int | None = None) -> Broker:
@@ -112,23 +91,17 @@ def _reached(url: str, pid: int | None) -> Iterator[Broker]:
     yield parse_url(url, pid)
 
 
-def allow_many_sockets() -> int:
-    """Raise the soft limit of open files to the hard one, for the brokers started here too. Returns it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
 @contextlib.contextmanager
-def _brokers(options: Options, tls: TlsFiles | None) -> Iterator[list[Broker]]:
+def _brokers(options: Options, tls: TlsFiles | None) -> Iterator[Cast]:
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(starter(options.broker, options.broker_pid, tls, options.serve_arguments)())]
+        ours = stack.enter_context(starter(options.broker, options.broker_pid, tls, options.serve_arguments)())
+        theirs = None
         if options.peer != "none":
-            found.append(stack.enter_context(starter(options.peer, options.peer_pid, tls, options.serve_arguments)()))
-        yield found
+            theirs = stack.enter_context(starter(options.peer, options.peer_pid, tls, options.serve_arguments)())
+        yield Cast(ours, theirs)
 
 
-def compare(options: Options, emit: Emit, note: Callable[[str], None]) -> Outcome:
+def compare(options: Options, emit: Emit, note: Note) -> Outcome:
     """Run the scenarios and emit a record per run and per scenario; `note` gets progress in words.
 
     A scenario that fails is recorded and the next one goes on. Raises BrokerStartError when a broker does not start.
@@ -143,13 +116,16 @@ def compare(options: Options, emit: Emit, note: Callable[[str], None]) -> Outcom
         if not loads:
             return outcome
         tls = _certificates_if_wanted(loads, Path(directory), note)
-        with _brokers(options, tls) as brokers:
+        with _brokers(options, tls) as cast:
             for name in loads:
-                _scenario(name, brokers, options, str(tls.ca_file) if tls else "", congestion, outcome, emit, note)
+                run = partial(run_once, scenario=SCENARIOS[name], seconds=options.seconds,
+                              ca_file=str(tls.ca_file) if tls else "",
+                              congestion=congestion if congestion != "unknown" else "")  # fmt: skip
+                alternate(SCENARIOS[name], cast, options.rounds, run, outcome, emit, note)
     return outcome
 
 
-def _certificates_if_wanted(loads: Sequence[str], directory: Path, note: Callable[[str], None]) -> TlsFiles | None:
+def _certificates_if_wanted(loads: Sequence[str], directory: Path, note: Note) -> TlsFiles | None:
     if not any(SCENARIOS[name].tls for name in loads):
         return None
     try:
@@ -159,30 +135,9 @@ def _certificates_if_wanted(loads: Sequence[str], directory: Path, note: Callabl
         return None
 
 
-def _scenario(name: str, brokers: list[Broker], options: Options, ca_file: str, congestion: str, outcome: Outcome,
-              emit: Emit, note: Callable[[str], None]) -> None:  # fmt: skip
-    samples: list[list[Sample]] = [[] for _ in brokers]
-    setting = congestion if congestion != "unknown" else ""
-    try:
-        for number in range(1, options.rounds + 1):
-            for broker, taken in zip(brokers, samples, strict=True):
-                note(f"{name}: round {number} of {options.rounds}, {broker.name}")
-                taken.append(run_once(broker, SCENARIOS[name], seconds=options.seconds, ca_file=ca_file,
-                                      congestion=setting))  # fmt: skip
-                emit(sample_json(taken[-1], number))
-    except (RunFailed, Unavailable, StreamError, OSError) as error:
-        outcome.failed[name] = f"{type(error).__name__}: {error}"
-        emit({"type": "failed", "scenario": name, "reason": outcome.failed[name]})
-        return
-    row = row_of(SCENARIOS[name], samples[0], samples[1] if len(samples) > 1 else [])
-    outcome.rows.append(row)
-    emit(row.as_json())
-
-
-def _startup(options: Options, outcome: Outcome, emit: Emit, note: Callable[[str], None]) -> None:
+def _startup(options: Options, outcome: Outcome, emit: Emit, note: Note) -> None:
     if options.broker != "jackalope":
-        outcome.failed[STARTUP] = "start-up is measured of a broker that is started here: --broker jackalope"
-        emit({"type": "failed", "scenario": STARTUP, "reason": outcome.failed[STARTUP]})
+        outcome.fail(STARTUP, "start-up is measured of a broker that is started here: --broker jackalope", emit)
         return
     note(f"startup: {options.starts} starts")
     try:
@@ -193,7 +148,6 @@ def _startup(options: Options, outcome: Outcome, emit: Emit, note: Callable[[str
                 start_s = round(control.start_s or 0.0, 3)
                 outcome.startup["peer"] = {"name": control.name, "start_s": start_s, **memory_of(control)}
     except (BrokerStartError, StreamError, OSError) as error:
-        outcome.failed[STARTUP] = f"{type(error).__name__}: {error}"
-        emit({"type": "failed", "scenario": STARTUP, "reason": outcome.failed[STARTUP]})
+        outcome.fail(STARTUP, f"{type(error).__name__}: {error}", emit)
         return
     emit(outcome.startup)

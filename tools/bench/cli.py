@@ -6,11 +6,18 @@ itself is imported by the command, so that the main command line can mount this 
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tools.bench.scenarios import SCENARIOS, STARTUP
+
+if TYPE_CHECKING:
+    from tools.bench.alternate import Emit, Note, Outcome
+    from tools.bench.control import Broker
+    from tools.bench.report import Measured
 
 EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, EXIT_CANNOT_CONNECT = 1, 3, 5, 6
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_STARTS = 1, 1.0, 3
@@ -21,10 +28,10 @@ def bench() -> None:
     """Measure brokers."""
 
 
-def _listing() -> None:
-    for name, title in [*((row.name, row.title) for row in SCENARIOS.values()),
+def _listing(scenarios: "Iterable[Measured]") -> None:
+    for name, title in [*((row.name, row.title) for row in scenarios),
                         (STARTUP, "exec to ready line, resident memory")]:  # fmt: skip
-        click.echo(f"{name:14} {title}" if sys.stdout.isatty() else json.dumps({"scenario": name, "title": title}))
+        click.echo(f"{name:26} {title}" if sys.stdout.isatty() else json.dumps({"scenario": name, "title": title}))
 
 
 def _emit_json(record: dict[str, Any]) -> None:
@@ -39,55 +46,63 @@ def _note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _check_urls(*brokers: str) -> None:
-    from tools.bench.amqp import parse_url
+def _check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"no such scenario: {', '.join(unknown)} (see --list)")
 
+
+def _check_urls(parse: "Callable[[str], Broker]", own_names: Sequence[str], *brokers: str) -> None:
     for url in brokers:
-        if url not in ("jackalope", "rabbitmq", "none"):
+        if url not in own_names:
             try:
-                parse_url(url)
+                parse(url)
             except ValueError as error:
                 raise click.UsageError(str(error)) from None
 
 
-@bench.command()
-@click.option("--scenario", "names", multiple=True, metavar="NAME", help="Run this one; may be repeated. Default: all.")
-@click.option("--list", "list_only", is_flag=True, help="List the scenarios.")
-@click.option("--broker", default="jackalope", show_default=True, metavar="jackalope|rabbitmq|URL")
-@click.option("--peer", default="rabbitmq", show_default=True, metavar="rabbitmq|jackalope|URL|none")
-@click.option("--broker-pid", type=int, help="Main process of a --broker URL, to count its CPU.")
-@click.option("--peer-pid", type=int, help="Main process of a --peer URL, to count its CPU.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 50), help="Alternations per scenario.")
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.2, 120), help="Window of a run.")
-@click.option("--quick", is_flag=True, help="One round of one second: shows that it works, not how fast it is.")
-@click.option("--check", is_flag=True, help="Exit 1 when a goal is missed.")
-@click.option("--serve-option", "serve_arguments", multiple=True, metavar="WORD", help="A word for `jackalope serve`.")
-@click.pass_context
-def amqp(context: click.Context, names: tuple[str, ...], list_only: bool, broker: str, peer: str,
-         broker_pid: int | None, peer_pid: int | None, rounds: int, seconds: float, quick: bool, check: bool,
-         serve_arguments: tuple[str, ...]) -> None:  # fmt: skip
-    """Alternate two AMQP brokers through scenarios; print medians with their spread, and ratios."""
-    if list_only:
-        _listing()
-        return
-    known = (*SCENARIOS, STARTUP)
-    if unknown := [name for name in names if name not in known]:
-        raise click.UsageError(f"no such scenario: {', '.join(unknown)} (see --list)")
-    from tools.bench.amqp import Options, compare
+def _alternation(own: str, url: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of a command that alternates two brokers: `own` is the control, `url` how others are named."""
+    options = [
+        click.option("--scenario", "names", multiple=True, metavar="NAME", help="Run this one; may be repeated."),
+        click.option("--list", "list_only", is_flag=True, help="List the scenarios. All are run by default."),
+        click.option("--broker", default="jackalope", show_default=True, metavar=f"jackalope|{own}|{url}"),
+        click.option("--peer", default=own, show_default=True, metavar=f"{own}|jackalope|{url}|none"),
+        click.option("--broker-pid", type=int, help=f"Main process of a --broker {url}, to count its CPU."),
+        click.option("--peer-pid", type=int, help=f"Main process of a --peer {url}, to count its CPU."),
+        click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 50),
+                     help="Alternations per scenario."),
+        click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.2, 120),
+                     help="Window of a run."),
+        click.option("--quick", is_flag=True, help="One round of one second: shows that it works, not how fast it is."),
+        click.option("--check", is_flag=True, help="Exit 1 when a goal is missed."),
+        click.option("--serve-option", "serve_arguments", multiple=True, metavar="WORD",
+                     help="A word for `jackalope serve`."),
+    ]  # fmt: skip
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _sizes(rounds: int, seconds: float, quick: bool) -> dict[str, Any]:
+    if quick:
+        return {"rounds": QUICK_ROUNDS, "seconds": QUICK_SECONDS, "starts": QUICK_STARTS}
+    return {"rounds": rounds, "seconds": seconds}
+
+
+def _run(context: click.Context, compare: "Callable[[Emit, Note], Outcome]", check: bool) -> None:
+    """Compare, print what came of it, and exit with what that means."""
     from tools.bench.control import BrokerStartError
     from tools.bench.processes import Busy, only_one, orderly_end
     from tools.bench.report import print_table
 
-    _check_urls(broker, peer)
-    options = Options(
-        scenarios=names or known, broker=broker, peer=peer, rounds=QUICK_ROUNDS if quick else rounds,
-        seconds=QUICK_SECONDS if quick else seconds, starts=QUICK_STARTS if quick else 10, broker_pid=broker_pid,
-        peer_pid=peer_pid, serve_arguments=serve_arguments,
-    )  # fmt: skip
     terminal = sys.stdout.isatty()
     try:
         with only_one(), orderly_end():
-            outcome = compare(options, _emit_nothing if terminal else _emit_json, _note)
+            outcome = compare(_emit_nothing if terminal else _emit_json, _note)
     except BrokerStartError as error:
         _note(f"bench: {error}")
         context.exit(EXIT_CANNOT_CONNECT)
@@ -104,6 +119,44 @@ def amqp(context: click.Context, names: tuple[str, ...], list_only: bool, broker
         context.exit(EXIT_PARTIAL if outcome.rows or outcome.startup else EXIT_FAILED)
     if check and not outcome.goals_met:
         context.exit(EXIT_FAILED)
+
+
+@bench.command()
+@_alternation("rabbitmq", "URL")
+@click.pass_context
+def amqp(context: click.Context, /, names: tuple[str, ...], list_only: bool, broker: str, peer: str,
+         rounds: int, seconds: float, quick: bool, check: bool, **rest: Any) -> None:  # fmt: skip
+    """Alternate two AMQP brokers through scenarios; print medians with their spread, and ratios."""
+    if list_only:
+        _listing(SCENARIOS.values())
+        return
+    known = (*SCENARIOS, STARTUP)
+    _check_names(names, known)
+    from tools.bench.amqp import Options, compare, parse_url
+
+    _check_urls(parse_url, ("jackalope", "rabbitmq", "none"), broker, peer)
+    options = Options(names or known, broker, peer, **_sizes(rounds, seconds, quick), **rest)
+    _run(context, partial(compare, options), check)
+
+
+@bench.command()
+@_alternation("kafka", "kafka://HOST:PORT")
+@click.pass_context
+def kafka(context: click.Context, /, names: tuple[str, ...], list_only: bool, broker: str, peer: str,
+          rounds: int, seconds: float, quick: bool, check: bool, **rest: Any) -> None:  # fmt: skip
+    """Alternate two Kafka brokers through scenarios, with librdkafka as the load."""
+    from tools.bench.kafka_scenarios import KAFKA_SCENARIOS
+
+    if list_only:
+        _listing(KAFKA_SCENARIOS.values())
+        return
+    known = (*KAFKA_SCENARIOS, STARTUP)
+    _check_names(names, known)
+    from tools.bench.kafka import KafkaOptions, compare, parse_address
+
+    _check_urls(parse_address, ("jackalope", "kafka", "none"), broker, peer)
+    options = KafkaOptions(names or known, broker, peer, **_sizes(rounds, seconds, quick), **rest, warm_up=not quick)
+    _run(context, partial(compare, options), check)
 
 
 @bench.command()

@@ -47,8 +47,9 @@ class TlsFiles:
 
 @dataclass(slots=True)
 class Broker:
-    """A broker that answers AMQP on host:port. `tls_port` and `http_port` are None where not asked for.
+    """A broker that answers on host:port: AMQP, or Kafka's protocol where it speaks nothing else.
 
+    `addresses` has its listeners by name. `tls_port` and `http_port` are None where not asked for.
     `start_s` is the time from exec to the ready line (or, for RabbitMQ, to an answer), None for one that was running.
     """
 
@@ -142,7 +143,8 @@ def speaks_amqp(host: str, port: int, timeout_s: float = 1.0) -> bool:
         return False
 
 
-def _tail(path: Path, bytes_max: int = 2000) -> str:
+def tail(path: Path, bytes_max: int = 2000) -> str:
+    """The end of a log file, for a message that says why a broker did not come up; empty when there is none."""
     return path.read_bytes()[-bytes_max:].decode(errors="replace") if path.exists() else ""
 
 
@@ -150,11 +152,11 @@ def _wait_amqp(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
-            raise BrokerStartError(f"the broker ended with status {process.returncode} at start:\n{_tail(log)}")
+            raise BrokerStartError(f"the broker ended with status {process.returncode} at start:\n{tail(log)}")
         if speaks_amqp(HOST, port):
             return
         time.sleep(0.1)
-    raise BrokerStartError(f"no AMQP on port {port} after {START_TIMEOUT_S:.0f} s:\n{_tail(log)}")
+    raise BrokerStartError(f"no AMQP on port {port} after {START_TIMEOUT_S:.0f} s:\n{tail(log)}")
 
 
 def _rabbitmq_config(port: int, http_port: int | None, tls_port: int | None, tls: TlsFiles | None, base: Path,
@@ -245,12 +247,12 @@ def running_rabbitmq(
         )  # fmt: skip
     finally:
         if server is not None:
-            _stop(server)
-        _stop(epmd)
+            stop(server)
+        stop(epmd)
         shutil.rmtree(base, ignore_errors=True)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM, wait, then end whatever is left of the processes it had started."""
     family = descendants(process.pid)
     if process.poll() is None:
@@ -290,10 +292,10 @@ def read_ready_line(process: subprocess.Popen[bytes], timeout_s: float, log: Pat
     while b"\n" not in text and len(text) < READY_LINE_BYTES_MAX:
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0 or not select.select([descriptor], [], [], remaining_s)[0]:
-            raise BrokerStartError(f"no ready line after {timeout_s:.0f} s:\n{_tail(log)}")
+            raise BrokerStartError(f"no ready line after {timeout_s:.0f} s:\n{tail(log)}")
         chunk = os.read(descriptor, READY_LINE_BYTES_MAX)
         if not chunk:
-            raise BrokerStartError(f"jackalope ended before its ready line:\n{_tail(log)}")
+            raise BrokerStartError(f"jackalope ended before its ready line:\n{tail(log)}")
         text += chunk
     try:
         return parse_ready_line(text.partition(b"\n")[0].decode(errors="replace"))
@@ -339,7 +341,7 @@ def running_jackalope(
             http_port=addresses["http"][1] if "http" in addresses else None,
         )  # fmt: skip
     finally:
-        _stop(process)
+        stop(process)
         if process.stdout is not None:
             process.stdout.close()
         if directory is None:

@@ -1,77 +1,24 @@
 """One measured run of one scenario against one broker.
 
-Owns: the scenario's exchanges and queues, its load processes, the window. The broker's CPU is the difference of user
-plus system time of all its processes over the window; messages are those fully delivered in it.
+Owns: the scenario's exchanges and queues, and which loads run in its window. Messages are those fully delivered in it.
 """
 
 import contextlib
 import importlib
-import multiprocessing
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
+from functools import partial
 
-from tools.bench.board import Board, Phase
+from tools.bench.board import Board
 from tools.bench.control import Broker
 from tools.bench.frames import StreamError
 from tools.bench.link import Link, Target, open_link, open_links
-from tools.bench.processes import cpu_s
 from tools.bench.scenarios import Scenario
+from tools.bench.window import SETTLE_S, Sample, Unavailable, open_board, running_loads, take_window
 from tools.bench.workers import LOADS, Job
 
-CONNECT_TIMEOUT_S = 60.0
-FIRST_MESSAGE_TIMEOUT_S = 20.0
-WARM_UP_S = 0.8
-SETTLE_S = 0.3
 _USER_CLIENT_LOADS = ("pika_publish", "pika_consume", "aiopika_publish", "aiopika_consume")
-
-
-class RunFailed(RuntimeError):
-    """A load process ended early, or nothing was delivered: there is no figure."""
-
-
-class Unavailable(RuntimeError):
-    """The scenario cannot be run against this broker here (no TLS listener, no client library); says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one window showed. `broker_cpu_s` is None for a broker whose processes are not known."""
-
-    broker: str
-    scenario: str
-    messages: int
-    elapsed_s: float
-    broker_cpu_s: float | None
-    client_cpu_s: float
-    p50_us: float | None = None
-    p99_us: float | None = None
-    extra: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def rate(self) -> float:
-        """Messages (or round trips) a second."""
-        return self.messages / self.elapsed_s
-
-    @property
-    def cpu_us(self) -> float | None:
-        """The broker's CPU microseconds per message."""
-        return None if self.broker_cpu_s is None else self.broker_cpu_s / self.messages * 1e6
-
-    @property
-    def client_cpu_us(self) -> float:
-        """CPU microseconds per message of the load processes, to be small beside the broker's."""
-        return self.client_cpu_s / self.messages * 1e6
-
-
-def percentile(values: list[int], share: float) -> float:
-    """The smallest value that `share` of all do not exceed (nearest rank). Raises ValueError without values."""
-    if not values:
-        raise ValueError("no values")
-    ordered = sorted(values)
-    return float(ordered[min(len(ordered) - 1, int(share * len(ordered)))])
 
 
 def target_of(broker: Broker, scenario: Scenario, ca_file: str, congestion: str) -> Target:
@@ -133,69 +80,21 @@ def _load_function(name: str) -> Callable[[Job, Board], None]:
     return function
 
 
-def _wait(board: Board, processes: list[BaseProcess], until: Callable[[], bool], timeout_s: float, what: str) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not until():
-        if any(process.exitcode is not None for process in processes):
-            raise RunFailed(f"a load process ended before {what}")
-        if time.monotonic() > deadline_s:
-            raise RunFailed(f"no {what} after {timeout_s:.0f} s (published {board.published})")
-        time.sleep(0.01)
-
-
 def _count(board: Board, scenario: Scenario) -> int:
     return board.trips if scenario.pairs else board.delivered
 
 
-def _window(broker: Broker, scenario: Scenario, board: Board, processes: list[BaseProcess], seconds: float) -> Sample:
-    _wait(board, processes, lambda: board.ready() == len(processes), CONNECT_TIMEOUT_S, "all being connected")
-    board.phase = Phase.LOAD
-    _wait(board, processes, lambda: _count(board, scenario) > 0, FIRST_MESSAGE_TIMEOUT_S, "first delivery")
-    time.sleep(WARM_UP_S)
-    broker_pids, load_pids = broker.pids(), [process.pid for process in processes if process.pid is not None]
-    board.phase = Phase.MEASURE
-    delivered, published, started_s = _count(board, scenario), board.published, time.monotonic()
-    side, broker_cpu_s, client_cpu_s = board.delivered, cpu_s(broker_pids), cpu_s(load_pids)
-    time.sleep(seconds)
-    delivered, side = _count(board, scenario) - delivered, board.delivered - side
-    broker_cpu_s, client_cpu_s = cpu_s(broker_pids) - broker_cpu_s, cpu_s(load_pids) - client_cpu_s
-    elapsed_s, published = time.monotonic() - started_s, board.published - published
-    if any(process.exitcode is not None for process in processes):
-        raise RunFailed("a load process ended within the window")
-    if delivered <= 0:
-        raise RunFailed("nothing was delivered within the window")
-    latencies = list(board.latencies_ns())
-    return Sample(
-        broker=broker.name, scenario=scenario.name, messages=delivered, elapsed_s=elapsed_s,
-        broker_cpu_s=broker_cpu_s if broker_pids and not scenario.bystander_only else None, client_cpu_s=client_cpu_s,
-        p50_us=percentile(latencies, 0.50) / 1000 if latencies else None,
-        p99_us=percentile(latencies, 0.99) / 1000 if latencies else None,
-        extra={"flood_rate": side / elapsed_s} if scenario.bystander_only else {},
-    )  # fmt: skip
-
-
 def _measure(broker: Broker, scenario: Scenario, target: Target, seconds: float) -> Sample:
-    run = secrets.token_hex(4)
-    board = Board(life_s=CONNECT_TIMEOUT_S + FIRST_MESSAGE_TIMEOUT_S + WARM_UP_S + seconds + 10)
-    forked = multiprocessing.get_context("fork")  # The board is inherited, and nothing is imported again.
+    run, board = secrets.token_hex(4), open_board(seconds)
     functions = [_load_function(name) for name in scenario.loads]
+    loads = [partial(function, Job(target, scenario, run, worker)) for worker, function in enumerate(functions)]
     quorum = scenario.peer_queue_type == "quorum" and broker.name == "rabbitmq"
-    with _topology(Job(target, scenario, run, 0), quorum=quorum):
-        processes: list[BaseProcess] = [
-            forked.Process(target=function, args=(Job(target, scenario, run, worker), board), daemon=True)
-            for worker, function in enumerate(functions)
-        ]
-        for process in processes:
-            process.start()
-        try:
-            return _window(broker, scenario, board, processes, seconds)
-        finally:
-            board.phase = Phase.STOP
-            for process in processes:
-                process.join(timeout=5)
-                if process.is_alive():
-                    process.kill()
-                    process.join(timeout=5)
+    with _topology(Job(target, scenario, run, 0), quorum=quorum), running_loads(loads, board) as processes:
+        return take_window(
+            broker, scenario.name, board, processes, seconds, count=lambda: _count(board, scenario),
+            rates={"flood_rate": lambda: board.delivered} if scenario.bystander_only else None,
+            broker_cpu=not scenario.bystander_only,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

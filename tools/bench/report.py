@@ -6,10 +6,26 @@ Owns: the arithmetic and the two renderings (a table for a terminal, JSON lines 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from tools.bench.measure import Sample
-from tools.bench.scenarios import IDLE_CPU_RATIO_MAX, Goal, Scenario
+from tools.bench.scenarios import IDLE_CPU_RATIO_MAX, Goal
+from tools.bench.window import Sample
+
+
+class Measured(Protocol):
+    """What a row has to know of its scenario, whatever protocol that speaks."""
+
+    @property
+    def name(self) -> str:
+        """As it is asked for on the command line."""
+
+    @property
+    def title(self) -> str:
+        """In words."""
+
+    @property
+    def goal(self) -> Goal:
+        """What is asked of the ratios."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +92,19 @@ def side_of(samples: Sequence[Sample]) -> Side:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scenario: both sides, the ratios, and each goal with whether it is met."""
+    """One scenario: both sides, the ratios, and each goal with whether it is met.
 
-    scenario: Scenario
+    `beside` is our broker in another setting, measured in the same alternations and not compared.
+    """
+
+    scenario: Measured
     ours: Side
     theirs: Side | None
     throughput: Spread | None
     cpu: Spread | None
     p99: Spread | None
     verdicts: dict[str, bool]
+    beside: Side | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The `summary` line of this scenario."""
@@ -92,11 +112,12 @@ class Row:
         return {
             "type": "summary", "scenario": self.scenario.name, "title": self.scenario.title,
             "broker": self.ours.as_json(), "peer": self.theirs.as_json() if self.theirs is not None else None,
+            **({"beside": self.beside.as_json()} if self.beside is not None else {}),
             **{name: value.as_json(4) for name, value in found.items() if value is not None}, "met": self.verdicts,
         }  # fmt: skip
 
 
-def row_of(scenario: Scenario, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Row:
+def row_of(scenario: Measured, ours: Sequence[Sample], theirs: Sequence[Sample], beside: Sequence[Sample] = ()) -> Row:
     """Compare the alternations; `theirs` may be empty, then there are no ratios."""
     throughput = cpu = p99 = None
     if theirs:
@@ -107,7 +128,8 @@ def row_of(scenario: Scenario, ours: Sequence[Sample], theirs: Sequence[Sample])
     found = verdicts(scenario.goal, throughput, cpu, p99)
     if (idle := mine.extra.get("cpu_ratio_idle")) is not None:
         found["idle"] = idle.median <= IDLE_CPU_RATIO_MAX
-    return Row(scenario, mine, side_of(theirs) if theirs else None, throughput, cpu, p99, found)
+    return Row(scenario, mine, side_of(theirs) if theirs else None, throughput, cpu, p99, found,
+               side_of(beside) if beside else None)  # fmt: skip
 
 
 def verdicts(goal: Goal, throughput: Spread | None, cpu: Spread | None, p99: Spread | None) -> dict[str, bool]:
@@ -162,9 +184,9 @@ def print_table(rows: Sequence[Row]) -> None:
 
     table = Table(*COLUMNS, title="median, min..max", show_lines=False)
     for row in rows:
-        table.add_row(*_cells(row.scenario.name, row.ours), end_section=row.theirs is None)
-        if row.theirs is not None:
-            table.add_row(*_cells("", row.theirs), end_section=True)
+        sides = [side for side in (row.ours, row.beside, row.theirs) if side is not None]
+        for side in sides:
+            table.add_row(*_cells(row.scenario.name if side is row.ours else "", side), end_section=side is sides[-1])
     console = Console()
     console.print(table)
     if not any(row.theirs for row in rows):

@@ -1,0 +1,76 @@
+"""The scenarios of `jackalope bench kafka`: what is sent, who reads it, and what is asked of it. A table, no code.
+
+Loads are named here by kind; `kafka_clients` (librdkafka) and `kafka_fetchers` (plain Fetch requests) hold them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tools.bench.scenarios import Goal
+from tools.bench.window import WARM_UP_S
+
+KafkaLoad = Literal["produce", "paced", "consume", "follow", "fetch", "leave"]
+
+
+FAN_WARM_UP_S = 3.0  # So that what came together while a thousand groups connected is delivered.
+NO_GOAL = Goal()
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaScenario:
+    """One row. A topic is made for each run.
+
+    `preload_messages` are in it before the loads start, and the consumers read it again and again from its beginning;
+    `flush_beside` has our broker measured with an fdatasync per acknowledgement too.
+    """
+
+    name: str
+    title: str
+    goal: Goal = NO_GOAL
+    loads: tuple[KafkaLoad, ...] = ("produce",)
+    counted: Literal["acknowledged", "delivered", "rebalances"] = "delivered"
+    body_bytes: int = 1024
+    partitions: int = 1
+    acks: Literal["1", "all"] = "1"
+    compression: Literal["none", "lz4"] = "none"
+    groups: int = 0
+    members: int = 0
+    messages_per_s: int = 0
+    preload_messages: int = 0
+    flush_beside: bool = False
+    window_factor: float = 1.0
+    warm_up_s: float = WARM_UP_S
+
+
+_PRELOAD = 200_000
+
+KAFKA_SCENARIOS: dict[str, KafkaScenario] = {
+    row.name: row
+    for row in (
+        *(
+            KafkaScenario(f"produce-acks{acks}-p{partitions}-{compression}",
+                          f"produce 1 KiB, acks={acks}, {partitions} partition{'s' * (partitions > 1)}, {compression}",
+                          counted="acknowledged", acks=acks, partitions=partitions, compression=compression,
+                          flush_beside=True)
+            for acks in ("1", "all") for partitions in (1, 12) for compression in ("none", "lz4")
+        ),
+        KafkaScenario("consume1", "one group reads from the page cache, librdkafka", loads=("consume",), groups=1,
+                      preload_messages=_PRELOAD),
+        KafkaScenario("consume10", "ten groups at once from the page cache, librdkafka", loads=("consume", "consume"),
+                      groups=10, preload_messages=_PRELOAD),
+        KafkaScenario("fetch1", "one group, plain Fetch requests", loads=("fetch",), groups=1,
+                      preload_messages=_PRELOAD),
+        KafkaScenario("fetch10", "ten groups at once, plain Fetch requests", loads=("fetch",), groups=10,
+                      preload_messages=_PRELOAD),
+        *(
+            KafkaScenario(f"fanout{groups}", f"200 msg/s to {groups:,} group{'s' * (groups > 1)} of one consumer each",
+                          loads=("paced", "fetch"), groups=groups, messages_per_s=200, window_factor=3.0,
+                          warm_up_s=FAN_WARM_UP_S)
+            for groups in (1, 10, 1000)
+        ),
+        KafkaScenario("latency", "5,000 msg/s, produce to consume", loads=("paced", "follow"), groups=1,
+                      messages_per_s=5000, window_factor=2.0),
+        KafkaScenario("leave50", "a group of 50, one leaves: until the others have their assignment", loads=("leave",),
+                      counted="rebalances", groups=1, members=50, partitions=50, window_factor=5.0),
+    )
+}  # fmt: skip
