@@ -43,8 +43,8 @@ def test_ids_that_nobody_comes_with_are_bounded():
 
 
 def test_an_empty_group_waits_for_more_members():
-    """The initial delay begins with the first member and starts again with each that comes, up to the rebalance timeout;
-    so a deployment of many makes one generation."""
+    """The initial delay begins with the first and starts again with each that comes, up to the rebalance timeout: a
+    deployment of many makes one generation."""
     site = Site(GroupSettings(initial_rebalance_delay_ms=3_000))
     tickets = [site.start_join(rebalance_timeout_ms=10_000)]
     for _ in range(4):
@@ -287,7 +287,7 @@ def test_a_member_id_that_is_not_known_is_refused():
 def test_a_group_has_a_largest_size():
     """GROUP_MAX_SIZE_REACHED for one more, with an id or without; members may always come again."""
     site = Site(GroupSettings(initial_rebalance_delay_ms=0, members_max=2))
-    a, b = site.stable(2)
+    _, b = site.stable(2)
     assert error_of(site.join()) is ErrorCode.GROUP_MAX_SIZE_REACHED
     assert error_of(site.join(id_required=True)) is ErrorCode.GROUP_MAX_SIZE_REACHED
     assert error_of(site.join(instance_id="i")) is ErrorCode.GROUP_MAX_SIZE_REACHED

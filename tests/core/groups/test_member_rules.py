@@ -285,7 +285,7 @@ def test_metadata_that_cannot_be_read_do_not_count_as_changed():
 
 
 def test_what_an_old_static_member_had_parked_is_fenced():
-    """Its join, and its sync; a rebalance that waits for an assignment begins again, since the leader has the old id."""
+    """Its join, and its sync; one that waits for an assignment begins again, since the leader knows the old id."""
     site = Site()
     (a,) = site.stable()
     first = site.start_join(instance_id="i")
