@@ -1,0 +1,1 @@
+"""Consumer groups of the classic protocol. `README.md` has the state machine as a table."""
