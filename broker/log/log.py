@@ -380,6 +380,11 @@ class Log:
         return parse_header(self.pending[0].octets).base_timestamp_ms if self.pending else None
 
     @property
+    def size_bytes(self) -> int:
+        """Octets of what is in extents or pending, settled or not."""
+        return sum(one.size for one in self.extents) + sum(len(one.octets) for one in self.pending)
+
+    @property
     def live_count(self) -> int:
         """Offsets that are in extents or pending and not settled: what a restart would find, and more to come."""
         settled = self.settled

@@ -101,6 +101,11 @@ class Partition:
         return self.log.high_watermark
 
     @property
+    def size_bytes(self) -> int:
+        """Octets of the batches that are kept, wherever they lie."""
+        return self.log.size_bytes
+
+    @property
     def leader_epoch(self) -> int:
         """Of what is appended now."""
         return self.log.epoch

@@ -31,6 +31,15 @@ class KnownBatch(NamedTuple):
     timestamp_ms: int
 
 
+class Known(NamedTuple):
+    """What is known of a producer."""
+
+    producer_id: int
+    epoch: int
+    last_sequence: int
+    seen_ms: int
+
+
 class _Producer:
     """One producer: its epoch, its last batches, and when it was last heard of."""
 
@@ -98,6 +107,13 @@ class Producers:
         producer.seen_ms = now_ms
         producer.batches.append(batch)
         producers.move_to_end(producer_id)
+
+    def all(self) -> list[Known]:
+        """All of them, the one silent longest first."""
+        return [
+            Known(producer_id, one.epoch, one.batches[-1].last_sequence if one.batches else -1, one.seen_ms)
+            for producer_id, one in self._producers.items()
+        ]
 
     def expire(self, before_ms: int) -> None:
         """Forget those that were not heard of since."""

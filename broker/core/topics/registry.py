@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NAME_LENGTH_MAX = 249
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 PARTITIONS_PER_TOPIC_MAX = 10_000
+PRODUCER_IDS_BLOCK = 1000
 SNAPSHOT_BYTES = 16 << 20
 """What a partition with idempotent producers takes in before their state is written again: it bounds what is looked
 through after a restart."""
@@ -52,13 +53,16 @@ def _collision(name: str) -> str:
 class Topics:
     """See the module."""
 
-    __slots__ = ("_by_id", "_collisions", "_limit", "_topics", "partition_count", "store", "unsynced",
-                 "vhost")  # fmt: skip
+    __slots__ = (
+        "_by_id", "_collisions", "_limit", "_next_producer_id", "_producer_ids_end", "_topics", "partition_count",
+        "store", "unsynced", "vhost",
+    )  # fmt: skip
 
     def __init__(self, vhost: str, store: Store, partitions_max: int) -> None:
         self.vhost = vhost
         self.store = store
         self.partition_count = 0
+        self._next_producer_id = self._producer_ids_end = 0
         self.unsynced: list[tuple[int, Partition]] = []
         """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
         self._limit = partitions_max
@@ -157,18 +161,21 @@ class Topics:
             self.store.drop_log(partition.log)
             partition.wake()
 
-    def delete_records(self, topic: Topic, index: int, offset: int) -> int:
+    def delete_records(self, partition: Partition, offset: int) -> int:
         """Drop what is below `offset` of a partition; returns its new start. Raises TopicRefused 1."""
-        start = topic.partitions[index].delete_before(offset)
-        if topic.config.compact:
-            self._put(topic)  # A compacted log's start cannot be told from what is left of it.
+        start = partition.delete_before(offset)
+        if partition.config.compact:
+            self._put(self._topics[partition.topic_name])  # It cannot be told from what is left of the log.
         return start
 
-    def next_producer_ids(self, count: int) -> int:
-        """The first of `count` producer ids that nobody has had (KIP-730: in blocks, durable before they are used)."""
-        first = int.from_bytes(self.store.catalog.get(catalog.PRODUCER_IDS, b""), "big")
-        self.store.put(catalog.PRODUCER_IDS, (first + count).to_bytes(8, "big"))
-        return first
+    def next_producer_id(self) -> int:
+        """A producer id that nobody has had (KIP-730: in blocks, and a restart begins a new one)."""
+        if self._next_producer_id == self._producer_ids_end:
+            first = int.from_bytes(self.store.catalog.get(catalog.PRODUCER_IDS, b""), "big")
+            self._next_producer_id, self._producer_ids_end = first, first + PRODUCER_IDS_BLOCK
+            self.store.put(catalog.PRODUCER_IDS, self._producer_ids_end.to_bytes(8, "big"))
+        self._next_producer_id += 1
+        return self._next_producer_id - 1
 
     def _add(self, topic: Topic) -> None:
         self._topics[topic.name] = self._by_id[topic.id] = topic

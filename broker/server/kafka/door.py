@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from broker.config import Config
 from broker.server.hub import Hub
-from broker.server.kafka import fetch, metadata, produce  # noqa: F401 - they fill handlers.HANDLERS
+from broker.server.kafka import cluster, configs, fetch, metadata, produce  # noqa: F401 - they fill handlers.HANDLERS
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings

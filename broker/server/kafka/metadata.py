@@ -10,6 +10,13 @@ from broker.log.errors import StorageError
 from broker.server.kafka.handlers import HANDLERS, handles
 from protocol.kafka.apis import APIS
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
+from protocol.kafka.apis.describe_topic_partitions import (
+    Cursor,
+    DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse,
+    DescribeTopicPartitionsResponsePartition,
+    DescribeTopicPartitionsResponseTopic,
+)
 from protocol.kafka.apis.list_offsets import (
     ListOffsetsPartition,
     ListOffsetsPartitionResponse,
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 
 NO_ID = bytes(16)
 CLIENT_TEXT_MAX = 100
+PARTITIONS_TOLD_MAX = 2000
 
 
 @handles(18)
@@ -184,3 +192,58 @@ def on_offset_for_leader_epoch(
             answers.append(answer)
         response.topics.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=answers))
     return response
+
+
+@handles(75)
+def on_describe_topic_partitions(
+    connection: KafkaConnection, slot: Slot, request: DescribeTopicPartitionsRequest
+) -> DescribeTopicPartitionsResponse:
+    """Topics by name, in order, up to a number of partitions; the cursor says where to go on (KIP-966)."""
+    hub = connection.hub
+    names = sorted({one.name for one in request.topics} or {topic.name for topic in hub.topics.all()})
+    room = max(min(request.response_partition_limit, PARTITIONS_TOLD_MAX), 1)
+    skip = 0
+    if request.cursor is not None:
+        names = [name for name in names if name >= request.cursor.topic_name]
+        if names and names[0] == request.cursor.topic_name:
+            skip = max(request.cursor.partition_index, 0)
+    response = DescribeTopicPartitionsResponse(next_cursor=None)
+    for name in names:
+        found = _look_up(connection, name, NO_ID, may_create=False)
+        if not request.topics and found.error_code:
+            continue
+        told = found.partitions[skip : skip + room]
+        response.topics.append(_told(found, told))
+        if skip + len(told) < len(found.partitions):
+            response.next_cursor = Cursor(topic_name=name, partition_index=skip + len(told))
+            break
+        room -= len(told)
+        skip = 0
+        if room <= 0:
+            after = [other for other in names if other > name]
+            response.next_cursor = Cursor(topic_name=after[0], partition_index=0) if after else None
+            break
+    return response
+
+
+def _told(
+    found: MetadataResponseTopic, partitions: list[MetadataResponsePartition]
+) -> DescribeTopicPartitionsResponseTopic:
+    return DescribeTopicPartitionsResponseTopic(
+        error_code=found.error_code,
+        name=found.name,
+        topic_id=found.topic_id,
+        is_internal=found.is_internal,
+        partitions=[
+            DescribeTopicPartitionsResponsePartition(
+                partition_index=one.partition_index,
+                leader_id=one.leader_id,
+                leader_epoch=one.leader_epoch,
+                replica_nodes=one.replica_nodes,
+                isr_nodes=one.isr_nodes,
+                eligible_leader_replicas=[],
+                last_known_elr=[],
+            )
+            for one in partitions
+        ],
+    )

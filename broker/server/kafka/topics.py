@@ -1,0 +1,198 @@
+"""Topics as Kafka's administrators see them: create, delete, grow, shorten.
+
+Each topic of a request succeeds or fails by itself. What was done is answered when it is durable. Configuring needs the
+vhost's `configure` permission for the topic's name, delete-records `write` as well (it destroys what was written).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from broker.core.topics.config import KEYS
+from broker.core.topics.errors import TopicRefused
+from broker.core.topics.topic import Topic
+from broker.server.kafka.handlers import handles
+from protocol.kafka.apis.create_partitions import (
+    CreatePartitionsRequest,
+    CreatePartitionsResponse,
+    CreatePartitionsTopic,
+    CreatePartitionsTopicResult,
+)
+from protocol.kafka.apis.create_topics import (
+    CreatableTopic,
+    CreatableTopicConfigs,
+    CreatableTopicResult,
+    CreateTopicsRequest,
+    CreateTopicsResponse,
+)
+from protocol.kafka.apis.delete_records import (
+    DeleteRecordsPartitionResult,
+    DeleteRecordsRequest,
+    DeleteRecordsResponse,
+    DeleteRecordsTopicResult,
+)
+from protocol.kafka.apis.delete_topics import (
+    DeletableTopicResult,
+    DeleteTopicsRequest,
+    DeleteTopicsResponse,
+    DeleteTopicState,
+)
+from protocol.kafka.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from broker.server.kafka.connection import KafkaConnection, Slot
+
+TOPIC_SOURCE, DEFAULT_SOURCE = 1, 5
+"""Where a value comes from: the topic's own configuration, or the default."""
+BY_NAME_UNTIL = 5
+"""The last version of DeleteTopics that has names alone."""
+STANDARD = -1
+"""Partitions or replicas: as the broker has it (KIP-464)."""
+
+
+def require(connection: KafkaConnection, verb: str, name: str) -> None:
+    """Raises TopicRefused 29 unless the user may."""
+    if not connection.hub.can(connection, verb, name):  # type: ignore[arg-type]  # one of the three verbs
+        raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, f"no {verb} permission for topic '{name}'")
+
+
+@handles(19)
+def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTopicsRequest) -> None:
+    """CreateTopics: -1 partitions or replicas are the defaults; a name that is there twice is an error of each."""
+    counts = Counter(one.name for one in request.topics)
+    results: dict[str, CreatableTopicResult] = {}
+    for one in request.topics:
+        try:
+            if counts[one.name] > 1:
+                raise TopicRefused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+            topic, count = _create(connection, one, validate_only=request.validate_only)
+        except TopicRefused as refused:
+            results[one.name] = CreatableTopicResult(
+                name=one.name, error_code=refused.code, error_message=refused.text, configs=None
+            )
+        else:
+            results[one.name] = CreatableTopicResult(
+                name=one.name,
+                topic_id=topic.id,
+                error_message=None,
+                num_partitions=count,
+                replication_factor=1,
+                configs=_configs(topic),
+            )
+    connection.hub.answer_when_durable(slot, CreateTopicsResponse(topics=list(results.values())))
+
+
+def _create(connection: KafkaConnection, wanted: CreatableTopic, *, validate_only: bool) -> tuple[Topic, int]:
+    hub = connection.hub
+    require(connection, "configure", wanted.name)
+    node_id = hub.settings.node_id
+    count = wanted.num_partitions
+    if wanted.assignments:
+        if (count, wanted.replication_factor) != (STANDARD, STANDARD):
+            raise TopicRefused(
+                ErrorCode.INVALID_REQUEST,
+                "Both partition counts and manual assignments were given: one excludes the other.",
+            )
+        indexes = sorted(one.partition_index for one in wanted.assignments)
+        if indexes != list(range(len(indexes))) or any(one.broker_ids != [node_id] for one in wanted.assignments):
+            raise TopicRefused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"broker {node_id} is all there is")
+        count = len(indexes)
+    elif wanted.replication_factor not in (STANDARD, 1):
+        code = ErrorCode.INVALID_REPLICATION_FACTOR
+        raise TopicRefused(code, f"Replication factor: {wanted.replication_factor} larger than available brokers: 1.")
+    if count == STANDARD:
+        count = hub.settings.partitions_default
+    overrides = {one.name: one.value for one in wanted.configs}
+    return hub.topics.create(wanted.name, count, overrides, validate_only=validate_only), count
+
+
+def _configs(topic: Topic) -> list[CreatableTopicConfigs]:
+    return [
+        CreatableTopicConfigs(
+            name=name,
+            value=topic.overrides.get(name, key.default),
+            config_source=TOPIC_SOURCE if name in topic.overrides else DEFAULT_SOURCE,
+        )
+        for name, key in KEYS.items()
+    ]
+
+
+@handles(20)
+def on_delete_topics(connection: KafkaConnection, slot: Slot, request: DeleteTopicsRequest) -> None:
+    """DeleteTopics, by name or id."""
+    wanted = request.topics
+    if slot.header.api_version <= BY_NAME_UNTIL:
+        wanted = [DeleteTopicState(name=name) for name in request.topic_names]
+    connection.hub.answer_when_durable(
+        slot, DeleteTopicsResponse(responses=[_delete(connection, one) for one in wanted])
+    )
+
+
+def _delete(connection: KafkaConnection, wanted: DeleteTopicState) -> DeletableTopicResult:
+    topics = connection.hub.topics
+    result = DeletableTopicResult(name=wanted.name, topic_id=wanted.topic_id)
+    try:
+        topic = topics.get(wanted.name) if wanted.name is not None else topics.by_id(wanted.topic_id)
+        if topic is None:
+            is_named = wanted.name is not None
+            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_named else ErrorCode.UNKNOWN_TOPIC_ID
+            raise TopicRefused(code, "This server does not host this topic.")
+        require(connection, "configure", topic.name)
+        if topic.internal:
+            raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, "The topic is the broker's own.")
+        result.name, result.topic_id = topic.name, topic.id
+        topics.delete(topic)
+    except TopicRefused as refused:
+        result.error_code, result.error_message = refused.code, refused.text
+    return result
+
+
+@handles(37)
+def on_create_partitions(connection: KafkaConnection, slot: Slot, request: CreatePartitionsRequest) -> None:
+    """CreatePartitions: `count` is what the topic is to have in all."""
+    results = [_grow(connection, one, validate_only=request.validate_only) for one in request.topics]
+    connection.hub.answer_when_durable(slot, CreatePartitionsResponse(results=results))
+
+
+def _grow(
+    connection: KafkaConnection, wanted: CreatePartitionsTopic, *, validate_only: bool
+) -> CreatePartitionsTopicResult:
+    topics = connection.hub.topics
+    result = CreatePartitionsTopicResult(name=wanted.name)
+    try:
+        require(connection, "configure", wanted.name)
+        topic = topics.get(wanted.name)
+        if topic is None:
+            raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "The topic does not exist.")
+        if wanted.assignments is not None:
+            more = wanted.count - len(topic.partitions)
+            if len(wanted.assignments) != more:
+                raise TopicRefused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"{more} assignments are needed")
+            if any(one.broker_ids != [connection.hub.settings.node_id] for one in wanted.assignments):
+                raise TopicRefused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, "an assignment names an unknown broker")
+        topics.add_partitions(topic, wanted.count, validate_only=validate_only)
+    except TopicRefused as refused:
+        result.error_code, result.error_message = refused.code, refused.text
+    return result
+
+
+@handles(21)
+def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRecordsRequest) -> None:
+    """DeleteRecords: everything below an offset goes, -1 being the high watermark."""
+    hub = connection.hub
+    results = []
+    for topic in request.topics:
+        answers = []
+        for one in topic.partitions:
+            answer = DeleteRecordsPartitionResult(partition_index=one.partition_index, low_watermark=-1)
+            try:
+                require(connection, "configure", topic.name)
+                require(connection, "write", topic.name)
+                partition = hub.topics.partition(topic.name, one.partition_index)
+                answer.low_watermark = hub.topics.delete_records(partition, one.offset)
+            except TopicRefused as refused:
+                answer.error_code = refused.code
+            answers.append(answer)
+        results.append(DeleteRecordsTopicResult(name=topic.name, partitions=answers))
+    hub.answer_when_durable(slot, DeleteRecordsResponse(topics=results))
