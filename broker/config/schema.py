@@ -234,6 +234,15 @@ class Kafka:
     node_id: int = option(1, integer(0, 2**31 - 1), "This broker's number in metadata.")
     auto_create_topics: bool = option(True, boolean(), "A topic that is used and not there is created.")
     partitions_default: int = option(1, integer(1, 10_000), "Of a topic whose creator does not say.")
+    group_initial_rebalance_delay_s: float = option(
+        0.5,
+        seconds(0, 3600),
+        "How long a new consumer group waits for more members. Kafka's 3 s spares many that start together some"
+        " rebalances, and keeps everybody else waiting.",
+    )
+    offsets_retention_s: float = option(
+        7 * 86_400.0, seconds(1, 10 * 365 * 86_400), "Offsets of a group without members go after so long. Kafka's."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "now_ms",
-        "on_tick", "reply_addresses", "scheduler", "touched", "turns",
+        "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "kafka",
+        "now_ms", "on_tick", "reply_addresses", "scheduler", "touched", "turns",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,8 @@ class Hub:
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
         self.turns = 0
+        self.kafka: Any = None
+        """What the connections of Kafka's protocol share, where it is served."""
         self.half_open = HalfOpen()
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
 

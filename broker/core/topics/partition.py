@@ -143,6 +143,14 @@ class Partition:
         self._appended(self, len(octets))
         return Appended(base, stamp)
 
+    def append_own(self, records: bytes, count: int, now_ms: int) -> int:
+        """Append records that the broker itself has rendered (deltas 0, 1, ...); returns the offset of the first."""
+        log = self.log
+        first = log.append(records, count, now_ms)
+        self.times.note(log.next_offset, now_ms, len(records))
+        self._appended(self, len(records))
+        return first
+
     def _checked(self, data: bytes | memoryview, config: TopicConfig) -> BatchHeader:
         """The header of what may be stored (rules of Kafka's LogValidator; codes as in `ErrorCode`)."""
         if len(data) > config.max_message_bytes:

@@ -14,7 +14,7 @@ then; what came behind it is looked through when a producer first sends to the p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
@@ -54,8 +54,17 @@ class Topics:
     """See the module."""
 
     __slots__ = (
-        "_by_id", "_collisions", "_limit", "_next_producer_id", "_producer_ids_end", "_topics", "partition_count",
-        "store", "unsynced", "vhost",
+        "_by_id",
+        "_collisions",
+        "_limit",
+        "_next_producer_id",
+        "_producer_ids_end",
+        "_topics",
+        "on_deleted",
+        "partition_count",
+        "store",
+        "unsynced",
+        "vhost",
     )  # fmt: skip
 
     def __init__(self, vhost: str, store: Store, partitions_max: int) -> None:
@@ -63,6 +72,8 @@ class Topics:
         self.store = store
         self.partition_count = 0
         self._next_producer_id = self._producer_ids_end = 0
+        self.on_deleted: list[Callable[[str], None]] = []
+        """Called with the name of a topic that is gone."""
         self.unsynced: list[tuple[int, Partition]] = []
         """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
         self._limit = partitions_max
@@ -160,6 +171,8 @@ class Topics:
             self.store.delete(self._producers_key(partition))
             self.store.drop_log(partition.log)
             partition.wake()
+        for call in self.on_deleted:
+            call(topic.name)
 
     def delete_records(self, partition: Partition, offset: int) -> int:
         """Drop what is below `offset` of a partition; returns its new start. Raises TopicRefused 1."""

@@ -7,8 +7,18 @@ import socket
 from dataclasses import dataclass
 
 from broker.config import Config
+from broker.core.groups.values import GroupSettings
 from broker.server.hub import Hub
-from broker.server.kafka import cluster, configs, fetch, metadata, produce  # noqa: F401 - they fill handlers.HANDLERS
+from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
+    cluster,
+    configs,
+    fetch,
+    group_admin,
+    groups,
+    metadata,
+    produce,
+)
+from broker.server.kafka import topics as _topics  # noqa: F401
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings
@@ -57,6 +67,10 @@ def kafka_door(hub: Hub, poller: Poller, config: Config) -> Admit:
         fetch_bytes_max=config.limits.kafka_fetch_bytes_max,
         auto_create_topics=config.kafka.auto_create_topics,
         partitions_default=config.kafka.partitions_default,
+        groups=GroupSettings(
+            initial_rebalance_delay_ms=int(config.kafka.group_initial_rebalance_delay_s * 1000),
+            offsets_retention_ms=int(config.kafka.offsets_retention_s * 1000),
+        ),
     )
-    kafka = KafkaHub(hub, topics, durability, settings)
+    kafka = hub.kafka = KafkaHub(hub, topics, durability, settings)
     return KafkaDoor(kafka, poller, config.limits.connections_max)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.access import Verb
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
+from broker.server.kafka.groups import Groups
 from broker.server.kafka.settings import KafkaSettings
 from protocol.kafka.apis import APIS
 
@@ -48,8 +49,10 @@ class KafkaHub:
         self._waiting: deque[tuple[int, Slot, Any]] = deque()
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._timer_numbers = count()
+        self.groups = Groups(self, settings.groups)
         durability.on_synced.append(self._synced)
         hub.on_tick.append(self._tick)
+        topics.on_deleted.append(self.groups.forget_topic)
 
     @property
     def now_ms(self) -> int:
@@ -144,6 +147,7 @@ class KafkaHub:
         timers = self._timers
         while timers and timers[0][0] <= now_ms:
             heapq.heappop(timers)[2]()
+        self.groups.tick()
         if self._held:
             self._release_held()
 

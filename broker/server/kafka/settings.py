@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from broker.core.groups.values import GroupSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,4 +20,4 @@ class KafkaSettings:
     fetch_bytes_max: int = 55 << 20
     auto_create_topics: bool = True
     partitions_default: int = 1
-    software: str = ""
+    groups: GroupSettings = field(default_factory=GroupSettings)
