@@ -30,7 +30,8 @@ def test_nothing_given():
     assert config.listeners.amqp == Address("127.0.0.1", 5672)
     assert config.listeners.http == Address("127.0.0.1", 15672)
     assert config.listeners.amqps is None
-    assert config.listeners.kafka is None
+    assert config.listeners.kafka == Address("127.0.0.1", 9092)
+    assert config.listeners.kafkas is None
     assert config.storage.dir == "./jackalope-data"
     assert [vhost.name for vhost in config.topology().vhosts] == ["/"]
     (guest,) = config.topology().users
@@ -109,7 +110,7 @@ def test_values(errors, tmp_path, key, text, value):
         ("listeners: {amqp: '::1:5672'}", "expected HOST:PORT"),
         ("listeners: {amqp: 'h:99999'}", "expected HOST:PORT"),
         ("listeners: {amqp: false}", "expected HOST:PORT"),
-        ("listeners: {kafka: 127.0.0.1:9092}", "the Kafka protocol is not served yet: only off"),
+        ("listeners: {kafkas: h:1}", "c.yaml:1: listeners.kafkas: needs tls.cert and tls.key"),
         ("listeners: {amqps: h:1}", "c.yaml:1: listeners.amqps: needs tls.cert and tls.key"),
         ("tls: {cert: /nonexistent/c.pem}", "tls.cert: cannot read /nonexistent/c.pem"),
         ("tls: {verify: require}", "tls.verify: needs tls.ca"),
