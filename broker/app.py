@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from broker.config import Config, load
-from broker.config.limits import Limits
 from broker.core.access import Access
 from broker.core.broker import Broker
 from broker.core.policies import make_policy
@@ -133,7 +132,7 @@ class _Server:
     async def run(self) -> int:
         config, limits = self.config, self.config.limits
         store = open_storage(config)
-        broker = Broker(random.Random().randrange, vhost_limits(limits), store)
+        broker = Broker(random.Random().randrange, vhost_limits(config), store)
         broker.scheduler.report = _report
         access = Access()
         authenticator = Authenticator(access, config.security)
@@ -340,9 +339,16 @@ def amqp_settings(config: Config) -> AmqpSettings:
     )
 
 
-def vhost_limits(limits: Limits) -> VHostLimits:
+def vhost_limits(config: Config) -> VHostLimits:
     """How many of each a vhost may hold."""
-    return VHostLimits(limits.queues_max, limits.exchanges_max, limits.bindings_max, limits.partitions_max)
+    limits = config.limits
+    return VHostLimits(
+        queues_max=limits.queues_max,
+        exchanges_max=limits.exchanges_max,
+        bindings_max=limits.bindings_max,
+        partitions_max=limits.partitions_max,
+        retention_check_ms=int(config.kafka.retention_check_s * 1000),
+    )
 
 
 def tls_context(config: Config) -> ssl.SSLContext:

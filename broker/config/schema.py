@@ -240,6 +240,11 @@ class Kafka:
         "How long a new consumer group waits for more members. Kafka's 3 s spares many that start together some"
         " rebalances, and keeps everybody else waiting.",
     )
+    retention_check_s: float = option(
+        30.0,
+        seconds(0.1, 86_400),
+        "How often topics are looked through for what retention.ms and retention.bytes let go. Kafka: 5 minutes.",
+    )
     offsets_retention_s: float = option(
         7 * 86_400.0, seconds(1, 10 * 365 * 86_400), "Offsets of a group without members go after so long. Kafka's."
     )

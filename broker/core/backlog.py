@@ -259,7 +259,8 @@ class Backlog:
 
     def first_ms(self) -> int | None:
         """When the first message came in that is not in memory, or one stored before it. Raises Corrupt and OSError."""
-        return self.log.first_timestamp_ms(self.tail_offset)
+        header = self.log.first_header(self.tail_offset)
+        return header.base_timestamp_ms if header is not None else None
 
     def take_each(self, cursor: LeaseCursor, offsets: Sequence[int]) -> list[tuple[int, Message]]:
         """Lease these (ascending): those that are ready and not in memory. Raises Corrupt and OSError, taking none."""

@@ -77,5 +77,7 @@ class Broker:
         for vhost in self.vhosts.values():
             if vhost.expiring:
                 vhost.drop_expired(now_ms)
+            if vhost.topics is not None:
+                vhost.topics.tick(self.scheduler)
         for timed in list(self.scheduler.timed):
             timed.tick()

@@ -39,6 +39,7 @@ class VHostLimits:
     exchanges_max: int = 20_000
     bindings_max: int = 1_000_000
     partitions_max: int = 20_000
+    retention_check_ms: int = 30_000
 
 
 def freeze(value: Any) -> Any:
@@ -85,7 +86,11 @@ class VHost:
         self._owned: dict[object, set[Queue]] = {}
         self.dead_letters = DeadLetters(self)
         self.policies = Policies(self)
-        self.topics = Topics(name, store, self.limits.partitions_max) if store is not None else None
+        self.topics = (
+            Topics(name, store, self.limits.partitions_max, self.limits.retention_check_ms)
+            if store is not None
+            else None
+        )
         for exchange, kind in PREDECLARED.items():
             self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
 

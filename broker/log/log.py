@@ -24,7 +24,7 @@ from broker.log.ackset import AckSet
 from broker.log.errors import Corrupt
 from broker.log.extents import Batch, Extent, Source, clip, shrink
 from broker.log.segment import Segment, clip_segments
-from protocol.kafka.records import encode_batch, parse_header
+from protocol.kafka.records import BatchHeader, encode_batch, parse_header
 
 _END = attrgetter("end")
 
@@ -367,8 +367,8 @@ class Log:
             if pending.end > offset and not self.settled.covers(pending.first, pending.end):
                 yield Batch(parse_header(pending.octets), pending.octets, 0)
 
-    def first_timestamp_ms(self, offset: int) -> int | None:
-        """When the batch came in with `offset`, or one not long before; None if there is none. Reads a header only.
+    def first_header(self, offset: int) -> BatchHeader | None:
+        """Of the batch with `offset`, or of one not long before; None if there is none. Reads a header only.
 
         Raises Corrupt and OSError.
         """
@@ -376,8 +376,8 @@ class Log:
             self._close_batch()
         index = bisect_right(self.extents, offset, key=_END)
         if index < len(self.extents):
-            return extents.first_header(self.extents[index]).base_timestamp_ms
-        return parse_header(self.pending[0].octets).base_timestamp_ms if self.pending else None
+            return extents.first_header(self.extents[index])
+        return parse_header(self.pending[0].octets) if self.pending else None
 
     @property
     def size_bytes(self) -> int:

@@ -14,17 +14,20 @@ then; what came behind it is looked through when a producer first sends to the p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
 from broker.core.topics.config import check_overrides
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
+from broker.core.topics.retention import expire
 from broker.core.topics.topic import Topic
+from broker.log.errors import StorageError
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
+    from broker.core.scheduler import Scheduler
     from broker.log.store import Store
 
 NAME_LENGTH_MAX = 249
@@ -54,24 +57,18 @@ class Topics:
     """See the module."""
 
     __slots__ = (
-        "_by_id",
-        "_collisions",
-        "_limit",
-        "_next_producer_id",
-        "_producer_ids_end",
-        "_topics",
-        "on_deleted",
-        "partition_count",
-        "store",
-        "unsynced",
-        "vhost",
+        "_by_id", "_collisions", "_expire_every_ms", "_expire_ms", "_is_expiring", "_limit", "_next_producer_id",
+        "_producer_ids_end", "_topics", "on_deleted", "partition_count", "store", "unsynced", "vhost",
     )  # fmt: skip
 
-    def __init__(self, vhost: str, store: Store, partitions_max: int) -> None:
+    def __init__(self, vhost: str, store: Store, partitions_max: int, expire_every_ms: int) -> None:
         self.vhost = vhost
         self.store = store
         self.partition_count = 0
         self._next_producer_id = self._producer_ids_end = 0
+        self._expire_every_ms = expire_every_ms
+        self._expire_ms = 0
+        self._is_expiring = False
         self.on_deleted: list[Callable[[str], None]] = []
         """Called with the name of a topic that is gone."""
         self.unsynced: list[tuple[int, Partition]] = []
@@ -233,6 +230,23 @@ class Topics:
             partition.marked = False
             if partition.waiters:
                 partition.wake()
+
+    # Time.
+
+    def tick(self, scheduler: Scheduler) -> None:
+        """Time has passed: look, now and then, for what is too old or too much."""
+        if scheduler.wall_ms >= self._expire_ms and not self._is_expiring:
+            self._is_expiring = True
+            scheduler.add_job(self._expire(scheduler))
+
+    def _expire(self, scheduler: Scheduler) -> Iterator[int]:
+        partitions = [partition for topic in self.all() for partition in topic.partitions]
+        try:
+            yield from expire(partitions, scheduler.wall_ms)
+        except (StorageError, OSError) as error:
+            scheduler.report("what is too old in topics stays for now", error)
+        self._expire_ms = scheduler.wall_ms + self._expire_every_ms
+        self._is_expiring = False
 
     # What idempotent producers have sent.
 
