@@ -10,7 +10,7 @@ Offsets of the records may have gaps; `last_offset_delta` says how far the batch
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -119,6 +119,31 @@ def encode_batch(
         base_offset, HEADER_SIZE - LENGTH_END + len(records), leader_epoch, MAGIC, crc32c(records, crc32c(summed))
     )
     return b"".join((front, summed, records))
+
+
+def keep_records(header: BatchHeader, records: Iterable[Record]) -> bytes:
+    """The batch with only these of its records, not compressed; offsets and all else stay as they were (KIP-98)."""
+    parts = [
+        render_record(
+            one.offset - header.base_offset,
+            one.value,
+            one.key,
+            one.headers,
+            one.timestamp_ms - header.base_timestamp_ms,
+        )
+        for one in records
+    ]
+    body = b"".join(parts)
+    attributes = header.attributes & ~COMPRESSION
+    summed = _SUMMED.pack(attributes, *header[6:12], len(parts))
+    front = _FRONT.pack(
+        header.base_offset,
+        HEADER_SIZE - LENGTH_END + len(body),
+        header.leader_epoch,
+        MAGIC,
+        crc32c(body, crc32c(summed)),
+    )
+    return b"".join((front, summed, body))
 
 
 _PLACE = struct.Struct(">qii")

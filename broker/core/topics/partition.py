@@ -11,14 +11,16 @@ moves or the partition goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.producers import KnownBatch, Producers, last_sequence
 from broker.core.topics.times import Times
+from broker.log.extents import Batch
 from broker.log.log import Log
+from protocol.kafka.compression import open_batch
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import (
     COMPRESSION,
@@ -31,6 +33,7 @@ from protocol.kafka.records import (
     CorruptBatch,
     check_batch,
     count_records,
+    keep_records,
     parse_header,
     place_batch,
     stamp_batch,
@@ -179,8 +182,11 @@ class Partition:
             check_batch(data, 0, header, placed=False)
             if not header.attributes & COMPRESSION:
                 count_records(data, 0, header)
+            is_keyed = not config.compact or all(one.key is not None for one in open_batch(data, 0, header))
         except CorruptBatch as error:
             raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, str(error)) from None
+        if not is_keyed:
+            raise TopicRefused(ErrorCode.INVALID_RECORD, "Compacted topic cannot accept message without key.")
         return header
 
     @staticmethod
@@ -216,7 +222,7 @@ class Partition:
         size = 0
         run: bytes | None = None
         start = stop = 0
-        for header, data, position in self.log.read(offset) if offset < end else ():
+        for header, data, position in self.batches(offset) if offset < end else ():
             batch_size = header.size
             if header.base_offset >= end or (size + batch_size > bytes_max and (size or not at_least_one)):
                 break
@@ -231,6 +237,24 @@ class Partition:
         if run is not None:
             pieces.append(memoryview(run)[start:stop])
         return Read(pieces, size)
+
+    def batches(self, offset: int) -> Iterator[Batch]:
+        """The batches from the one that holds `offset` on, also those that are not durable yet.
+
+        Those of a compacted topic come without what was superseded. Raises Corrupt, CorruptBatch and OSError.
+        """
+        if not self.config.compact:
+            yield from self.log.read(offset)
+            return
+        settled = self.log.settled
+        for batch in self.log.read(offset):
+            header = batch.header
+            if settled.count(header.base_offset, header.next_offset):
+                records = open_batch(batch.data, batch.position, header)
+                data = keep_records(header, [one for one in records if one.offset not in settled])
+                yield Batch(parse_header(data), data, 0)
+            else:
+                yield batch
 
     def check_offset(self, offset: int) -> None:
         """Raises TopicRefused 1 unless a consumer may go on from `offset`: from the log's start to its end."""

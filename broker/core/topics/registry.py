@@ -8,6 +8,7 @@ then; what came behind it is looked through when a producer first sends to the p
 |---|---|
 | `t` vhost, topic | id, internal, numbers of the logs, starts; overrides |
 | `s` vhost, topic, partition | offset up to which it counts, the producers |
+| `k` vhost, topic, partition | what compaction has done, see `compaction.Cleaned` |
 | `n` | producer ids below this number may have been given out |
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
+from broker.core.topics.compaction import Cleaned, compact, is_due
 from broker.core.topics.config import check_overrides
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
@@ -25,6 +27,7 @@ from broker.core.topics.retention import expire
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
 from protocol.kafka.errors import ErrorCode
+from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
     from broker.core.scheduler import Scheduler
@@ -165,7 +168,8 @@ class Topics:
         self.store.delete(catalog.key(catalog.TOPIC, self.vhost, topic.name))
         for partition in topic.partitions:
             partition.gone = True
-            self.store.delete(self._producers_key(partition))
+            self.store.delete(self._key(catalog.PRODUCERS, partition))
+            self.store.delete(self._key(catalog.CLEANED, partition))
             self.store.drop_log(partition.log)
             partition.wake()
         for call in self.on_deleted:
@@ -243,25 +247,37 @@ class Topics:
         partitions = [partition for topic in self.all() for partition in topic.partitions]
         try:
             yield from expire(partitions, scheduler.wall_ms)
-        except (StorageError, OSError) as error:
-            scheduler.report("what is too old in topics stays for now", error)
+            for partition in partitions:
+                if partition.config.compact and not partition.gone and not self._topics[partition.topic_name].internal:
+                    yield from self._compact(partition, scheduler.wall_ms)
+        except (StorageError, CorruptBatch, OSError) as error:
+            scheduler.report("what is too old in topics, or superseded, stays for now", error)
         self._expire_ms = scheduler.wall_ms + self._expire_every_ms
         self._is_expiring = False
 
+    def _compact(self, partition: Partition, now_ms: int) -> Iterator[int]:
+        key = self._key(catalog.CLEANED, partition)
+        cleaned = Cleaned.read(self.store.catalog.get(key, b""))
+        yield 1
+        if is_due(partition, cleaned, now_ms):
+            cleaned = yield from compact(partition, cleaned, now_ms)
+            if not partition.gone:
+                self.store.put(key, cleaned.octets())
+
     # What idempotent producers have sent.
 
-    def _producers_key(self, partition: Partition) -> bytes:
-        return catalog.key(catalog.PRODUCERS, self.vhost, partition.topic_name, str(partition.index))
+    def _key(self, kind: bytes, partition: Partition) -> bytes:
+        return catalog.key(kind, self.vhost, partition.topic_name, str(partition.index))
 
     def save_producers(self, partition: Partition) -> None:
         """Write what is known of the partition's producers."""
         partition.unsaved_bytes = 0
         end = partition.log.next_offset
-        self.store.put(self._producers_key(partition), end.to_bytes(8, "big") + partition.producers.snapshot())
+        self.store.put(self._key(catalog.PRODUCERS, partition), end.to_bytes(8, "big") + partition.producers.snapshot())
 
     def _recover_producers(self, partition: Partition) -> None:
         """Bring back what is known of a partition's producers. Raises Corrupt and OSError."""
-        saved = self.store.catalog.get(self._producers_key(partition), b"")
+        saved = self.store.catalog.get(self._key(catalog.PRODUCERS, partition), b"")
         partition.recover_producers(saved[8:], int.from_bytes(saved[:8], "big"))
 
     def close_in_order(self) -> None:

@@ -56,7 +56,7 @@ def test_minus_one_keeps_all(world):
     """retention.ms -1 is for ever, and so is a policy without delete."""
     for overrides in ({"retention.ms": "-1"}, {"retention.ms": "1", "cleanup.policy": "compact"}):
         partition = world.partition(overrides)
-        partition.append(batch(1, 1), NOW_MS)
+        partition.append(batch(1, NOW_MS - 5000, key=b"k"), NOW_MS)
         world.sync()
         assert run(partition) == 0
 
