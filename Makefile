@@ -9,7 +9,7 @@ UV_COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header p
 ROUNDS ?= 5
 SECONDS_EACH ?= 3
 
-.PHONY: run test style types debian-tools compat faults faults-short bench lock clean
+.PHONY: run test style types debian-tools compat faults faults-short bench bench-kafka kafka-control lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,8 +46,14 @@ faults: $(READY_DEV) debian-tools ## Floods, kills, power cuts, failing disks, m
 faults-short: $(READY_DEV) debian-tools
 	JACKALOPE_FAULTS=short $(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
 
-bench: $(READY_DEV) debian-tools ## Side by side with Debian's rabbitmq-server; takes a while.
+bench: $(READY_DEV) debian-tools ## Side by side with Debian's rabbitmq-server; takes a while. See bench-kafka too.
 	$(BIN)/jackalope bench amqp --rounds $(ROUNDS) --seconds $(SECONDS_EACH)
+
+bench-kafka: kafka-control ## Side by side with Apache Kafka; takes a while. ARGS="--broker kafka --peer none" for it alone.
+	$(BIN)/jackalope bench kafka --rounds $(ROUNDS) --seconds $(SECONDS_EACH) $(ARGS)
+
+kafka-control: $(READY_DEV) debian-tools ## Fetches Apache Kafka with mvn into ~/.cache/jackalope.
+	$(BIN)/python -m tools.bench.kafka_control
 
 lock: ## Pin the newest versions that pyproject.toml allows; needs uv.
 	$(UV_COMPILE) --upgrade -o requirements.lock

@@ -7,7 +7,8 @@ import pytest
 import trustme
 from compat_brokers import Pool, Target, control_missing, in_ci, jackalope_pool, rabbitmq_pool
 
-from tools.bench.control import TlsFiles
+from tools.bench.control import Broker, TlsFiles
+from tools.bench.kafka_control import kafka_missing, running_kafka
 
 HERE = Path(__file__).resolve().parent
 
@@ -43,6 +44,17 @@ def rabbitmq(tls_files: TlsFiles) -> Iterator[Pool]:
         pytest.skip(f"the control cannot run: {reason}")
     with rabbitmq_pool(tls_files) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Broker]:
+    """Apache Kafka, started once a session; a skip with its reason where it cannot run, a failure in CI."""
+    if (reason := kafka_missing()) is not None:
+        if in_ci():
+            pytest.fail(f"the Kafka control cannot run: {reason}")
+        pytest.skip(f"the Kafka control cannot run: {reason}")
+    with running_kafka() as broker:
+        yield broker
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,8 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 """
 
-# One broker cannot hold the three copies that the internal topics have by default, and the first rebalance of a group
-# would wait three seconds for members that a benchmark has started already.
+# One broker cannot hold the three copies that the internal topics have by default; the first rebalance of a group would
+# wait three seconds for members that are there already; and the files of a minute of deleted topics would fill a disk.
 SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -68,6 +68,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+log.segment.delete.delay.ms=1000
 """
 
 

@@ -1,0 +1,62 @@
+"""The Kafka control and the benchmark's short runs against it: what later tests against Apache Kafka stand on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tools.bench.kafka_control import kafka_missing, running_kafka
+from tools.bench.kafka_measure import run_once
+from tools.bench.kafka_scenarios import KAFKA_SCENARIOS
+from tools.bench.processes import cpu_s, descendants, is_alive, resident_bytes, written_bytes
+
+pytestmark = pytest.mark.control
+
+LIST_METADATA = """
+import json, sys
+from confluent_kafka.admin import AdminClient
+found = AdminClient({"bootstrap.servers": sys.argv[1]}).list_topics(timeout=10)
+print(json.dumps({"brokers": [str(broker) for broker in found.brokers.values()], "topics": sorted(found.topics)}))
+"""
+
+
+def listed(broker):
+    """Metadata as librdkafka sees it, from a process of its own: its threads would not survive the bench's forks."""
+    words = [sys.executable, "-c", LIST_METADATA, f"{broker.host}:{broker.port}"]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout)
+
+
+def test_a_client_lists_it(kafka):
+    """librdkafka finds one broker, the one at the control's address; its processes are known and use something."""
+    found = listed(kafka)
+    assert [broker.split("/")[0] for broker in found["brokers"]] == [f"{kafka.host}:{kafka.port}"]
+    pids = kafka.pids()
+    assert cpu_s(pids) > 0.5
+    assert resident_bytes(pids) > 100e6
+    assert written_bytes(pids) > 0
+
+
+@pytest.mark.parametrize("name", ["produce-acksall-p12-lz4", "consume10", "fetch1", "fanout10", "latency"])
+def test_a_short_run_has_figures(kafka, name):
+    """A run of a fraction of a second moves messages, with the broker's CPU for them, and leaves no topic behind."""
+    sample = run_once(kafka, KAFKA_SCENARIOS[name], seconds=0.3)
+    assert sample.messages > 50
+    assert sample.cpu_us > 1
+    assert sample.extra["mb_s"] > 0
+    assert (sample.p99_us is not None) == (name in ("fanout10", "latency"))
+    assert not [topic for topic in listed(kafka)["topics"] if topic.startswith("bench.")]
+
+
+def test_nothing_outlives_the_control():
+    """The process and its directory are gone afterwards."""
+    if (reason := kafka_missing()) is not None and not os.environ.get("CI"):
+        pytest.skip(reason)
+    before = set(descendants(os.getpid()))
+    with running_kafka() as broker:
+        started = set(descendants(os.getpid())) - before
+        directory = broker.directory
+        assert set(broker.pids()) & started
+    assert not [pid for pid in started if is_alive(pid)]
+    assert not directory.exists()
