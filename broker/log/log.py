@@ -42,7 +42,7 @@ class Pending(NamedTuple):
 
     first: int
     end: int
-    octets: bytes
+    octets: bytes | bytearray
     volatile: bool
 
 
@@ -117,7 +117,7 @@ class Log:
         self.next_offset = first + count
         return first
 
-    def append_batch(self, octets: bytes, count: int) -> None:
+    def append_batch(self, octets: bytes | bytearray, count: int) -> None:
         """Append a batch of `count` offsets as it is: it says `next_offset` and `epoch` already, see `place_batch`."""
         if self._open:
             self._close_batch()
@@ -136,7 +136,7 @@ class Log:
         )
         self._add(first, count, octets, volatile=volatile)
 
-    def _add(self, first: int, count: int, octets: bytes, *, volatile: bool) -> None:
+    def _add(self, first: int, count: int, octets: bytes | bytearray, *, volatile: bool) -> None:
         self.pending.append(Pending(first, first + count, octets, volatile))
         if not self.epochs or self.epochs[-1][0] < self.epoch:
             self.epochs.append((self.epoch, first))
@@ -295,7 +295,7 @@ class Log:
         position += entries.APPEND_HEAD.size
         first, end, start = run[0].first, run[0].first, position
         for batch in run:
-            parts.append(batch.octets)
+            parts.append(batch.octets)  # type: ignore[arg-type]  # A bytearray is written as well.
             if position - start >= extents.EXTENT_BYTES_MAX:
                 self.extents.append(Extent(first, end, journal, start, position - start))
                 first, start = batch.first, position
@@ -365,7 +365,7 @@ class Log:
             offset = extent.end
         for pending in list(self.pending):
             if pending.end > offset and not self.settled.covers(pending.first, pending.end):
-                yield Batch(parse_header(pending.octets), pending.octets, 0)
+                yield Batch(parse_header(pending.octets), bytes(pending.octets), 0)
 
     def first_header(self, offset: int) -> BatchHeader | None:
         """Of the batch with `offset`, or of one not long before; None if there is none. Reads a header only.
