@@ -366,7 +366,7 @@ class _File:
     def _frame(self, position: int, parts: list[bytes]) -> int:
         assert self._file is not None
         payload = b"".join(parts)
-        self._file.write(position, (frames.encode(position, 0, 0, payload), payload))
+        self._file.write(position, (frames.encode(position, 0, 0, (payload,)), payload))
         return position + frames.HEADER_SIZE + len(payload)
 
     def _carry(self, position: int, move: _Move) -> int:
