@@ -182,10 +182,11 @@ def _read_one(source: _Source, name: str, spec: Spec, version: int, is_flexible:
         return
     _read_length(source, "h" if spec.kind == "string" else "i", is_flexible, depth)
     source.add("if n < 0:", depth)
+    if not is_flexible:
+        source.add("if n < -1: raise short(position, n, end)", depth + 1)
     if spec.is_nullable(version):
         source.add(f"{name} = None", depth + 1)
     elif spec.kind == "array" and not is_flexible:
-        source.add(f"if n < -1: raise null({name!r}, position)", depth + 1)
         source.add(f"{name} = []", depth + 1)
     else:
         source.add(f"raise null({name!r}, position)", depth + 1)
