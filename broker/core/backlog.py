@@ -102,6 +102,7 @@ class Backlog:
         self._gauge = gauge
         self._recovered_end = 0  # Behind what was there when the broker started.
         self._renderer = Renderer()
+        log.render = self._renderer.render_one
         self._away: set[int] = set()  # Leased from behind `tail_offset`, without having been in the head.
 
     def recover(self, cursor: LeaseCursor, *, clean: bool) -> None:
@@ -145,6 +146,22 @@ class Backlog:
         cursor.extend(first, messages, self.tail_offset)
         self.tail_offset = log.next_offset
         self._gauge.add(before, messages)
+
+    def append_alone(self, cursor: LeaseCursor, message: Message, wall_ms: int) -> int:
+        """Keep one message that comes to an empty head, in a frame that has nothing else of this queue; the caller lets
+        it into the head, or hands it out. Returns its offset, -1 when it is not so simple."""
+        log = self.log
+        if cursor.head or cursor.unloaded_count or log.busy or not (log.durable and cursor.windowed):
+            return -1
+        if not self._renderer.is_persistent(message):
+            return -1
+        offset = log.append_alone(message[1], wall_ms)
+        self.tail_offset = offset + 1
+        store = self.store
+        store.promised_count += 1
+        store.pending_bytes += len(message[1])
+        self._gauge.octets = 0  # Of an empty head; what is one message long need not be measured.
+        return offset
 
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:
         log = self.log

@@ -142,6 +142,21 @@ class Queue(Taking):
         self.enqueued_count += len(messages)
         self._mark()
 
+    def enqueue_alone(self, message: Message) -> None:
+        """`enqueue` for one message; straight to the queue's only consumer, if that is free and nothing stands before.
+
+        Only where the end of the turn writes to all connections: what is handed out here is not written before.
+        """
+        if self.keeper is None and self.backlog is not None:
+            offset = self.backlog.append_alone(self.cursor, message, self.scheduler.wall_ms)
+            if offset >= 0:
+                self.enqueued_count += 1
+                if not self.hand_over(message, offset):
+                    self.cursor.extend(offset, (message,), offset)
+                    self._mark()
+                return
+        self.enqueue((message,))
+
     def enqueue_one(self, message: Message) -> bool:
         """One message of any kind; False when the queue is full and refuses it."""
         if has_expiration(message[1]) and not self.has_expirations:
@@ -230,6 +245,15 @@ class Queue(Taking):
             self.keeper.settled(offsets)
         if self.backlog is not None and not self.deleted:
             self.backlog.settle(offsets)
+
+    def settle_one(self, offset: int) -> None:
+        """The same of one lease."""
+        if self.keeper is None and self.backlog is not None and not self.deleted:
+            self.cursor.leased_count -= 1
+            self.settled_count += 1
+            self.backlog.log.settle_one(offset)
+        else:
+            self.settle((offset,))
 
     def drop(self, messages: Sequence[Message], offsets: Sequence[int], reason: str) -> None:
         """Leased messages die: they are settled, and go to the dead letter exchange if there is one."""

@@ -61,6 +61,9 @@ class Consumer(Holder, Protocol):
     def deliver(self, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         """Take these leases (no more than `capacity`)."""
 
+    def deliver_one(self, message: Message, offset: int) -> None:
+        """Take this one, and write nothing before the end of the turn."""
+
     def cancelled(self) -> None:
         """The queue is gone; the consumer is no longer attached."""
 
@@ -68,7 +71,7 @@ class Consumer(Holder, Protocol):
 class Serving(ABC):
     """The consumers of one queue."""
 
-    __slots__ = ("consumers", "dirty", "held", "hungry", "last_used_ms", "levels")
+    __slots__ = ("consumers", "dirty", "held", "hungry", "last_used_ms", "levels", "sole")
 
     name: str
     vhost: str
@@ -86,6 +89,7 @@ class Serving(ABC):
         self.last_used_ms = now_ms
         self.consumers: list[Consumer] = []  # In order of registration.
         self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
+        self.sole: Consumer | None = None  # Whoever is the only one that may be served.
         self.dirty = False
         self.hungry = True
         self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
@@ -97,6 +101,10 @@ class Serving(ABC):
     @abstractmethod
     def leased(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         """These were taken for a consumer, and are about to be delivered."""
+
+    @abstractmethod
+    def settle_one(self, offset: int) -> None:
+        """The lease of this offset is over for good."""
 
     def wake(self) -> None:
         """A consumer may have capacity again."""
@@ -198,6 +206,18 @@ class Serving(ABC):
         self.leased(consumer, messages, offsets)
         consumer.deliver(messages, offsets)
 
+    def hand_over(self, message: Message, offset: int) -> bool:
+        """Lease a message that has just come behind an empty head to the only consumer; False when it has to wait."""
+        consumer = self.sole
+        cursor = self.cursor
+        if consumer is None or cursor.returned or self.held or consumer.capacity() <= 0:
+            return False
+        cursor.pass_by(offset)
+        if consumer.no_ack:
+            self.settle_one(offset)
+        consumer.deliver_one(message, offset)
+        return True
+
     # Who they are.
 
     def add_consumer(self, consumer: Consumer) -> None:
@@ -232,3 +252,4 @@ class Serving(ABC):
         for consumer in serving:
             by_priority.setdefault(consumer.priority, deque()).append(consumer)
         self.levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
+        self.sole = serving[0] if len(serving) == 1 else None

@@ -62,7 +62,7 @@ class Consumer:
     """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
-        "_connection", "_head", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
+        "_connection", "_head", "_number", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
         "no_ack", "prefetch", "priority", "queue", "tag", "timeout_ms",
     )  # fmt: skip
 
@@ -94,6 +94,7 @@ class Consumer:
         raw = tag.encode()
         self._head = _DELIVER + bytes([len(raw)]) + raw
         self._prefixes: dict[int, bytes] = {}
+        self._number = channel.number.to_bytes(2, "big")
 
     @property
     def shares_capacity(self) -> bool:
@@ -155,6 +156,26 @@ class Consumer:
             out += (self._prefix(len(origin)), pack(tag), origin, fitted(content, number, frame_max))
             size += len(content)
         connection.written(size)
+
+    def deliver_one(self, message: Message, offset: int) -> None:
+        """`deliver` of one, which leaves it to the end of the turn to write it."""
+        channel = self.channel
+        connection = self._connection
+        tag = channel.next_tag
+        channel.next_tag = tag + 1
+        if not self.no_ack:
+            self.in_flight += 1
+            channel.in_flight += 1
+            channel.unacked[tag] = (self, offset, message)
+        origin, content = message
+        size = len(content)
+        if size > connection.frame_max or not content.startswith(self._number, 1):
+            content = fitted(content, channel.number, connection.frame_max)
+        prefix = self._prefixes.get(len(origin)) or self._prefix(len(origin))
+        connection.out += (prefix, _TAG.pack(tag), origin, content)
+        connection.out_size += size
+        if not connection.touched:
+            connection.touch()
 
     def _prefix(self, origin_length: int) -> bytes:
         prefix = self._prefixes.get(origin_length)

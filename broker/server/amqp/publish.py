@@ -247,4 +247,7 @@ def enqueue_runs(channel: Channel, runs: list[Run]) -> None:
             exchange.published_count += len(messages)
         channel.published(len(messages), 2 * len(messages))
     for queue, some in gathered.items():
-        queue.enqueue(some)
+        if len(some) == 1:
+            queue.enqueue_alone(some[0])
+        else:
+            queue.enqueue(some)

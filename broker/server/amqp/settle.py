@@ -50,7 +50,7 @@ def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
             lease = channel.unacked.pop(tag, None)
             if lease is None:
                 raise unknown_tag(tag)
-            finish(lease[0], (lease[1],))
+            finish_one(lease[0], lease[1])
             channel.connection.units -= 1
             return end
     count = min((end - position) // ACK_FRAME.size, MULTIPLE_SLICE)
@@ -126,10 +126,20 @@ def end_up_to(channel: Channel, tag: int, slice_max: int) -> bool:
     return True
 
 
-def end_leases(leases: Iterable[Lease]) -> None:
-    """Leases that are over for good, grouped by who held them."""
-    for holder, group in groupby(leases, _HOLDER):
-        finish(holder, list(map(_OFFSET, group)))
+def end_leases(leases: Sequence[Lease]) -> None:
+    """Leases that are over for good, in runs of who held them; where holders take turns, runs are of one."""
+    last = len(leases) - 1
+    index = 0
+    while index <= last:
+        holder, offset, _ = leases[index]
+        index += 1
+        if index > last or leases[index][0] is not holder:
+            finish_one(holder, offset)
+            continue
+        start = index - 1
+        while index <= last and leases[index][0] is holder:
+            index += 1
+        finish(holder, [lease[1] for lease in leases[start:index]])
 
 
 def reject_leases(leases: Iterable[Lease]) -> None:
@@ -138,6 +148,12 @@ def reject_leases(leases: Iterable[Lease]) -> None:
         rejected = list(group)
         holder.queue.reject(rejected)
         holder.settled(len(rejected))
+
+
+def finish_one(holder: Holder, offset: int) -> None:
+    """One lease is over for good."""
+    holder.queue.settle_one(offset)
+    holder.settled(1)
 
 
 def finish(holder: Holder, offsets: Sequence[int]) -> None:
