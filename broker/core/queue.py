@@ -147,13 +147,20 @@ class Queue(Taking):
 
         Only where the end of the turn writes to all connections: what is handed out here is not written before.
         """
-        if self.keeper is None and self.backlog is not None:
-            offset = self.backlog.append_alone(self.cursor, message, self.scheduler.wall_ms)
+        backlog = self.backlog
+        if backlog is not None and self.keeper is None:
+            cursor = self.cursor
+            offset = backlog.append_alone(cursor, message, self.scheduler.wall_ms)
             if offset >= 0:
                 self.enqueued_count += 1
-                if not self.hand_over(message, offset):
-                    self.cursor.extend(offset, (message,), offset)
+                consumer = self.sole
+                if consumer is None or cursor.returned or self.held or not consumer.deliver_one(message, offset):
+                    cursor.extend(offset, (message,), offset)
                     self._mark()
+                    return
+                cursor.pass_by(offset)
+                if consumer.no_ack:
+                    self.settle_one(offset)
                 return
         self.enqueue((message,))
 
@@ -248,10 +255,11 @@ class Queue(Taking):
 
     def settle_one(self, offset: int) -> None:
         """The same of one lease."""
-        if self.keeper is None and self.backlog is not None and not self.deleted:
+        backlog = self.backlog
+        if backlog is not None and self.keeper is None and not self.deleted:
             self.cursor.leased_count -= 1
             self.settled_count += 1
-            self.backlog.log.settle_one(offset)
+            backlog.log.settle_one(offset)
         else:
             self.settle((offset,))
 

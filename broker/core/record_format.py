@@ -38,6 +38,23 @@ def _varint(number: int) -> bytes:
     return _VARINTS[number] if number < 8192 else varint(number)
 
 
+class Persistence:
+    """Whether messages are persistent; remembers the properties of the last one, of whatever queue."""
+
+    __slots__ = ("_is_persistent", "_shape")
+
+    def __init__(self) -> None:
+        self._shape = b"\xff"  # Never the start of a content.
+        self._is_persistent = False
+
+    def of(self, content: bytes) -> bool:
+        """Whether this one is."""
+        if not content.startswith(self._shape):
+            self._shape = content[: 7 + int.from_bytes(content[3:7], "big")]
+            self._is_persistent = is_persistent(content)
+        return self._is_persistent
+
+
 class Renderer:
     """Renders messages as records; remembers the shape of the last one, since the next is likely to have it too."""
 
@@ -81,15 +98,11 @@ class Renderer:
             delta += 1
         yield persistent, b"".join(parts), delta - base, base
 
-    def is_persistent(self, message: Message) -> bool:
-        """Whether it is; if so and nothing else is rendered before, `render_one` is for its content."""
+    def render_one(self, message: Message) -> bytes:
+        """The record of one message, with the offset delta 0."""
         origin, content = message
         if origin is not self._origin or len(content) != self._content_size or not content.startswith(self._shape):
             self._learn(origin, content)
-        return self._persistent
-
-    def render_one(self, content: bytes) -> bytes:
-        """The record, with the offset delta 0, of the message that `is_persistent` was asked of last."""
         start = self._body_start
         body = content[start : self._body_end] if start >= 0 else wire.body(content)
         front = self._front

@@ -39,6 +39,9 @@ class Holder(Protocol):
     def settled(self, count: int) -> None:
         """`count` leases of this holder ended, in whatever way."""
 
+    def end_one(self, offset: int) -> None:
+        """This lease is over for good: `settle_one` of the queue, and `settled`."""
+
 
 class Consumer(Holder, Protocol):
     """What a queue needs to know of a consumer."""
@@ -61,8 +64,9 @@ class Consumer(Holder, Protocol):
     def deliver(self, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         """Take these leases (no more than `capacity`)."""
 
-    def deliver_one(self, message: Message, offset: int) -> None:
-        """Take this one, and write nothing before the end of the turn."""
+    def deliver_one(self, message: Message, offset: int) -> bool:
+        """Take this lease, or have no capacity for it; write nothing before the end of the turn."""
+        ...
 
     def cancelled(self) -> None:
         """The queue is gone; the consumer is no longer attached."""
@@ -101,10 +105,6 @@ class Serving(ABC):
     @abstractmethod
     def leased(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         """These were taken for a consumer, and are about to be delivered."""
-
-    @abstractmethod
-    def settle_one(self, offset: int) -> None:
-        """The lease of this offset is over for good."""
 
     def wake(self) -> None:
         """A consumer may have capacity again."""
@@ -205,18 +205,6 @@ class Serving(ABC):
             return  # There was nothing left but what had expired.
         self.leased(consumer, messages, offsets)
         consumer.deliver(messages, offsets)
-
-    def hand_over(self, message: Message, offset: int) -> bool:
-        """Lease a message that has just come behind an empty head to the only consumer; False when it has to wait."""
-        consumer = self.sole
-        cursor = self.cursor
-        if consumer is None or cursor.returned or self.held or consumer.capacity() <= 0:
-            return False
-        cursor.pass_by(offset)
-        if consumer.no_ack:
-            self.settle_one(offset)
-        consumer.deliver_one(message, offset)
-        return True
 
     # Who they are.
 

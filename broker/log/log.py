@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
+from typing import Any
 
 from broker.log import entries, extents
 from broker.log.ackset import AckSet
@@ -45,8 +46,8 @@ class Log(Recovering):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_alone", "_filling", "_open", "_open_bytes", "_open_count", "_open_first", "_open_ms", "_volatile_chunks_max",
-        "dirty", "durable", "epoch", "has_folder", "number", "render", "seen_offset", "truncated_to", "uuid",
+        "_filling", "_open", "_open_bytes", "_open_count", "_open_first", "_open_ms", "_volatile_chunks_max",
+        "alone", "dirty", "durable", "epoch", "has_folder", "number", "render", "seen_offset", "truncated_to", "uuid",
     )  # fmt: skip
 
     def __init__(self, number: int, uuid: bytes, epoch: int, filling: Filling, *, durable: bool) -> None:
@@ -72,8 +73,9 @@ class Log(Recovering):
         self.pending: list[Pending] = []
         self._open: list[bytes] = []  # Records of the last batch, which may still grow.
         self._open_first = self._open_count = self._open_bytes = self._open_ms = 0
-        self._alone: bytes | None = None  # What `render` makes the one record of, whose offset is `_open_first`.
-        self.render: Callable[[bytes], bytes] = bytes
+        self.alone: Any = None
+        """What `render` will make the one record of, whose offset is `_open_first`; None when there is none."""
+        self.render: Callable[[Any], bytes] = bytes
         """Makes the record, with the offset delta 0, of what `append_alone` was given."""
         self.dirty = False
         self.truncated_to: int | None = None
@@ -96,14 +98,14 @@ class Log(Recovering):
         if not self.dirty:
             self.dirty = True
             self._filling.dirty.append(self)
-            if self._alone is not None:
+            if self.alone is not None:
                 self._join()
 
     def _join(self) -> None:
         """The record that came alone is the first of a batch like any other."""
-        assert self._alone is not None
-        records = self.render(self._alone)
-        self._alone = None
+        assert self.alone is not None
+        records = self.render(self.alone)
+        self.alone = None
         self._open = [records]
         self._open_count, self._open_bytes = 1, len(records)
         self._mark()
@@ -139,14 +141,9 @@ class Log(Recovering):
         if not self.dirty:
             self._mark()
 
-    @property
-    def busy(self) -> bool:
-        """Whether the frame has something else of this log, so that nothing can be appended alone."""
-        return self.dirty or self._alone is not None
-
-    def append_alone(self, raw: bytes, timestamp_ms: int) -> int:
-        """Append what `render` makes of `raw` by then, unless the log is `busy`; returns its offset."""
-        self._alone = raw
+    def append_alone(self, raw: Any, timestamp_ms: int) -> int:
+        """Append what `render` will make of `raw`: not if the log is dirty, or has one `alone`. Returns its offset."""
+        self.alone = raw
         self._open_ms = timestamp_ms
         self._open_first = first = self.next_offset
         self.next_offset = first + 1
@@ -158,7 +155,7 @@ class Log(Recovering):
 
         What many publishers send one by one becomes one batch of a frame that way.
         """
-        if self._alone is not None:
+        if self.alone is not None:
             self._join()
         if not self._open:
             return 0
@@ -181,7 +178,7 @@ class Log(Recovering):
 
     def _close_batch(self) -> None:
         """Nothing is added any more to what is open."""
-        if self._alone is not None:
+        if self.alone is not None:
             self._join()
         if not self._open:
             return
@@ -210,8 +207,8 @@ class Log(Recovering):
         self.settled.add(first, end)
         if self.returns:
             self._forget_returns(first, end)
-        if self._alone is not None and first <= self._open_first < end:
-            self._alone = None  # It is written nowhere.
+        if self.alone is not None and first <= self._open_first < end:
+            self.alone = None  # It is written nowhere.
         if first < self._cut_end or self.pending or self._open:
             self._unwritten.append((first, end))
             self._mark()
@@ -225,14 +222,14 @@ class Log(Recovering):
             settled.floor = offset + 1
         if self.returns:
             self._forget_returns(offset, offset + 1)
-        if self.dirty:
+        if self.alone is not None and offset == self._open_first:
+            self.alone = None
+        elif self.dirty:
             self._unwritten.append((offset, offset + 1))
         elif offset < self._cut_end:
             self._filling.settled.append((self.number, offset))
             if self.extents and self.extents[0].end <= settled.floor:
                 self.prune()
-        elif self._alone is not None and offset == self._open_first:
-            self._alone = None
 
     def _forget_returns(self, first: int, end: int) -> None:
         offsets = range(first, end)
@@ -260,7 +257,7 @@ class Log(Recovering):
 
     def dropped(self) -> None:
         """The log is gone: what came alone is written nowhere."""
-        self._alone = None
+        self.alone = None
 
     def epoch_end(self, epoch: int) -> int:
         """The offset behind the last batch of the leader `epoch` or before (OffsetsForLeaderEpoch)."""
@@ -298,10 +295,7 @@ class Log(Recovering):
 
     def cut_alone(self, parts: list[bytes], journal: Source, position: int) -> int:
         """The same of what came alone; most of what a frame costs that has one message for each of many logs."""
-        raw = self._alone
-        if raw is None:
-            return position  # Settled, or no longer alone.
-        self._alone = None
+        raw, self.alone = self.alone, None
         first, epoch = self._open_first, self.epoch
         octets = encode_one(first, self.render(raw), epoch, self._open_ms)
         size = len(octets)

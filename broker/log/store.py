@@ -150,8 +150,9 @@ class Store:
             else:
                 log.dirty = False
         for log in alone:
-            position = log.cut_alone(parts, journal, position)
-            ends.append((log, log.next_offset))
+            if log.alone is not None:  # Else it was settled, or is no longer alone.
+                position = log.cut_alone(parts, journal, position)
+                ends.append((log, log.next_offset))
         number = self.frame
         self.frame += 1
         if not parts:
@@ -167,7 +168,7 @@ class Store:
     def _synced(self, frame: int, ends: list[tuple[Log, int]]) -> None:
         self.synced_frame = frame
         for log, end in ends:
-            log.synced_offset = min(end, log.next_offset)
+            log.synced_offset = end if end <= log.next_offset else log.next_offset  # noqa: FURB136 - it may be hot
 
     def mark_start(self) -> None:
         """Put START into the frame: this run has begun, or a file of the journal that has to have something in it."""

@@ -131,7 +131,7 @@ class World:
         if log := self.log(pick):
             log.render = lambda raw: render_record(0, raw)
             value = b"%d:" % next(self.values) + bytes(size)
-            if not log.busy:
+            if not log.dirty and log.alone is None:
                 self.model.logs[log.number][log.append_alone(value, size)] = value
 
     def settle_one(self, pick, where):

@@ -117,8 +117,8 @@ class LeaseCursor:
     def pass_by(self, offset: int) -> None:
         """What is leased comes to an empty head and is taken at once."""
         self.head_offset = offset + 1
-        self.run_end = ENDLESS
-        if self.runs:
+        if self.run_end != ENDLESS:
+            self.run_end = ENDLESS
             self.runs.clear()
         self.leased_count += 1
 

@@ -157,16 +157,23 @@ class Consumer:
             size += len(content)
         connection.written(size)
 
-    def deliver_one(self, message: Message, offset: int) -> None:
-        """`deliver` of one, which leaves it to the end of the turn to write it."""
+    def deliver_one(self, message: Message, offset: int) -> bool:
+        """`deliver` of one if there is capacity, which leaves it to the end of the turn to write it."""
         channel = self.channel
         connection = self._connection
         tag = channel.next_tag
-        channel.next_tag = tag + 1
-        if not self.no_ack:
+        if self.no_ack:
+            if connection.congested:
+                return False
+        else:
+            if self.in_flight >= self.prefetch or connection.congested:
+                return False
+            if channel.prefetch and channel.in_flight >= channel.prefetch:
+                return False
             self.in_flight += 1
             channel.in_flight += 1
             channel.unacked[tag] = (self, offset, message)
+        channel.next_tag = tag + 1
         origin, content = message
         size = len(content)
         if size > connection.frame_max or not content.startswith(self._number, 1):
@@ -176,6 +183,7 @@ class Consumer:
         connection.out_size += size
         if not connection.touched:
             connection.touch()
+        return True
 
     def _prefix(self, origin_length: int) -> bytes:
         prefix = self._prefixes.get(origin_length)
@@ -195,6 +203,18 @@ class Consumer:
         else:
             self.queue.wake()
 
+    def end_one(self, offset: int) -> None:
+        """One delivery is over for good."""
+        queue = self.queue
+        queue.settle_one(offset)
+        channel = self.channel
+        self.in_flight -= 1
+        channel.in_flight -= 1
+        if channel.prefetch:
+            channel.wake_consumers()
+        else:
+            queue.wake()
+
     def cancelled(self) -> None:
         """The queue is gone: tell the client if it wants to know (RabbitMQ: consumer_cancel_notify)."""
         self.channel.consumers.pop(self.tag, None)
@@ -213,6 +233,11 @@ class GetHolder:
         self.queue = queue
         self.in_flight = 0
         self.tag = ""
+
+    def end_one(self, offset: int) -> None:
+        """One message is over for good."""
+        self.queue.settle_one(offset)
+        self.settled(1)
 
     def settled(self, count: int) -> None:
         """`count` of its messages are over; nobody waits for that but the queue's returns."""
