@@ -32,9 +32,7 @@ _XERIAL_HEADER_SIZE = 16
 _GZIP_WINDOW = 31
 
 
-def open_batch(
-    data: Octets, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX
-) -> Iterator[Record]:
+def open_batch(data: Octets, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX) -> Iterator[Record]:
     """The records of a batch, compressed or not. Raises CorruptBatch, also for what opens to more than `bytes_max`."""
     kind = header.attributes & COMPRESSION
     if kind == NO_COMPRESSION:

@@ -24,6 +24,7 @@ CRC_START = 21
 MAGIC = 2
 _SUMMED = struct.Struct(">hiqqqhii")
 _FRONT = struct.Struct(">qiibI")
+_LONE_SIZE = HEADER_SIZE - LENGTH_END
 SEQUENCE_MAX = 2**31 - 1
 COMPRESSION, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL, DELETE_HORIZON = 0x07, 0x08, 0x10, 0x20, 0x40
 """Bits of the attributes."""
@@ -120,6 +121,12 @@ def encode_batch(
         base_offset, HEADER_SIZE - LENGTH_END + len(records), leader_epoch, MAGIC, crc32c(records, crc32c(summed))
     )
     return b"".join((front, summed, records))
+
+
+def encode_one(offset: int, record: bytes, leader_epoch: int, timestamp_ms: int) -> bytes:
+    """A batch of one record, with the offset delta 0: the same as `encode_batch` makes, for less."""
+    summed = _SUMMED.pack(0, 0, timestamp_ms, timestamp_ms, -1, -1, offset & SEQUENCE_MAX, 1) + record
+    return _FRONT.pack(offset, _LONE_SIZE + len(record), leader_epoch, MAGIC, crc32c(summed)) + summed
 
 
 def keep_records(header: BatchHeader, records: Iterable[Record]) -> bytes:

@@ -3,6 +3,7 @@
 import itertools
 import socket
 import struct
+import time
 
 from crc32c import crc32c
 
@@ -11,7 +12,8 @@ from protocol.kafka.headers import RequestHeader, read_response, write_request
 from protocol.kafka.records import CRC_START, encode_batch, render_record
 
 BY_NAME = {api.name: api for api in APIS.values()}
-NOW_MS = 1_700_000_000_000
+NOW_MS = time.time_ns() // 1_000_000 - 60_000
+"""About now: what is older than a topic's retention goes."""
 
 
 def batch(values, *, producer_id=-1, epoch=-1, sequence=-1, timestamp_ms=NOW_MS, attributes=0, keys=None, records=None):
