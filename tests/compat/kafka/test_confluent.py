@@ -1,0 +1,278 @@
+"""librdkafka, by confluent-kafka: the same script on both brokers."""
+
+import time
+from collections import defaultdict
+
+import pytest
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic
+
+WAIT_S = 20.0
+
+
+def create(server, topic, partitions=1, **config):
+    """A new topic, once it is there."""
+    admin = AdminClient({"bootstrap.servers": server})
+    made = NewTopic(topic, partitions, 1, config={key.replace("_", "."): value for key, value in config.items()})
+    admin.create_topics([made])[topic].result(WAIT_S)
+    return admin
+
+
+def produce(server, topic, messages, **config):
+    """Send all and wait; returns the offsets by partition."""
+    offsets = defaultdict(list)
+
+    def told(error, message):
+        assert error is None, error
+        offsets[message.partition()].append(message.offset())
+
+    producer = Producer({"bootstrap.servers": server, "linger.ms": 5, **config})
+    for message in messages:
+        producer.produce(topic, on_delivery=told, **message)
+    assert producer.flush(WAIT_S) == 0
+    return dict(offsets)
+
+
+def consumer(server, group, **config):
+    """A consumer that begins at the start."""
+    return Consumer(
+        {
+            "bootstrap.servers": server,
+            "group.id": group,
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 500,
+            **config,
+        }
+    )
+
+
+def poll(consumers, count):
+    """Messages until there are so many, from any of them."""
+    found = []
+    deadline_s = time.monotonic() + WAIT_S
+    while len(found) < count:
+        assert time.monotonic() < deadline_s, f"{len(found)} of {count}"
+        for one in consumers:
+            message = one.poll(0.05)
+            if message is not None:
+                assert message.error() is None, message.error()
+                found.append(message)
+    return found
+
+
+def until(consumers, holds):
+    """Poll until something holds, whatever comes meanwhile."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        for one in consumers:
+            one.poll(0.05)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_round_trip(server, topic, compression, idempotent):
+    """Keys, values, headers, times and nulls come back as they were sent, in order."""
+    create(server, topic)
+    now_ms = int(time.time() * 1000)
+    sent = [
+        {
+            "key": b"k%d" % n,
+            "value": b"v%d" % n * 20,
+            "headers": [("n", b"%d" % n), ("none", None)],
+            "timestamp": now_ms,
+        }
+        for n in range(50)
+    ]
+    sent += [{"key": b"gone", "value": None, "timestamp": now_ms}, {"value": b"no key", "timestamp": now_ms}]
+    offsets = produce(server, topic, sent, **{"compression.type": compression, "enable.idempotence": idempotent})
+    assert offsets == {0: list(range(52))}
+    reader = consumer(server, "none")
+    reader.assign([TopicPartition(topic, 0, 0)])
+    found = poll([reader], 52)
+    reader.close()
+    assert [(one.key(), one.value(), one.headers(), one.timestamp()[1]) for one in found] == [
+        (one.get("key"), one["value"], one.get("headers"), now_ms) for one in sent
+    ]
+
+
+def test_replay(server, topic):
+    """By offset, by time, and from the ends."""
+    create(server, topic)
+    base_ms = int(time.time() * 1000) - 100_000
+    produce(server, topic, [{"value": b"%d" % n, "timestamp": base_ms + n * 1000} for n in range(100)])
+    reader = consumer(server, "none")
+    assert reader.get_watermark_offsets(TopicPartition(topic, 0), WAIT_S) == (0, 100)
+    [at] = reader.offsets_for_times([TopicPartition(topic, 0, base_ms + 41_500)], WAIT_S)
+    assert at.offset == 42
+    [late] = reader.offsets_for_times([TopicPartition(topic, 0, base_ms + 500_000)], WAIT_S)
+    assert late.offset == -1
+    for start in (42, 99, 0):
+        reader.assign([TopicPartition(topic, 0, start)])
+        assert poll([reader], 1)[0].offset() == start
+    reader.close()
+
+
+def test_errors(server, topic):
+    """A message that is too large, and a topic that is not there."""
+    create(server, topic, max_message_bytes="2000")
+    failed = []
+    producer = Producer({"bootstrap.servers": server})
+    producer.produce(topic, b"x" * 5000, on_delivery=lambda error, _: failed.append(error))
+    producer.flush(WAIT_S)
+    assert failed[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
+    reader = consumer(server, "none", **{"allow.auto.create.topics": False})
+    reader.subscribe([topic + "-not-there"])
+    message = None
+    deadline_s = time.monotonic() + WAIT_S
+    while message is None and time.monotonic() < deadline_s:
+        message = reader.poll(0.2)
+    assert message.error().code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+    reader.close()
+
+
+class TestGroups:
+    """Members share partitions, commit, leave, come back, and are described."""
+
+    def test_two_share_and_one_leaves(self, server, topic):
+        """Each has half; when one goes the other has all, and goes on where it had committed."""
+        admin = create(server, topic, 4)
+        produce(server, topic, [{"key": b"%d" % n, "value": b"%d" % n} for n in range(200)])
+        group = topic + "-group"
+        first, second = consumer(server, group), consumer(server, group)
+        for one in (first, second):
+            one.subscribe([topic])
+        found = set()
+        while len(found) < 200:  # What one had before the other joined comes again: nothing was committed.
+            found |= {(one.partition(), one.offset()) for one in poll([first, second], 1)}
+        until([first, second], lambda: len(first.assignment()) == len(second.assignment()) == 2)
+        for one in (first, second):
+            ends = [TopicPartition(topic, at.partition, one.get_watermark_offsets(at)[1]) for at in one.assignment()]
+            one.commit(offsets=ends, asynchronous=False)
+        described = admin.describe_consumer_groups([group])[group].result(WAIT_S)
+        assert described.state.name == "STABLE"
+        assert sorted(len(one.assignment.topic_partitions) for one in described.members) == [2, 2]
+        second.close()
+        until([first], lambda: len(first.assignment()) == 4)
+        produce(server, topic, [{"key": b"%d" % n, "value": b"again"} for n in range(40)])
+        assert {one.value() for one in poll([first], 40)} == {b"again"}
+        first.commit(asynchronous=False)
+        first.close()
+        listed = admin.list_consumer_groups().result(WAIT_S).valid
+        assert {one.group_id: one.state.name for one in listed}[group] == "EMPTY"
+        wanted = [ConsumerGroupTopicPartitions(group)]
+        offsets = admin.list_consumer_group_offsets(wanted)[group].result(WAIT_S)
+        assert sum(one.offset for one in offsets.topic_partitions) == 240
+        moved = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 3)])]
+        admin.alter_consumer_group_offsets(moved)[group].result(WAIT_S)
+        offsets = admin.list_consumer_group_offsets(wanted)[group].result(WAIT_S)
+        assert {one.partition: one.offset for one in offsets.topic_partitions}[0] == 3
+        admin.delete_consumer_groups([group])[group].result(WAIT_S)
+        assert group not in {one.group_id for one in admin.list_consumer_groups().result(WAIT_S).valid}
+
+    def test_cooperative(self, server, topic):
+        """With the cooperative assignor a newcomer takes over only what it gets."""
+        create(server, topic, 4)
+        group = topic + "-group"
+        config = {"partition.assignment.strategy": "cooperative-sticky"}
+        first = consumer(server, group, **config)
+        revoked = []
+        first.subscribe([topic], on_revoke=lambda _, partitions: revoked.extend(partitions))
+        until([first], lambda: len(first.assignment()) == 4)
+        second = consumer(server, group, **config)
+        second.subscribe([topic])
+        until([first, second], lambda: len(first.assignment()) == len(second.assignment()) == 2)
+        assert len(revoked) == 2
+        for one in (first, second):
+            one.close()
+
+    def test_a_static_member_comes_back(self, server, topic):
+        """Within its session it gets what it had, without a rebalance of the others."""
+        create(server, topic, 2)
+        group = topic + "-group"
+        other = consumer(server, group)
+        rebalances = []
+        other.subscribe([topic], on_assign=lambda _, partitions: rebalances.append(len(partitions)))
+        static = consumer(server, group, **{"group.instance.id": "one", "session.timeout.ms": 10_000})
+        static.subscribe([topic])
+        until([other, static], lambda: len(other.assignment()) == len(static.assignment()) == 1)
+        had = static.assignment()[0].partition
+        before = len(rebalances)
+        static.close()
+        again = consumer(server, group, **{"group.instance.id": "one", "session.timeout.ms": 10_000})
+        again.subscribe([topic])
+        until([other, again], lambda: len(again.assignment()) == 1)
+        assert again.assignment()[0].partition == had
+        assert len(rebalances) == before
+        for one in (other, again):
+            one.close()
+
+    def test_a_member_that_is_silent_is_given_up(self, server, topic):
+        """Its partitions go to the others when its session is over."""
+        create(server, topic, 2)
+        group = topic + "-group"
+        silent = consumer(server, group, **{"heartbeat.interval.ms": 5900, "max.poll.interval.ms": 6000})
+        other = consumer(server, group)
+        for one in (silent, other):
+            one.subscribe([topic])
+        until([silent, other], lambda: len(silent.assignment()) == len(other.assignment()) == 1)
+        until([other], lambda: len(other.assignment()) == 2)
+        for one in (silent, other):
+            one.close()
+
+    def test_a_stale_commit_is_refused(self, server, topic):
+        """A member that was given up cannot commit what others work on."""
+        create(server, topic, 1)
+        produce(server, topic, [{"value": b"x"}])
+        group = topic + "-group"
+        stale = consumer(server, group, **{"max.poll.interval.ms": 6000})
+        stale.subscribe([topic])
+        message = poll([stale], 1)[0]
+        other = consumer(server, group)
+        other.subscribe([topic])
+        deadline_s = time.monotonic() + WAIT_S
+        while not other.assignment():
+            assert time.monotonic() < deadline_s
+            other.poll(0.1)
+        with pytest.raises(KafkaException) as refused:
+            stale.commit(message, asynchronous=False)
+        assert refused.value.args[0].code() in (
+            KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError._STATE,
+            KafkaError._MAX_POLL_EXCEEDED,
+        )  # fmt: skip
+        for one in (stale, other):
+            one.close()
+
+
+def test_administration(server, topic):
+    """Create, grow, configure, describe, delete records, delete."""
+    admin = create(server, topic, 2, retention_ms="100000")
+    admin.create_partitions([NewPartitions(topic, 3)])[topic].result(WAIT_S)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    assert admin.describe_configs([resource])[resource].result(WAIT_S)["retention.ms"].value == "100000"
+    change = ConfigResource(
+        ConfigResource.Type.TOPIC,
+        topic,
+        incremental_configs=[ConfigEntry("segment.ms", "5000", incremental_operation=AlterConfigOpType.SET)],
+    )
+    admin.incremental_alter_configs([change])[change].result(WAIT_S)
+    described = admin.describe_configs([resource])[resource].result(WAIT_S)
+    assert (described["segment.ms"].value, described["retention.ms"].value) == ("5000", "100000")
+    produce(server, topic, [{"value": b"x", "partition": 1}] * 10)
+    place = TopicPartition(topic, 1, 4)
+    assert admin.delete_records([place])[place].result(WAIT_S).low_watermark == 4
+    reader = consumer(server, "none")
+    assert reader.get_watermark_offsets(TopicPartition(topic, 1), WAIT_S) == (4, 10)
+    reader.close()
+    assert len(admin.list_topics(topic, WAIT_S).topics[topic].partitions) == 3
+    admin.delete_topics([topic])[topic].result(WAIT_S)
+    assert topic not in admin.list_topics(timeout=WAIT_S).topics
