@@ -160,11 +160,10 @@ class Backlog:
         if not _is_persistent(content) or not cursor.windowed:
             return -1
         offset = log.append_alone(message, wall_ms)
-        self.tail_offset = offset + 1
+        self.tail_offset = log.next_offset
         store = self.store
         store.promised_count += 1
         store.pending_bytes += len(content)
-        self._gauge.octets = 0  # Of an empty head; what is one message long need not be measured.
         return offset
 
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:

@@ -75,7 +75,9 @@ class Consumer(Holder, Protocol):
 class Serving(ABC):
     """The consumers of one queue."""
 
-    __slots__ = ("consumers", "dirty", "held", "hungry", "last_used_ms", "levels", "sole")
+    __slots__ = (
+        "consumers", "cursor", "dirty", "held", "hungry", "keeper", "last_used_ms", "levels", "scheduler", "sole",
+    )  # fmt: skip
 
     name: str
     vhost: str

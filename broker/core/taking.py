@@ -42,10 +42,12 @@ class _TryAgain:
 class Taking(Serving):
     """The ready messages of one queue, and the ways out."""
 
-    __slots__ = ("broken",)
+    __slots__ = ("backlog", "broken", "deleted", "enqueued_count", "settled_count")
 
     backlog: Backlog | None
     deleted: bool
+    enqueued_count: int
+    settled_count: int
 
     def __init__(self, now_ms: int) -> None:
         super().__init__(now_ms)

@@ -46,8 +46,8 @@ class Log(Recovering):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_filling", "_open", "_open_bytes", "_open_count", "_open_first", "_open_ms", "_volatile_chunks_max",
-        "alone", "dirty", "durable", "epoch", "has_folder", "number", "render", "seen_offset", "truncated_to", "uuid",
+        "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "has_folder", "number", "render",
+        "seen_offset", "truncated_to", "uuid",
     )  # fmt: skip
 
     def __init__(self, number: int, uuid: bytes, epoch: int, filling: Filling, *, durable: bool) -> None:
@@ -229,11 +229,12 @@ class Log(Recovering):
             settled.add(offset, offset + 1)
         else:
             settled.floor = offset + 1
+        if self.alone is not None and offset == self._open_first:
+            self.alone = None  # It has not come back either, or it would not be alone.
+            return
         if self.returns:
             self._forget_returns(offset, offset + 1)
-        if self.alone is not None and offset == self._open_first:
-            self.alone = None
-        elif self.dirty:
+        if self.dirty:
             self._unwritten.append((offset, offset + 1))
         elif offset < self._cut_end:
             self._filling.settled.append((self.number, offset))

@@ -26,12 +26,19 @@ class Pending(NamedTuple):
     volatile: bool
 
 
-class Recovering:
+class Touched:
+    """What every message of a queue touches, side by side in memory (the fields of a base stand before those of what
+    is made of it): with a thousand queues no cache holds their logs, and each line of it that is read costs."""
+
+    __slots__ = ("_filling", "_open_first", "_open_ms", "alone", "dirty", "durable", "next_offset", "settled")
+
+
+class Recovering(Touched):
     """The state of a log, as recovery makes it."""
 
     __slots__ = (
-        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "lost_segments", "lowest_cut", "next_offset",
-        "pending", "returns", "segments", "settled", "synced_offset", "unreturned", "volatile",
+        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "lost_segments", "lowest_cut", "pending",
+        "returns", "segments", "synced_offset", "unreturned", "volatile",
     )  # fmt: skip
 
     uuid: bytes

@@ -114,9 +114,9 @@ class LeaseCursor:
         self.leased_count += taken
         return messages, range(first, end)
 
-    def pass_by(self, offset: int) -> None:
-        """What is leased comes to an empty head and is taken at once."""
-        self.head_offset = offset + 1
+    def pass_by(self, end: int) -> None:
+        """A message comes to an empty head and is leased at once; `end` is the offset behind it."""
+        self.head_offset = end
         if self.run_end != ENDLESS:
             self.run_end = ENDLESS
             self.runs.clear()

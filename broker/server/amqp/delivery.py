@@ -62,8 +62,8 @@ class Consumer:
     """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
-        "_connection", "_head", "_number", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
-        "no_ack", "prefetch", "priority", "queue", "tag", "timeout_ms",
+        "_connection", "_head", "_last_length", "_last_prefix", "_number", "_prefixes", "arguments", "channel",
+        "exclusive", "has_sibling", "in_flight", "no_ack", "prefetch", "priority", "queue", "tag", "timeout_ms",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,7 @@ class Consumer:
         raw = tag.encode()
         self._head = _DELIVER + bytes([len(raw)]) + raw
         self._prefixes: dict[int, bytes] = {}
+        self._last_length, self._last_prefix = -1, b""
         self._number = channel.number.to_bytes(2, "big")
 
     @property
@@ -178,8 +179,9 @@ class Consumer:
         size = len(content)
         if size > connection.frame_max or not content.startswith(self._number, 1):
             content = fitted(content, channel.number, connection.frame_max)
-        prefix = self._prefixes.get(len(origin)) or self._prefix(len(origin))
-        connection.out += (prefix, _TAG.pack(tag), origin, content)
+        if len(origin) != self._last_length:
+            self._last_length, self._last_prefix = len(origin), self._prefix(len(origin))
+        connection.out += (self._last_prefix, _TAG.pack(tag), origin, content)
         connection.out_size += size
         if not connection.touched:
             connection.touch()

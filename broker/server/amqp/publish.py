@@ -40,6 +40,10 @@ _REPLY_TO = REPLY_TO_NAME.encode()
 
 Run = tuple[tuple[Queue, ...], Exchange | None, list[Message]]
 """Regular messages, in order, that an exchange sends to the same queues."""
+Gathered = dict[tuple[Queue, ...], list[Message]]
+"""Messages of one exchange by the one queue they go to (a publisher that goes round many gives each its share at once),
+or those of one route to several: what goes to several queues goes out behind all that was before it, so that each queue
+has its messages in order."""
 
 
 class Port:
@@ -61,7 +65,7 @@ class Route:
     again, and need not be looked up in the cache.
     """
 
-    __slots__ = ("exchange", "following", "mandatory", "method", "origin", "queues", "run_max")
+    __slots__ = ("exchange", "following", "mandatory", "method", "origin", "queues", "run_max", "single")
 
     def __init__(
         self, method: bytes, exchange: Exchange | None, queues: tuple[Queue, ...] | None, origin: bytes, mandatory: int
@@ -70,6 +74,7 @@ class Route:
         self.following: Route | None = None
         self.exchange = exchange
         self.queues = queues
+        self.single = queues is not None and len(queues) == 1
         self.origin = origin
         self.mandatory = mandatory
         # A run may not cost more than a slice: with a thousand queues it is one message long.
@@ -161,11 +166,12 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     size_max = connection.regular_size_max
     method = shape = b"\xff"  # Never the start of a frame.
     shape_total = 0
+    gathered: Gathered = {}
     messages: list[Message] = []
     append = messages.append
-    runs: list[Run] = []
-    queues: tuple[Queue, ...] = ()
+    queues: tuple[Queue, ...] | None = None
     exchange: Exchange | None = None
+    single = False
     origin = b""
     left = RUN_MAX
     last = channel.last_route
@@ -193,12 +199,15 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
                     last.following = found
             last = found
             if found.queues is not queues or found.exchange is not exchange:
-                if messages:
-                    runs.append((queues, exchange, messages))
-                    messages = []
-                    append = messages.append
+                if gathered and not (single and found.single and found.exchange is exchange):
+                    _enqueue(channel, exchange, gathered)
+                    gathered = {}
                 queues = found.queues or ()
                 exchange = found.exchange
+                single = found.single
+                known = gathered.get(queues)
+                messages = gathered[queues] = [] if known is None else known
+                append = messages.append
                 if left > found.run_max:
                     left = found.run_max
             origin = found.origin
@@ -223,51 +232,42 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
         position = after
         left -= 1
     channel.last_route = last
-    if runs:
-        if messages:
-            runs.append((queues, exchange, messages))
-        enqueue_runs(channel, runs)
-    elif messages:
-        _enqueue(channel, queues, exchange, messages)
+    if gathered:
+        _enqueue(channel, exchange, gathered)
     return position
 
 
-def _enqueue(channel: Channel, queues: tuple[Queue, ...], exchange: Exchange | None, messages: list[Message]) -> None:
-    count = len(messages)
-    for queue in queues:
-        queue.enqueue(messages)
+def _enqueue(channel: Channel, exchange: Exchange | None, gathered: Gathered) -> None:
+    """Into their queues: each has its share at once."""
+    count = units = 0
+    for queues, messages in gathered.items():
+        share = len(messages)
+        count += share
+        units += share * (1 + len(queues)) + 1
+        if share == 1 and len(queues) == 1:
+            queues[0].enqueue_alone(messages[0])
+        elif share:
+            for queue in queues:
+                queue.enqueue(messages)
     if exchange is not None:
         exchange.published_count += count
-    channel.published(count, count * (len(queues) + 1))
+    if count:
+        channel.published(count, units)
 
 
 def enqueue_runs(channel: Channel, runs: list[Run]) -> None:
-    """Several runs of messages, gathered by queue: a publisher that goes round many queues gives each its share once.
-
-    Order is kept per queue, so what goes to several queues at once goes out behind all that was before it.
-    """
-    gathered: dict[Queue, list[Message]] = {}
-    count = 0
-    for queues, exchange, messages in runs:
-        if len(queues) != 1:
-            for queue, some in gathered.items():
-                queue.enqueue(some)
-            gathered.clear()
-            _enqueue(channel, queues, exchange, messages)
-            continue
-        queue = queues[0]
-        have = gathered.get(queue)
-        if have is None:
-            gathered[queue] = messages
+    """Several runs of messages, gathered as `publish_run` does it."""
+    gathered: Gathered = {}
+    exchange: Exchange | None = None
+    single = False
+    for queues, of, messages in runs:
+        is_single = len(queues) == 1
+        if gathered and not (single and is_single and of is exchange):
+            _enqueue(channel, exchange, gathered)
+            gathered = {}
+        single, exchange = is_single, of
+        if queues in gathered:
+            gathered[queues] += messages
         else:
-            have += messages
-        if exchange is not None:
-            exchange.published_count += len(messages)
-        count += len(messages)
-    if count:
-        channel.published(count, 2 * count + len(gathered))
-    for queue, some in gathered.items():
-        if len(some) == 1:
-            queue.enqueue_alone(some[0])
-        else:
-            queue.enqueue(some)
+            gathered[queues] = messages
+    _enqueue(channel, exchange, gathered)
