@@ -1,6 +1,6 @@
 """`jackalope bench kafka-codec`: what Kafka's messages cost to read and to write, beside the budgets of the codec.
 
-Owns: the samples, sized as a busy client's are. Each figure is the least median of REPEATS runs, in microseconds of one
+Owns: the samples, sized as a busy client's are. Each figure is the best of REPEATS runs, in microseconds of one
 thread for a whole frame, header included; where `kio` is installed (an independent codec) its time for the message
 alone stands beside.
 """
@@ -26,7 +26,7 @@ KIO_NAMES = {0: "produce", 1: "fetch", 3: "metadata", 11: "join_group"}
 
 
 class Sample(NamedTuple):
-    """One message; `is_read` says which way it goes. The budget is what one core of 2026 takes, with a third to spare."""
+    """One message; `is_read` says which way it goes."""
 
     name: str
     api_key: int
