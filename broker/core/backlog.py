@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from broker.core.cursor.lease import LeaseCursor
 from broker.core.message import Message, redelivered, with_delivery_count
-from broker.core.record_format import Renderer, is_persistent, read
+from broker.core.record_format import Persistence, Renderer, is_persistent, read
 from broker.log.entries import merged
 from broker.log.errors import Corrupt
 from broker.log.extents import Batch
@@ -41,6 +41,9 @@ READ_ON_OFFSETS = 1024
 BATCH_RECORDS_MAX = 512
 BATCH_BYTES_MAX = 128 << 10
 """Longer runs are cut into several batches, so that none takes long to read."""
+
+
+_is_persistent = Persistence().of
 
 
 class HeadGauge:
@@ -102,6 +105,7 @@ class Backlog:
         self._gauge = gauge
         self._recovered_end = 0  # Behind what was there when the broker started.
         self._renderer = Renderer()
+        log.render = self._renderer.render_one
         self._away: set[int] = set()  # Leased from behind `tail_offset`, without having been in the head.
 
     def recover(self, cursor: LeaseCursor, *, clean: bool) -> None:
@@ -145,6 +149,23 @@ class Backlog:
         cursor.extend(first, messages, self.tail_offset)
         self.tail_offset = log.next_offset
         self._gauge.add(before, messages)
+
+    def append_alone(self, cursor: LeaseCursor, message: Message, wall_ms: int) -> int:
+        """Keep one message that comes to an empty head, in a frame that has nothing else of this queue; the caller lets
+        it into the head, or hands it out. Returns its offset, -1 when it is not so simple."""
+        log = self.log
+        if log.dirty or log.alone is not None or not log.durable or cursor.head or cursor.unloaded_count:
+            return -1
+        content = message[1]
+        if not _is_persistent(content) or not cursor.windowed:
+            return -1
+        offset = log.append_alone(message, wall_ms)
+        self.tail_offset = offset + 1
+        store = self.store
+        store.promised_count += 1
+        store.pending_bytes += len(content)
+        self._gauge.octets = 0  # Of an empty head; what is one message long need not be measured.
+        return offset
 
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:
         log = self.log

@@ -142,6 +142,28 @@ class Queue(Taking):
         self.enqueued_count += len(messages)
         self._mark()
 
+    def enqueue_alone(self, message: Message) -> None:
+        """`enqueue` for one message; straight to the queue's only consumer, if that is free and nothing stands before.
+
+        Only where the end of the turn writes to all connections: what is handed out here is not written before.
+        """
+        backlog = self.backlog
+        if backlog is not None and self.keeper is None:
+            cursor = self.cursor
+            offset = backlog.append_alone(cursor, message, self.scheduler.wall_ms)
+            if offset >= 0:
+                self.enqueued_count += 1
+                consumer = self.sole
+                if consumer is None or cursor.returned or self.held or not consumer.deliver_one(message, offset):
+                    cursor.extend(offset, (message,), offset)
+                    self._mark()
+                    return
+                cursor.pass_by(offset)
+                if consumer.no_ack:
+                    self.settle_one(offset)
+                return
+        self.enqueue((message,))
+
     def enqueue_one(self, message: Message) -> bool:
         """One message of any kind; False when the queue is full and refuses it."""
         if has_expiration(message[1]) and not self.has_expirations:
@@ -230,6 +252,16 @@ class Queue(Taking):
             self.keeper.settled(offsets)
         if self.backlog is not None and not self.deleted:
             self.backlog.settle(offsets)
+
+    def settle_one(self, offset: int) -> None:
+        """The same of one lease."""
+        backlog = self.backlog
+        if backlog is not None and self.keeper is None and not self.deleted:
+            self.cursor.leased_count -= 1
+            self.settled_count += 1
+            backlog.log.settle_one(offset)
+        else:
+            self.settle((offset,))
 
     def drop(self, messages: Sequence[Message], offsets: Sequence[int], reason: str) -> None:
         """Leased messages die: they are settled, and go to the dead letter exchange if there is one."""

@@ -38,16 +38,34 @@ def _varint(number: int) -> bytes:
     return _VARINTS[number] if number < 8192 else varint(number)
 
 
+class Persistence:
+    """Whether messages are persistent; remembers the properties of the last one, of whatever queue."""
+
+    __slots__ = ("_is_persistent", "_shape")
+
+    def __init__(self) -> None:
+        self._shape = b"\xff"  # Never the start of a content.
+        self._is_persistent = False
+
+    def of(self, content: bytes) -> bool:
+        """Whether this one is."""
+        if not content.startswith(self._shape):
+            self._shape = content[: 7 + int.from_bytes(content[3:7], "big")]
+            self._is_persistent = is_persistent(content)
+        return self._is_persistent
+
+
 class Renderer:
     """Renders messages as records; remembers the shape of the last one, since the next is likely to have it too."""
 
     __slots__ = (
-        "_after", "_before", "_body_end", "_body_start", "_content_size", "_origin", "_persistent", "_rest", "_shape",
+        "_after", "_before", "_body_end", "_body_start", "_content_size", "_front", "_origin", "_persistent", "_rest",
+        "_shape",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._shape = b"\xff"  # Never the start of a content.
-        self._origin = self._before = self._after = b""
+        self._origin = self._before = self._after = self._front = b""
         self._content_size = self._body_start = self._body_end = self._rest = 0
         self._persistent = False
 
@@ -80,6 +98,18 @@ class Renderer:
             delta += 1
         yield persistent, b"".join(parts), delta - base, base
 
+    def render_one(self, message: Message) -> bytes:
+        """The record of one message, with the offset delta 0."""
+        origin, content = message
+        if origin is not self._origin or len(content) != self._content_size or not content.startswith(self._shape):
+            self._learn(origin, content)
+        start = self._body_start
+        body = content[start : self._body_end] if start >= 0 else wire.body(content)
+        front = self._front
+        if not front:
+            front = self._front = b"%b\x00\x00\x00%b" % (_varint(self._rest + 1), self._before)
+        return front + body + self._after
+
     def _learn(self, origin: bytes, content: bytes) -> bytes:
         """Take a message apart; returns the octets that all contents of its shape begin with."""
         header_end = 7 + int.from_bytes(content[3:7], "big")
@@ -96,6 +126,7 @@ class Renderer:
         self._after = _headers(b"q" if own else b"p", payload[12:], origin[2:split])
         self._body_start = header_end + 8
         self._body_end = self._body_start + size
+        self._front = b""
         self._rest = 2 + len(self._before) + size + len(self._after)
         if size and len(content) != self._body_end + 1:
             self._body_start = -1  # Several body frames; each content of this shape has to be joined.

@@ -39,6 +39,9 @@ class Holder(Protocol):
     def settled(self, count: int) -> None:
         """`count` leases of this holder ended, in whatever way."""
 
+    def end_one(self, offset: int) -> None:
+        """This lease is over for good: `settle_one` of the queue, and `settled`."""
+
 
 class Consumer(Holder, Protocol):
     """What a queue needs to know of a consumer."""
@@ -61,6 +64,10 @@ class Consumer(Holder, Protocol):
     def deliver(self, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         """Take these leases (no more than `capacity`)."""
 
+    def deliver_one(self, message: Message, offset: int) -> bool:
+        """Take this lease, or have no capacity for it; write nothing before the end of the turn."""
+        ...
+
     def cancelled(self) -> None:
         """The queue is gone; the consumer is no longer attached."""
 
@@ -68,7 +75,7 @@ class Consumer(Holder, Protocol):
 class Serving(ABC):
     """The consumers of one queue."""
 
-    __slots__ = ("consumers", "dirty", "held", "hungry", "last_used_ms", "levels")
+    __slots__ = ("consumers", "dirty", "held", "hungry", "last_used_ms", "levels", "sole")
 
     name: str
     vhost: str
@@ -86,6 +93,7 @@ class Serving(ABC):
         self.last_used_ms = now_ms
         self.consumers: list[Consumer] = []  # In order of registration.
         self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
+        self.sole: Consumer | None = None  # Whoever is the only one that may be served.
         self.dirty = False
         self.hungry = True
         self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
@@ -232,3 +240,4 @@ class Serving(ABC):
         for consumer in serving:
             by_priority.setdefault(consumer.priority, deque()).append(consumer)
         self.levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
+        self.sole = serving[0] if len(serving) == 1 else None

@@ -26,7 +26,8 @@ from operator import attrgetter
 from broker.log import entries, extents, frames
 from broker.log.disk import Disk, File
 from broker.log.extents import Extent, Source, clip
-from broker.log.log import NEVER_CUT, Log
+from broker.log.log import Log
+from broker.log.recovering import NEVER_CUT
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder
 from broker.log.store import Store
 
@@ -366,7 +367,7 @@ class _File:
     def _frame(self, position: int, parts: list[bytes]) -> int:
         assert self._file is not None
         payload = b"".join(parts)
-        self._file.write(position, (frames.encode(position, 0, 0, payload), payload))
+        self._file.write(position, (frames.encode(position, 0, 0, (payload,)), payload))
         return position + frames.HEADER_SIZE + len(payload)
 
     def _carry(self, position: int, move: _Move) -> int:

@@ -12,6 +12,7 @@ leaves one log and enters another. Offsets are message numbers; sizes are octets
 | APPEND | both | batches of a log, verbatim |
 | VOLATILE | both | the same, of messages that a restart drops |
 | SETTLE | journal | ranges of offsets that are done with |
+| SETTLE_EACH | journal | single offsets of any logs that are done with; stands before all else of these logs |
 | RETURN | both | how often an offset was delivered and came back |
 | TRUNCATE | journal | a log ends before this offset now |
 | SEEN | journal | everything below this offset may have been delivered |
@@ -32,6 +33,7 @@ from broker.log.errors import Corrupt
 BEGIN, PUT, DELETE, OPEN, DROP, STATE, APPEND, VOLATILE, SETTLE, RETURN, TRUNCATE, SEEN, CLEAN, END, START = range(
     1, 16
 )
+SETTLE_EACH = 16
 
 FORMAT_VERSION = 1
 _BEGIN = struct.Struct(">BHQQII")
@@ -121,6 +123,15 @@ def settle(number: int, ranges: Sequence[tuple[int, int]]) -> bytes:
     """SETTLE."""
     flat = [bound for pair in ranges for bound in pair]
     return APPEND_HEAD.pack(SETTLE, number, len(ranges)) + struct.pack(f">{len(flat)}Q", *flat)
+
+
+def settle_each(settled: Sequence[tuple[int, int]]) -> bytes:
+    """SETTLE_EACH, of (log, offset); all numbers of logs stand before all offsets."""
+    count = len(settled)
+    numbers, offsets = zip(*settled, strict=True)
+    return (
+        _NUMBERED.pack(SETTLE_EACH, count) + struct.pack(f">{count}I", *numbers) + struct.pack(f">{count}Q", *offsets)
+    )
 
 
 def returned(number: int, offset: int, count: int) -> bytes:
@@ -244,6 +255,12 @@ def _read_settle(reader: _Reader) -> tuple[int, list[tuple[int, int]]]:
     return number, list(_RANGE.iter_unpack(octets))
 
 
+def _read_settle_each(reader: _Reader) -> tuple[tuple[int, int], ...]:
+    _, count = reader.unpack(_NUMBERED)
+    numbers = struct.unpack(f">{count}I", reader.take(4 * count))
+    return tuple(zip(numbers, struct.unpack(f">{count}Q", reader.take(8 * count)), strict=True))
+
+
 def _read_state(reader: _Reader) -> State:
     _, number, next_offset, floor, segments, epochs, volatile, full, partial = reader.unpack(_STATE)
     found = State(number, next_offset, AckSet(floor), [], [], [])
@@ -277,6 +294,7 @@ _READERS = {
     APPEND: _read_append,
     VOLATILE: _read_append,
     SETTLE: _read_settle,
+    SETTLE_EACH: _read_settle_each,
     RETURN: lambda reader: reader.unpack(_RETURN)[1:],
     TRUNCATE: lambda reader: reader.unpack(_OFFSET)[1:],
     SEEN: lambda reader: reader.unpack(_OFFSET)[1:],

@@ -12,7 +12,7 @@ nobody. Pure.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -40,10 +40,13 @@ class Frame(NamedTuple):
         return self.position + HEADER_SIZE + len(self.payload)
 
 
-def encode(position: int, synced: int, epoch: int, payload: bytes) -> bytes:
-    """The header of a frame; the payload follows it."""
-    summed = _SUMMED.pack(len(payload), position, synced, epoch)
-    return crc32c(payload, crc32c(summed)).to_bytes(4, "big") + summed
+def encode(position: int, synced: int, epoch: int, payload: Sequence[bytes]) -> bytes:
+    """The header of a frame; the payload, here in pieces, follows it."""
+    summed = _SUMMED.pack(sum(map(len, payload)), position, synced, epoch)
+    crc = crc32c(summed)
+    for piece in payload:
+        crc = crc32c(piece, crc)
+    return crc.to_bytes(4, "big") + summed
 
 
 def read_frame(read: Read, base: int, position: int, size: int) -> Frame | None:

@@ -92,6 +92,10 @@ class JournalFile:
         self.begun = False
 
 
+LARGE_BYTES = 8 << 10
+"""Of an average part; from here on joining costs more than a longer list for the kernel."""
+
+
 class Write:
     """One frame on its way to the disk."""
 
@@ -125,7 +129,9 @@ class Write:
 
     def write(self) -> None:
         """Write the frame (any thread). May be tried again after an error: it overwrites its own remains."""
-        payload = b"".join(self.parts)
+        # Few and large are written as they are: joining megabytes would keep the interpreter from the loop.
+        is_large = self.size > LARGE_BYTES * len(self.parts)
+        payload = self.parts if is_large else (b"".join(self.parts),)
         head = frames.encode(self.position, self.synced, self._epoch, payload)
         target = self._target
         if target.file is None:
@@ -141,7 +147,7 @@ class Write:
         start = self.position - target.base
         if start + self.size > target.reserved:
             target.reserved = target.file.reserve(start + self.size)
-        target.file.write(start, (head, payload))
+        target.file.write(start, (head, *payload))
         self.written = True
 
     def flush(self) -> None:

@@ -7,6 +7,10 @@ records say, nor of threads: `Store` cuts what is pending into a frame and tells
                      |                        |                         |
                      +------ wholly settled: dropped, wherever it is ---+
 
+Where a frame has one message for each of many logs, each pays for all of it by itself. So a record that comes to a log
+alone (`append_alone`) is rendered when the frame is cut, unless it is settled by then, and one offset that is settled
+goes into the one entry of all such logs. A log is dirty, or has a record alone, never both.
+
 Three ends: `next_offset` (the end, LEO in Kafka), `synced_offset` (what a crash leaves), and the high watermark, which
 on a single node is the synced offset. Invariant: extents are in order of offsets, do not overlap, and all of them lie
 before what is pending.
@@ -17,19 +21,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any
 
 from broker.log import entries, extents
 from broker.log.ackset import AckSet
-from broker.log.errors import Corrupt
-from broker.log.extents import Batch, Extent, Source, clip, shrink
-from broker.log.segment import Segment, clip_segments
-from protocol.kafka.records import BatchHeader, encode_batch, parse_header
+from broker.log.extents import Batch, Extent, Source, clip
+from broker.log.filling import Filling
+from broker.log.recovering import NEVER_CUT, Pending, Recovering
+from broker.log.segment import Segment
+from protocol.kafka.records import BatchHeader, encode_batch, encode_one, parse_header
 
 _END = attrgetter("end")
+_new = tuple.__new__
+"""Of a NamedTuple, at half the price."""
 
-
-NEVER_CUT = 1 << 63
 OPEN_RECORDS_MAX = 64
 OPEN_BYTES_MAX = 16 << 10
 """A batch is gone on with up to this. Larger ones gain nothing, and are less likely to be settled, whole, in time."""
@@ -37,31 +42,20 @@ VOLATILE_CHUNKS = 64
 """From this number of bitmaps on, those that are settled are looked for and forgotten."""
 
 
-class Pending(NamedTuple):
-    """A batch that is in no frame yet."""
-
-    first: int
-    end: int
-    octets: bytes
-    volatile: bool
-
-
-class Log:
+class Log(Recovering):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_changed", "_cut_end", "_open", "_open_bytes", "_open_count", "_open_first", "_open_ms", "_recovered_cuts",
-        "_unwritten", "_volatile_chunks_max", "dirty", "durable", "epoch",
-        "epochs", "extents", "has_folder", "lost_segments", "lowest_cut", "next_offset", "number", "pending", "returns",
-        "seen_offset", "segments", "settled", "synced_offset", "truncated_to", "unreturned", "uuid", "volatile",
+        "_filling", "_open", "_open_bytes", "_open_count", "_open_first", "_open_ms", "_volatile_chunks_max",
+        "alone", "dirty", "durable", "epoch", "has_folder", "number", "render", "seen_offset", "truncated_to", "uuid",
     )  # fmt: skip
 
-    def __init__(self, number: int, uuid: bytes, epoch: int, changed: Callable[[Log], None], *, durable: bool) -> None:
+    def __init__(self, number: int, uuid: bytes, epoch: int, filling: Filling, *, durable: bool) -> None:
         self.number = number
         self.uuid = uuid
         self.durable = durable  # Whether a restart finds it again.
         self.epoch = epoch  # Of the leader, stamped on every batch.
-        self._changed = changed
+        self._filling = filling
         self.next_offset = 0
         self.synced_offset = 0
         self.settled = AckSet()
@@ -79,6 +73,10 @@ class Log:
         self.pending: list[Pending] = []
         self._open: list[bytes] = []  # Records of the last batch, which may still grow.
         self._open_first = self._open_count = self._open_bytes = self._open_ms = 0
+        self.alone: Any = None
+        """What `render` will make the one record of, whose offset is `_open_first`; None when there is none."""
+        self.render: Callable[[Any], bytes] = bytes
+        """Makes the record, with the offset delta 0, of what `append_alone` was given."""
         self.dirty = False
         self.truncated_to: int | None = None
         self.lowest_cut = NEVER_CUT
@@ -99,7 +97,18 @@ class Log:
     def _mark(self) -> None:
         if not self.dirty:
             self.dirty = True
-            self._changed(self)
+            self._filling.dirty.append(self)
+            if self.alone is not None:
+                self._join()
+
+    def _join(self) -> None:
+        """The record that came alone is the first of a batch like any other."""
+        assert self.alone is not None
+        records = self.render(self.alone)
+        self.alone = None
+        self._open = [records]
+        self._open_count, self._open_bytes = 1, len(records)
+        self._mark()
 
     # What goes in.
 
@@ -110,17 +119,15 @@ class Log:
 
     def append(self, records: bytes, count: int, timestamp_ms: int, *, volatile: bool = False) -> int:
         """Append `count` rendered records (offset deltas 0, 1, ...) as a batch; returns the offset of the first."""
-        if self._open:
-            self._close_batch()
+        self._close_batch()
         first = self.next_offset
         self._add_batch(first, records, count, timestamp_ms, volatile=volatile)
         self.next_offset = first + count
         return first
 
-    def append_batch(self, octets: bytes, count: int) -> None:
+    def append_batch(self, octets: bytes | bytearray, count: int) -> None:
         """Append a batch of `count` offsets as it is: it says `next_offset` and `epoch` already, see `place_batch`."""
-        if self._open:
-            self._close_batch()
+        self._close_batch()
         self._add(self.next_offset, count, octets, volatile=False)
         self.next_offset += count
 
@@ -136,19 +143,29 @@ class Log:
         )
         self._add(first, count, octets, volatile=volatile)
 
-    def _add(self, first: int, count: int, octets: bytes, *, volatile: bool) -> None:
+    def _add(self, first: int, count: int, octets: bytes | bytearray, *, volatile: bool) -> None:
         self.pending.append(Pending(first, first + count, octets, volatile))
         if not self.epochs or self.epochs[-1][0] < self.epoch:
             self.epochs.append((self.epoch, first))
         if not self.dirty:
-            self.dirty = True
-            self._changed(self)
+            self._mark()
+
+    def append_alone(self, raw: Any, timestamp_ms: int) -> int:
+        """Append what `render` will make of `raw`: not if the log is dirty, or has one `alone`. Returns its offset."""
+        self.alone = raw
+        self._open_ms = timestamp_ms
+        self._open_first = first = self.next_offset
+        self.next_offset = first + 1
+        self._filling.alone.append(self)
+        return first
 
     def open_count(self, timestamp_ms: int) -> int:
         """How many records the batch has that `extend` goes on with: the first delta of what it is given; 0: a new one.
 
         What many publishers send one by one becomes one batch of a frame that way.
         """
+        if self.alone is not None:
+            self._join()
         if not self._open:
             return 0
         count = self.next_offset - self._open_first
@@ -158,8 +175,7 @@ class Log:
     def extend(self, records: bytes, count: int, timestamp_ms: int, joined: int) -> None:
         """Append `count` records whose deltas begin at `joined`, which `open_count` has said."""
         if not joined:
-            if self._open:
-                self._close_batch()
+            self._close_batch()
             self._open_first, self._open_ms = self.next_offset, timestamp_ms
             self._open_count = self._open_bytes = 0
         self._open.append(records)
@@ -167,10 +183,14 @@ class Log:
         self._open_bytes += len(records)
         self.next_offset += count
         if not self.dirty:
-            self.dirty = True
-            self._changed(self)
+            self._mark()
 
     def _close_batch(self) -> None:
+        """Nothing is added any more to what is open."""
+        if self.alone is not None:
+            self._join()
+        if not self._open:
+            return
         parts, self._open = self._open, []
         records = parts[0] if len(parts) == 1 else b"".join(parts)
         self._add_batch(self._open_first, records, self._open_count, self._open_ms, volatile=False)
@@ -196,9 +216,29 @@ class Log:
         self.settled.add(first, end)
         if self.returns:
             self._forget_returns(first, end)
+        if self.alone is not None and first <= self._open_first < end:
+            self.alone = None  # It is written nowhere.
         if first < self._cut_end or self.pending or self._open:
             self._unwritten.append((first, end))
             self._mark()
+
+    def settle_one(self, offset: int) -> None:
+        """The same of one offset, for less."""
+        settled = self.settled
+        if offset != settled.floor or settled.chunks:
+            settled.add(offset, offset + 1)
+        else:
+            settled.floor = offset + 1
+        if self.returns:
+            self._forget_returns(offset, offset + 1)
+        if self.alone is not None and offset == self._open_first:
+            self.alone = None
+        elif self.dirty:
+            self._unwritten.append((offset, offset + 1))
+        elif offset < self._cut_end:
+            self._filling.settled.append((self.number, offset))
+            if self.extents and self.extents[0].end <= settled.floor:
+                self.prune()
 
     def _forget_returns(self, first: int, end: int) -> None:
         offsets = range(first, end)
@@ -218,31 +258,15 @@ class Log:
         """
         if offset >= self.next_offset:
             return
-        if self._open:
-            self._close_batch()
+        self._close_batch()
         self._cut_back(offset)
         self._cut_files(clip(self.extents, offset), offset)
         self.truncated_to = offset if self.truncated_to is None else min(offset, self.truncated_to)
         self._mark()
 
-    def _cut_back(self, offset: int) -> None:
-        self.next_offset = offset
-        self.synced_offset = min(self.synced_offset, offset)
-        self._cut_end = min(self._cut_end, offset)
-        self.settled.truncate(offset)
-        self.pending = [batch for batch in self.pending if batch.end <= offset]
-        self.lowest_cut = min(self.lowest_cut, offset)
-        self._unwritten = [(first, min(end, offset)) for first, end in self._unwritten if first < offset]
-        self.volatile.truncate(offset)
-        self.epochs = [(epoch, first) for epoch, first in self.epochs if first < offset]
-        for counts in (self.returns, self.unreturned):
-            for above in [other for other in counts if other >= offset]:
-                del counts[above]
-
-    def _cut_files(self, extents: list[Extent], offset: int) -> None:
-        self.extents = extents
-        self.lost_segments += [one.name for one in self.segments if one.base >= offset]
-        self.segments = clip_segments(self.segments, offset)
+    def dropped(self) -> None:
+        """The log is gone: what came alone is written nowhere."""
+        self.alone = None
 
     def epoch_end(self, epoch: int) -> int:
         """The offset behind the last batch of the leader `epoch` or before (OffsetsForLeaderEpoch)."""
@@ -263,8 +287,7 @@ class Log:
             parts.append(entries.truncate(self.number, self.truncated_to))
             position += len(parts[-1])
             self.truncated_to = None
-        if self._open:
-            self._close_batch()
+        self._close_batch()
         pending, self.pending = self.pending, []
         if len(pending) == 1:
             position = self._cut_run(parts, journal, position, pending, volatile=pending[0].volatile)
@@ -278,6 +301,20 @@ class Log:
             position = self._cut_run(parts, journal, position, pending[index:stop], volatile=volatile)
             index = stop
         return self._cut_settled(parts, position)
+
+    def cut_alone(self, parts: list[bytes], journal: Source, position: int) -> int:
+        """The same of what came alone; most of what a frame costs that has one message for each of many logs."""
+        raw, self.alone = self.alone, None
+        first, epoch = self._open_first, self.epoch
+        octets = encode_one(first, self.render(raw), epoch, self._open_ms)
+        size = len(octets)
+        parts += (entries.APPEND_HEAD.pack(entries.APPEND, self.number, size), octets)
+        position += entries.APPEND_HEAD.size
+        self._cut_end = first + 1
+        self.extents.append(_new(Extent, (first, first + 1, journal, position, size)))
+        if not self.epochs or self.epochs[-1][0] < epoch:
+            self.epochs.append((epoch, first))
+        return position + size
 
     def _cut_run(
         self, parts: list[bytes], journal: Source, position: int, run: Sequence[Pending], *, volatile: bool
@@ -295,7 +332,7 @@ class Log:
         position += entries.APPEND_HEAD.size
         first, end, start = run[0].first, run[0].first, position
         for batch in run:
-            parts.append(batch.octets)
+            parts.append(batch.octets)  # type: ignore[arg-type]  # A bytearray is written as well.
             if position - start >= extents.EXTENT_BYTES_MAX:
                 self.extents.append(Extent(first, end, journal, start, position - start))
                 first, start = batch.first, position
@@ -329,16 +366,6 @@ class Log:
         self.unreturned.clear()
         return position
 
-    def prune(self) -> None:
-        """Forget the extents in front that are wholly settled."""
-        floor = self.settled.floor
-        extents = self.extents
-        if extents and extents[0].end <= floor:
-            gone = 1
-            while gone < len(extents) and extents[gone].end <= floor:
-                gone += 1
-            del extents[:gone]
-
     # What comes out.
 
     def read(self, offset: int) -> Iterator[Batch]:
@@ -347,8 +374,7 @@ class Log:
         Lazy: at most one extent is in memory at a time. Raises Corrupt and OSError. What is appended meanwhile is seen.
         """
         while True:
-            if self._open:
-                self._close_batch()
+            self._close_batch()
             self.prune()
             index = bisect_right(self.extents, offset, key=_END)
             if index >= len(self.extents):
@@ -365,15 +391,14 @@ class Log:
             offset = extent.end
         for pending in list(self.pending):
             if pending.end > offset and not self.settled.covers(pending.first, pending.end):
-                yield Batch(parse_header(pending.octets), pending.octets, 0)
+                yield Batch(parse_header(pending.octets), bytes(pending.octets), 0)
 
     def first_header(self, offset: int) -> BatchHeader | None:
         """Of the batch with `offset`, or of one not long before; None if there is none. Reads a header only.
 
         Raises Corrupt and OSError.
         """
-        if self._open:
-            self._close_batch()
+        self._close_batch()
         index = bisect_right(self.extents, offset, key=_END)
         if index < len(self.extents):
             return extents.first_header(self.extents[index])
@@ -388,74 +413,7 @@ class Log:
     def live_count(self) -> int:
         """Offsets that are in extents or pending and not settled: what a restart would find, and more to come."""
         settled = self.settled
-        if self._open:
-            self._close_batch()
+        self._close_batch()
         ranges = [(one.first, one.end) for one in self.extents]
         ranges += [(one.first, one.end) for one in self.pending]
         return sum(end - first - settled.count(first, end) for first, end in ranges)
-
-    # Recovery.
-
-    def recover_append(self, data: bytes, start: int, size: int, source: Source, position: int) -> None:
-        """An APPEND that recovery has read: batches at `start` of `data`, which lie at `position` of `source`."""
-        first = -1
-        end = self.extents[-1].end if self.extents else 0
-        at = start
-        while at < start + size:
-            header = parse_header(data, at)
-            if header.base_offset < end:
-                raise Corrupt(f"log {self.uuid.hex()}: offset {header.base_offset} was appended twice")
-            # What was given out in between was settled before it had to be written, or lived in memory.
-            self.settled.add(end, header.base_offset)
-            if first < 0:
-                first = header.base_offset
-            end = header.next_offset
-            if not self.epochs or self.epochs[-1][0] < header.leader_epoch:
-                self.epochs.append((header.leader_epoch, header.base_offset))
-            at += header.size
-        self.extents.append(Extent(first, end, source, position, size))
-        self._cut_end = end
-        self.next_offset = max(self.next_offset, end)
-
-    def recover_truncate(self, offset: int) -> None:
-        """A TRUNCATE that recovery has read.
-
-        What lies in files is cut in `recovered`: the log may be dropped further on, and its files gone already.
-        """
-        self._cut_back(offset)
-        self.extents = [one._replace(end=min(one.end, offset)) for one in self.extents if one.first < offset]
-        self._recovered_cuts.append(offset)
-
-    @property
-    def recovered_cut(self) -> int:
-        """Where the lowest TRUNCATE that recovery has read has cut; segments from there on may be anything."""
-        return min(self._recovered_cuts, default=NEVER_CUT)
-
-    def recover_return(self, offset: int, count: int) -> None:
-        """A RETURN that recovery has read; the settlement of the offset may have been read before."""
-        if offset < self.next_offset:  # Else it was of a message that no restart finds.
-            self.returns[offset] = count
-
-    def recover_settled(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """A SETTLE that recovery has read."""
-        for first, end in ranges:
-            self.settled.add(first, end)
-
-    def recover_end(self) -> None:
-        """A STATE has been restored: its segments count as written."""
-        if self.extents:
-            self._cut_end = self.extents[-1].end
-
-    def recovered(self) -> None:
-        """All entries have been read: no offset that was settled is given out again. Raises Corrupt and OSError."""
-        for offset in self._recovered_cuts:
-            self.extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
-        if self._recovered_cuts:
-            # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
-            self._cut_files(self.extents, self.recovered_cut)
-            self._recovered_cuts.clear()
-        self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
-        # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.
-        self.settled.add(self.extents[-1].end if self.extents else 0, self.next_offset)
-        self.returns = {offset: count for offset, count in self.returns.items() if offset not in self.settled}
-        self.prune()

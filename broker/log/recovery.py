@@ -16,7 +16,8 @@ from broker.log.disk import Disk
 from broker.log.errors import Corrupt, StorageError
 from broker.log.extents import Extent, Source
 from broker.log.journal import Journal, JournalFile
-from broker.log.log import NEVER_CUT, Log
+from broker.log.log import Log
+from broker.log.recovering import NEVER_CUT
 from broker.log.segment import Segment, log_folder
 from broker.log.store import Recovered, Store
 from protocol.kafka.records import CorruptBatch
@@ -292,6 +293,10 @@ class _Recovery:
             store.catalog.pop(value[0], None)
         elif kind == entries.OPEN:
             self._open(*value)
+        elif kind == entries.SETTLE_EACH:
+            for number, offset in value:
+                if number in store.logs:
+                    store.logs[number].recover_settled(((offset, offset + 1),))
         else:
             log = store.logs.get(value[0])
             if log is not None:  # Else it was dropped, or did not outlive its run.
@@ -321,7 +326,7 @@ class _Recovery:
         store = self._store
         store.next_log = max(store.next_log, number + 1)
         if number not in store.logs:
-            store.logs[number] = Log(number, uuid, 0, store.changed, durable=True)
+            store.logs[number] = Log(number, uuid, 0, store.filling, durable=True)
 
     def _restore(self, log: Log, state: entries.State) -> None:
         folder = log_folder(log.uuid)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from broker.log import entries
 from broker.log.disk import Disk
 from broker.log.extents import OpenSource
+from broker.log.filling import Filling
 from broker.log.frames import HEADER_SIZE
 from broker.log.journal import Journal, Write
 from broker.log.log import Log
@@ -55,7 +56,7 @@ class Store:
     """An open data directory. Made by `recovery.open_store`."""
 
     __slots__ = (
-        "_catalog_entries", "_dirty", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "frame",
+        "_catalog_entries", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "filling", "frame",
         "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "promised_count",
         "recovered", "swept", "sync", "synced_frame",
     )  # fmt: skip
@@ -86,11 +87,7 @@ class Store:
         self.recovered = Recovered()
         self.new_uuid = new_uuid  # 16 octets that nobody has had.
         self._catalog_entries: list[bytes] = []
-        self._dirty: list[Log] = []
-
-    def changed(self, log: Log) -> None:
-        """The log has something for the frame that is being filled; called once a frame."""
-        self._dirty.append(log)
+        self.filling = Filling()
 
     # Changes. Each takes part in the frame that is being filled.
 
@@ -106,7 +103,7 @@ class Store:
 
     def create_log(self, *, durable: bool) -> Log:
         """A new, empty log. One that is not durable may be read like any other, and is gone after a restart."""
-        log = Log(self.next_log, self.new_uuid(), self.journal.epoch, self.changed, durable=durable)
+        log = Log(self.next_log, self.new_uuid(), self.journal.epoch, self.filling, durable=durable)
         self.next_log += 1
         self.logs[log.number] = log
         if durable:
@@ -116,6 +113,7 @@ class Store:
     def drop_log(self, log: Log) -> None:
         """The log is gone, with all that is in it; its files are removed after the next checkpoint."""
         del self.logs[log.number]
+        log.dropped()
         for segment in log.segments:
             segment.close()
         if log.has_folder:
@@ -126,14 +124,19 @@ class Store:
     @property
     def dirty(self) -> bool:
         """Whether the frame that is being filled has anything in it."""
-        return bool(self._dirty or self._catalog_entries)
+        return bool(self._catalog_entries or self.filling)
 
     # Frames.
 
     def cut(self) -> Cut | None:
         """Close the frame; None when there is nothing to write. The frame before has to be finished."""
         parts, self._catalog_entries = self._catalog_entries, []
-        dirty, self._dirty = self._dirty, []
+        filling = self.filling
+        dirty, filling.dirty = filling.dirty, []
+        alone, filling.alone = filling.alone, []
+        settled, filling.settled = filling.settled, []
+        if settled:
+            parts.append(entries.settle_each(settled))
         self.pending_bytes = 0
         journal = self.journal
         start = journal.end + HEADER_SIZE
@@ -146,6 +149,10 @@ class Store:
                 ends.append((log, log.next_offset))
             else:
                 log.dirty = False
+        for log in alone:
+            if log.alone is not None:  # Else it was settled, or is no longer alone.
+                position = log.cut_alone(parts, journal, position)
+                ends.append((log, log.next_offset))
         number = self.frame
         self.frame += 1
         if not parts:
@@ -161,7 +168,7 @@ class Store:
     def _synced(self, frame: int, ends: list[tuple[Log, int]]) -> None:
         self.synced_frame = frame
         for log, end in ends:
-            log.synced_offset = min(end, log.next_offset)
+            log.synced_offset = end if end <= log.next_offset else log.next_offset  # noqa: FURB136 - it may be hot
 
     def mark_start(self) -> None:
         """Put START into the frame: this run has begun, or a file of the journal that has to have something in it."""

@@ -20,6 +20,7 @@ from protocol.kafka.records import (
     SNAPPY,
     BatchHeader,
     CorruptBatch,
+    Octets,
     Record,
     read_records,
 )
@@ -31,13 +32,11 @@ _XERIAL_HEADER_SIZE = 16
 _GZIP_WINDOW = 31
 
 
-def open_batch(
-    data: bytes | memoryview, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX
-) -> Iterator[Record]:
+def open_batch(data: Octets, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX) -> Iterator[Record]:
     """The records of a batch, compressed or not. Raises CorruptBatch, also for what opens to more than `bytes_max`."""
     kind = header.attributes & COMPRESSION
     if kind == NO_COMPRESSION:
-        if isinstance(data, memoryview):
+        if not isinstance(data, bytes):
             data, position = bytes(data[position : position + header.size]), 0
         return read_records(data, position, header)
     block = bytes(memoryview(data)[position + HEADER_SIZE : position + header.size])

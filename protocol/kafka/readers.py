@@ -62,11 +62,15 @@ def _null() -> MalformedRequest:
     return MalformedRequest("may not be null")
 
 
+def _negative(length: int) -> MalformedRequest:
+    return MalformedRequest(f"a length of {length}")
+
+
 def _overrun(tag: int) -> MalformedRequest:
     return MalformedRequest(f"tagged field {tag} is not of the size it says")
 
 
-_NAMES = {"read_uvarint": read_uvarint, "short": _short, "too_many": _too_many, "null": _null, "overrun": _overrun,
+_NAMES = {"read_uvarint": read_uvarint, "short": _short, "too_many": _too_many, "null": _null, "negative": _negative, "overrun": _overrun,
           "unpack_from": struct.unpack_from}  # fmt: skip
 _READERS: dict[tuple[Any, int, bool], Reader] = {}
 
@@ -144,6 +148,8 @@ class _Reading:
         else:
             self._length("h" if spec.kind == "string" else "i", depth)
             add("if n < 0:", depth)
+            if not self._is_flexible:
+                add("if n < -1: raise negative(n)", depth + 1)
             add(f"{target} = None" if spec.is_nullable(self._version) else "raise null()", depth + 1)
             add("else:", depth)
             if spec.kind == "array":

@@ -126,6 +126,22 @@ class World:
         if log := self.log(pick):
             self.append_to(log, count, size, volatile=volatile)
 
+    def append_alone(self, pick, size):
+        """One record, rendered when its frame is cut, where the log has nothing else in this frame."""
+        if log := self.log(pick):
+            log.render = lambda raw: render_record(0, raw)
+            value = b"%d:" % next(self.values) + bytes(size)
+            if not log.dirty and log.alone is None:
+                self.model.logs[log.number][log.append_alone(value, size)] = value
+
+    def settle_one(self, pick, where):
+        log = self.log(pick)
+        if log and (live := sorted(self.model.logs[log.number])):
+            offset = live[where % len(live)]
+            log.settle_one(offset)
+            self.model.logs[log.number].pop(offset)
+            self.model.returns[log.number].pop(offset, None)
+
     def skip(self, pick, count, returned):
         """Messages that live in memory alone; one of them may come back."""
         if log := self.log(pick):

@@ -41,6 +41,14 @@ class StoreMachine(RuleBasedStateMachine):
     def append(self, **chosen):
         self.world.append(**chosen)
 
+    @rule(pick=picks, size=st.sampled_from(sizes))
+    def append_alone(self, **chosen):
+        self.world.append_alone(**chosen)
+
+    @rule(pick=picks, where=picks)
+    def settle_one(self, **chosen):
+        self.world.settle_one(**chosen)
+
     @rule(pick=picks, count=st.integers(1, 5), returned=st.integers(0, 2))
     def skip(self, **chosen):
         self.world.skip(**chosen)
@@ -121,6 +129,8 @@ def simulate(seed, steps=250, **of_world):
     actions = [
         (2, world.create_log),
         (25, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (12, lambda: world.append_alone(pick(), chance.choice(sizes))),
+        (12, lambda: world.settle_one(pick(), pick())),
         (4, lambda: world.skip(pick(), chance.randint(1, 5), chance.randint(0, 2))),
         (12, lambda: world.settle(pick(), pick(), chance.randint(1, 4))),
         (1, lambda: world.settle_all(pick())),

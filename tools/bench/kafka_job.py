@@ -44,7 +44,7 @@ class KafkaJob:
 
 
 def render_bodies(size: int, count: int = DISTINCT_BODIES) -> list[bytes]:
-    """Orders as JSON, cut to `size` octets, no two alike: lz4 makes a third to a half of a batch of them."""
+    """Orders as JSON, cut to `size` octets, no two alike: lz4 makes a third of a batch of them."""
     chance = random.Random(20)
     return [_order(chance, size)[:size] for _ in range(count)]
 

@@ -46,7 +46,7 @@ def _text(octets: bytes) -> str:
 
 def _entry(found: FoundEntry) -> dict[str, Any]:
     value = found.value
-    named = found.kind not in ("begin", "put", "delete", "clean", "end", "start")
+    named = found.kind not in ("begin", "put", "delete", "settle each", "clean", "end", "start")
     says = value[1:] if named else value
     return {
         "file": found.file.name,

@@ -114,6 +114,14 @@ class LeaseCursor:
         self.leased_count += taken
         return messages, range(first, end)
 
+    def pass_by(self, offset: int) -> None:
+        """What is leased comes to an empty head and is taken at once."""
+        self.head_offset = offset + 1
+        if self.run_end != ENDLESS:
+            self.run_end = ENDLESS
+            self.runs.clear()
+        self.leased_count += 1
+
     # Out of the middle.
 
     def take_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:

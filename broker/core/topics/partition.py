@@ -118,7 +118,8 @@ class Partition:
     def append(self, data: bytes | memoryview, now_ms: int) -> Appended:
         """Append one producer's batch; it is durable, and seen, once the log is synced past it. Raises TopicRefused."""
         config = self.config
-        header = self._checked(data, config)
+        octets = bytearray(data)  # The one copy: from here on it is the log's.
+        header = self._checked(octets, config)
         if header.producer_id >= 0:
             if self.recover is not None:
                 recover, self.recover = self.recover, None
@@ -131,12 +132,12 @@ class Partition:
         stamp = -1
         if config.log_append_time:
             stamp = now_ms
-            data = stamp_batch(data, now_ms)
+            stamp_batch(octets, now_ms)
         else:
             self._check_times(header, config, now_ms)
         log = self.log
         base = log.next_offset
-        octets = place_batch(data, base, log.epoch)
+        place_batch(octets, base, log.epoch)
         log.append_batch(octets, header.records)
         self.times.note(log.next_offset, stamp if stamp >= 0 else header.max_timestamp_ms, len(octets))
         if header.producer_id >= 0:
@@ -154,7 +155,7 @@ class Partition:
         self._appended(self, len(records))
         return first
 
-    def _checked(self, data: bytes | memoryview, config: TopicConfig) -> BatchHeader:
+    def _checked(self, data: bytearray, config: TopicConfig) -> BatchHeader:
         """The header of what may be stored (rules of Kafka's LogValidator; codes as in `ErrorCode`)."""
         if len(data) > config.max_message_bytes:
             raise TopicRefused(

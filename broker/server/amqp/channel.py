@@ -36,6 +36,7 @@ from protocol.amqp.methods import DECODERS, NAMES, method_number
 
 if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
+    from broker.server.amqp.publish import Route
     from broker.server.durability import Waiting
 
 Handler = Callable[..., None]
@@ -89,7 +90,7 @@ class Channel:
 
     __slots__ = (
         "_get_holders", "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq",
-        "confirming", "connection", "consumers", "head", "in_flight", "last_queue", "lowest_tag",
+        "confirming", "connection", "consumers", "head", "in_flight", "last_queue", "last_route", "lowest_tag",
         "next_consumer_prefetch", "next_tag", "number", "prefetch", "publish_seq", "reply_consumer",
         "settling_to", "transaction", "unacked", "waiting",
     )  # fmt: skip
@@ -101,6 +102,7 @@ class Channel:
         self.ack_head = self.head + settle.ACK_TAIL
         self.closing = False
         self.assembly: Assembly | None = None
+        self.last_route: Route | None = None  # Of the last regular publish.
         self.last_queue = ""  # What an empty queue name means (spec 1.7.2).
         self.consumers: dict[str, Consumer] = {}
         self.reply_consumer: Consumer | None = None

@@ -348,8 +348,14 @@ class Connection:
         epochs = (self.vhost.epoch, self.hub.access.epoch)
         if epochs != self._seen_epochs:
             self._seen_epochs = epochs
-            self.routes.clear()
+            self.forget_routes()
             self.ports.clear()
+
+    def forget_routes(self) -> None:
+        """None of them leads anywhere any more, nor to another."""
+        for found in self.routes.values():
+            found.following = None
+        self.routes.clear()
 
     # Errors and the end.
 
@@ -405,6 +411,7 @@ class Connection:
         if self.released:
             return
         self.released = True
+        self.forget_routes()  # They go round in circles.
         self.held = None
         self.parked = None
         self.send_confirms()

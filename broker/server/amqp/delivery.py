@@ -62,7 +62,7 @@ class Consumer:
     """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
-        "_connection", "_head", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
+        "_connection", "_head", "_number", "_prefixes", "arguments", "channel", "exclusive", "has_sibling", "in_flight",
         "no_ack", "prefetch", "priority", "queue", "tag", "timeout_ms",
     )  # fmt: skip
 
@@ -94,6 +94,7 @@ class Consumer:
         raw = tag.encode()
         self._head = _DELIVER + bytes([len(raw)]) + raw
         self._prefixes: dict[int, bytes] = {}
+        self._number = channel.number.to_bytes(2, "big")
 
     @property
     def shares_capacity(self) -> bool:
@@ -156,6 +157,34 @@ class Consumer:
             size += len(content)
         connection.written(size)
 
+    def deliver_one(self, message: Message, offset: int) -> bool:
+        """`deliver` of one if there is capacity, which leaves it to the end of the turn to write it."""
+        channel = self.channel
+        connection = self._connection
+        tag = channel.next_tag
+        if self.no_ack:
+            if connection.congested:
+                return False
+        else:
+            if self.in_flight >= self.prefetch or connection.congested:
+                return False
+            if channel.prefetch and channel.in_flight >= channel.prefetch:
+                return False
+            self.in_flight += 1
+            channel.in_flight += 1
+            channel.unacked[tag] = (self, offset, message)
+        channel.next_tag = tag + 1
+        origin, content = message
+        size = len(content)
+        if size > connection.frame_max or not content.startswith(self._number, 1):
+            content = fitted(content, channel.number, connection.frame_max)
+        prefix = self._prefixes.get(len(origin)) or self._prefix(len(origin))
+        connection.out += (prefix, _TAG.pack(tag), origin, content)
+        connection.out_size += size
+        if not connection.touched:
+            connection.touch()
+        return True
+
     def _prefix(self, origin_length: int) -> bytes:
         prefix = self._prefixes.get(origin_length)
         if prefix is None:
@@ -173,6 +202,18 @@ class Consumer:
             self.channel.wake_consumers()
         else:
             self.queue.wake()
+
+    def end_one(self, offset: int) -> None:
+        """One delivery is over for good."""
+        queue = self.queue
+        queue.settle_one(offset)
+        channel = self.channel
+        self.in_flight -= 1
+        channel.in_flight -= 1
+        if channel.prefetch:
+            channel.wake_consumers()
+        else:
+            queue.wake()
 
     def cancelled(self) -> None:
         """The queue is gone: tell the client if it wants to know (RabbitMQ: consumer_cancel_notify)."""
@@ -192,6 +233,11 @@ class GetHolder:
         self.queue = queue
         self.in_flight = 0
         self.tag = ""
+
+    def end_one(self, offset: int) -> None:
+        """One message is over for good."""
+        self.queue.settle_one(offset)
+        self.settled(1)
 
     def settled(self, count: int) -> None:
         """`count` of its messages are over; nobody waits for that but the queue's returns."""

@@ -55,13 +55,19 @@ class Port:
 
 
 class Route:
-    """Where the publishes with one method frame go. `queues` is None when every message has to be routed anew."""
+    """Where the publishes with one method frame go. `queues` is None when every message has to be routed anew.
 
-    __slots__ = ("exchange", "mandatory", "origin", "queues", "run_max")
+    `following` is the route of the publish that came next the last time: who goes round many queues has the same round
+    again, and need not be looked up in the cache.
+    """
+
+    __slots__ = ("exchange", "following", "mandatory", "method", "origin", "queues", "run_max")
 
     def __init__(
-        self, exchange: Exchange | None, queues: tuple[Queue, ...] | None, origin: bytes, mandatory: int
+        self, method: bytes, exchange: Exchange | None, queues: tuple[Queue, ...] | None, origin: bytes, mandatory: int
     ) -> None:
+        self.method = method
+        self.following: Route | None = None
         self.exchange = exchange
         self.queues = queues
         self.origin = origin
@@ -136,10 +142,10 @@ def _learn(connection: Connection, frame: bytes) -> Route | None:
         queues = None  # Each publish may be refused, so the general path asks.
     routes = connection.routes
     if len(routes) >= cache_max:
-        routes.clear()
+        connection.forget_routes()
     # Exchange and routing key stand in the frame as they will in the delivery.
     origin = connection.hub.shared_origin(b"\x00%b\xce" % frame[13:key_end], frame[1:3], connection.frame_max)
-    found = routes[frame] = Route(port.exchange, queues, origin, frame[key_end] & MANDATORY)
+    found = routes[frame] = Route(frame, port.exchange, queues, origin, frame[key_end] & MANDATORY)
     return found
 
 
@@ -162,29 +168,39 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     exchange: Exchange | None = None
     origin = b""
     left = RUN_MAX
+    last = channel.last_route
     while left:
         if startswith(method, position):
             header = position + len(method)
         else:
-            if not startswith(head, position) or data[position + 7 : position + 11] != PUBLISH or position + 22 > end:
-                break
-            header = position + 8 + int.from_bytes(data[position + 3 : position + 7], "big")
-            method = data[position:header]
-            found = routes.get(method)
-            if found is None:
-                if header > end or len(method) < METHOD_FRAME_MIN:
+            found = last.following if last is not None else None
+            if found is not None and startswith(found.method, position):
+                method = found.method
+                header = position + len(method)
+            else:
+                if not startswith(head, position) or data[position + 7 : position + 11] != PUBLISH:
                     break
-                found = _learn(connection, method)
-            if found is None or found.queues is None or (not found.queues and found.mandatory):
-                break
+                header = position + 8 + int.from_bytes(data[position + 3 : position + 7], "big")
+                method = data[position:header]
+                found = routes.get(method)
+                if found is None:
+                    if header > end or len(method) < METHOD_FRAME_MIN:
+                        break
+                    found = _learn(connection, method)
+                if found is None or found.queues is None or (not found.queues and found.mandatory):
+                    break
+                if last is not None:
+                    last.following = found
+            last = found
             if found.queues is not queues or found.exchange is not exchange:
                 if messages:
                     runs.append((queues, exchange, messages))
                     messages = []
                     append = messages.append
-                queues = found.queues
+                queues = found.queues or ()
                 exchange = found.exchange
-                left = min(left, found.run_max)
+                if left > found.run_max:
+                    left = found.run_max
             origin = found.origin
         if startswith(shape, header):
             after = header + shape_total
@@ -206,6 +222,7 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
         append((origin, data[header:after]))
         position = after
         left -= 1
+    channel.last_route = last
     if runs:
         if messages:
             runs.append((queues, exchange, messages))
@@ -230,6 +247,7 @@ def enqueue_runs(channel: Channel, runs: list[Run]) -> None:
     Order is kept per queue, so what goes to several queues at once goes out behind all that was before it.
     """
     gathered: dict[Queue, list[Message]] = {}
+    count = 0
     for queues, exchange, messages in runs:
         if len(queues) != 1:
             for queue, some in gathered.items():
@@ -245,6 +263,11 @@ def enqueue_runs(channel: Channel, runs: list[Run]) -> None:
             have += messages
         if exchange is not None:
             exchange.published_count += len(messages)
-        channel.published(len(messages), 2 * len(messages))
+        count += len(messages)
+    if count:
+        channel.published(count, 2 * count + len(gathered))
     for queue, some in gathered.items():
-        queue.enqueue(some)
+        if len(some) == 1:
+            queue.enqueue_alone(some[0])
+        else:
+            queue.enqueue(some)

@@ -44,6 +44,10 @@ class ReplySink:
         else:
             self.dropped_count += len(messages)
 
+    def enqueue_alone(self, message: Message) -> None:
+        """Deliver at once."""
+        self.enqueue((message,))
+
     rejects = False
 
     def enqueue_one(self, message: Message) -> bool:

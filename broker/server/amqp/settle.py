@@ -50,7 +50,7 @@ def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
             lease = channel.unacked.pop(tag, None)
             if lease is None:
                 raise unknown_tag(tag)
-            finish(lease[0], (lease[1],))
+            lease[0].end_one(lease[1])
             channel.connection.units -= 1
             return end
     count = min((end - position) // ACK_FRAME.size, MULTIPLE_SLICE)
@@ -75,24 +75,14 @@ def ack_run(channel: Channel, data: bytes, position: int, end: int) -> int:
 
 def end_each(channel: Channel, tags: Sequence[int]) -> None:
     """These deliveries are acknowledged one by one."""
-    pop = channel.unacked.pop
-    holder: Holder | None = None
-    offsets: list[int] = []
     channel.connection.units -= len(tags)
-    for tag in tags:
-        lease = pop(tag, None)
-        if lease is None:
-            if holder is not None:
-                finish(holder, offsets)
-            raise unknown_tag(tag)
-        if lease[0] is not holder:
-            if holder is not None:
-                finish(holder, offsets)
-            holder = lease[0]
-            offsets = []
-        offsets.append(lease[1])
-    if holder is not None:
-        finish(holder, offsets)
+    leases: list[Lease] = []
+    try:
+        leases.extend(map(channel.unacked.pop, tags))
+    except KeyError:
+        end_leases(leases)  # Those before it.
+        raise unknown_tag(tags[len(leases)]) from None
+    end_leases(leases)
 
 
 def take_one(channel: Channel, tag: int) -> Lease:
@@ -126,10 +116,20 @@ def end_up_to(channel: Channel, tag: int, slice_max: int) -> bool:
     return True
 
 
-def end_leases(leases: Iterable[Lease]) -> None:
-    """Leases that are over for good, grouped by who held them."""
-    for holder, group in groupby(leases, _HOLDER):
-        finish(holder, list(map(_OFFSET, group)))
+def end_leases(leases: Sequence[Lease]) -> None:
+    """Leases that are over for good, in runs of who held them; where holders take turns, runs are of one."""
+    last = len(leases) - 1
+    index = 0
+    while index <= last:
+        holder, offset, _ = leases[index]
+        index += 1
+        if index > last or leases[index][0] is not holder:
+            holder.end_one(offset)
+            continue
+        start = index - 1
+        while index <= last and leases[index][0] is holder:
+            index += 1
+        finish(holder, [lease[1] for lease in leases[start:index]])
 
 
 def reject_leases(leases: Iterable[Lease]) -> None:

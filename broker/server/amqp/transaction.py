@@ -85,7 +85,7 @@ class Transaction:
             holders = {lease[0] for _, lease, outcome in settlements if outcome != RETURNED}
             if any(holder.queue.kept for holder in holders):
                 store.promised_count += 1  # commit-ok says that they will not come again.
-        settle.end_leases(lease for _, lease, outcome in settlements if outcome == ENDED)
+        settle.end_leases([lease for _, lease, outcome in settlements if outcome == ENDED])
         settle.reject_leases(lease for _, lease, outcome in settlements if outcome == REJECTED)
         returned = [lease for _, lease, outcome in settlements if outcome == RETURNED]
         settle.return_in_slices(channel.connection.broker.scheduler, returned)

@@ -41,6 +41,11 @@ class GetHolder:
         """Nobody waits for it."""
         self.in_flight -= count
 
+    def end_one(self, offset: int) -> None:
+        """One message is over for good."""
+        self.queue.settle_one(offset)
+        self.settled(1)
+
 
 def _bad(text: str) -> Refused:
     return Refused(PRECONDITION_FAILED, text)

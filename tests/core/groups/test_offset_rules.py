@@ -57,7 +57,7 @@ def test_a_member_commits_with_its_generation():
 
 
 def test_commits_by_state():
-    """PreparingRebalance: allowed, that is how partitions are handed over; CompletingRebalance: REBALANCE_IN_PROGRESS."""
+    """PreparingRebalance: allowed, partitions are handed over so; CompletingRebalance: REBALANCE_IN_PROGRESS."""
     site = Site()
     a, b = site.stable(2)
     ticket = site.start_join(member_id=a.member_id)
@@ -345,7 +345,7 @@ def test_the_partition_of_a_group_is_javas_hash_of_it(group_id):
     [("", 0), ("a", 97), ("hello", 99162322), ("polygenelubricants", -(1 << 31)), ("\N{PILE OF POO}", 1772556)],
 )
 def test_javas_hash_of_some_strings(group_id, hash_code):
-    """Known values: nothing, one letter, a word, the smallest integer (whose absolute value is none), a surrogate pair."""
+    """Known values: nothing, a letter, a word, the smallest integer (whose absolute value is none), a pair."""
     assert java_hash(group_id) == hash_code
     assert partition_for(group_id, 1 << 20) == (0 if hash_code == -(1 << 31) else abs(hash_code)) % (1 << 20)
 

@@ -1,4 +1,4 @@
-"""Compaction against a model: of each key the last record stays, nothing else changes, and tombstones have their time."""
+"""Compaction against a model: of each key the last record stays, offsets never change, tombstones have their time."""
 
 import struct
 
@@ -99,7 +99,7 @@ def test_against_a_model(steps):
 
 
 def test_when_a_pass_is_due():
-    """Half of the log unseen is due, the last batch alone is not; neither is what was seen, until tombstones are old."""
+    """Half of the log unseen is due; the last batch alone is not, nor what was seen, until tombstones are old."""
     with World() as world:
         partition = world.partition(CONFIG)
         cleaned = Cleaned()

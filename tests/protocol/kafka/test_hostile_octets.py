@@ -165,6 +165,7 @@ def test_unknown_tagged_fields_are_skipped():
         (11, 0, b"\x00\x02\xff\xff", r"JoinGroupRequest\.group_id at octet 12"),
         (12, 4, b"\0", r"HeartbeatRequest\.group_id at octet 12"),
         (8, 2, b"\x00\x01g" + struct.pack(">i", 5), r"OffsetCommitRequest\.member_id at octet 17"),
+        (3, 1, b"\xff\xff\xff\xfe", r"MetadataRequest\.topics at octet 14: a length of -2"),
         (3, 0, b"\xff\xff\xff\xff", r"MetadataRequest\.topics at octet 14: may not be null"),
     ],
 )

@@ -1,0 +1,146 @@
+"""A log while it is put together again: what recovery does with it, entry by entry, and what both of them need.
+
+`log.Log` is a `Recovering` that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from broker.log.ackset import AckSet
+from broker.log.errors import Corrupt
+from broker.log.extents import Extent, Source, shrink
+from broker.log.segment import Segment, clip_segments
+from protocol.kafka.records import parse_header
+
+NEVER_CUT = 1 << 63
+
+
+class Pending(NamedTuple):
+    """A batch that is in no frame yet."""
+
+    first: int
+    end: int
+    octets: bytes | bytearray
+    volatile: bool
+
+
+class Recovering:
+    """The state of a log, as recovery makes it."""
+
+    __slots__ = (
+        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "lost_segments", "lowest_cut", "next_offset",
+        "pending", "returns", "segments", "settled", "synced_offset", "unreturned", "volatile",
+    )  # fmt: skip
+
+    uuid: bytes
+    seen_offset: int
+    next_offset: int
+    synced_offset: int
+    settled: AckSet
+    volatile: AckSet
+    returns: dict[int, int]
+    unreturned: dict[int, int]
+    extents: list[Extent]
+    segments: list[Segment]
+    epochs: list[tuple[int, int]]
+    pending: list[Pending]
+    lost_segments: list[str]
+    lowest_cut: int
+    _cut_end: int
+    _recovered_cuts: list[int]
+    _unwritten: list[tuple[int, int]]
+
+    def prune(self) -> None:
+        """Forget the extents in front that are wholly settled."""
+        floor = self.settled.floor
+        extents = self.extents
+        if extents and extents[0].end <= floor:
+            gone = 1
+            while gone < len(extents) and extents[gone].end <= floor:
+                gone += 1
+            del extents[:gone]
+
+    def _cut_back(self, offset: int) -> None:
+        self.next_offset = offset
+        self.synced_offset = min(self.synced_offset, offset)
+        self._cut_end = min(self._cut_end, offset)
+        self.settled.truncate(offset)
+        self.pending = [batch for batch in self.pending if batch.end <= offset]
+        self.lowest_cut = min(self.lowest_cut, offset)
+        self._unwritten = [(first, min(end, offset)) for first, end in self._unwritten if first < offset]
+        self.volatile.truncate(offset)
+        self.epochs = [(epoch, first) for epoch, first in self.epochs if first < offset]
+        for counts in (self.returns, self.unreturned):
+            for above in [other for other in counts if other >= offset]:
+                del counts[above]
+
+    def _cut_files(self, extents: list[Extent], offset: int) -> None:
+        self.extents = extents
+        self.lost_segments += [one.name for one in self.segments if one.base >= offset]
+        self.segments = clip_segments(self.segments, offset)
+
+    def recover_append(self, data: bytes, start: int, size: int, source: Source, position: int) -> None:
+        """An APPEND that recovery has read: batches at `start` of `data`, which lie at `position` of `source`."""
+        first = -1
+        end = self.extents[-1].end if self.extents else 0
+        at = start
+        while at < start + size:
+            header = parse_header(data, at)
+            if header.base_offset < end:
+                raise Corrupt(f"log {self.uuid.hex()}: offset {header.base_offset} was appended twice")
+            # What was given out in between was settled before it had to be written, or lived in memory.
+            self.settled.add(end, header.base_offset)
+            if first < 0:
+                first = header.base_offset
+            end = header.next_offset
+            if not self.epochs or self.epochs[-1][0] < header.leader_epoch:
+                self.epochs.append((header.leader_epoch, header.base_offset))
+            at += header.size
+        self.extents.append(Extent(first, end, source, position, size))
+        self._cut_end = end
+        self.next_offset = max(self.next_offset, end)
+
+    def recover_truncate(self, offset: int) -> None:
+        """A TRUNCATE that recovery has read.
+
+        What lies in files is cut in `recovered`: the log may be dropped further on, and its files gone already.
+        """
+        self._cut_back(offset)
+        self.extents = [one._replace(end=min(one.end, offset)) for one in self.extents if one.first < offset]
+        self._recovered_cuts.append(offset)
+
+    @property
+    def recovered_cut(self) -> int:
+        """Where the lowest TRUNCATE that recovery has read has cut; segments from there on may be anything."""
+        return min(self._recovered_cuts, default=NEVER_CUT)
+
+    def recover_return(self, offset: int, count: int) -> None:
+        """A RETURN that recovery has read; the settlement of the offset may have been read before."""
+        if offset < self.next_offset:  # Else it was of a message that no restart finds.
+            self.returns[offset] = count
+
+    def recover_settled(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """A SETTLE that recovery has read."""
+        for first, end in ranges:
+            self.settled.add(first, end)
+
+    def recover_end(self) -> None:
+        """A STATE has been restored: its segments count as written."""
+        if self.extents:
+            self._cut_end = self.extents[-1].end
+
+    def recovered(self) -> None:
+        """All entries have been read: no offset that was settled is given out again. Raises Corrupt and OSError."""
+        for offset in self._recovered_cuts:
+            self.extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
+        if self._recovered_cuts:
+            # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
+            self._cut_files(self.extents, self.recovered_cut)
+            self._recovered_cuts.clear()
+        self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
+        # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.
+        self.settled.add(self.extents[-1].end if self.extents else 0, self.next_offset)
+        self.returns = {offset: count for offset, count in self.returns.items() if offset not in self.settled}
+        self.prune()
