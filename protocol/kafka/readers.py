@@ -70,8 +70,10 @@ def _overrun(tag: int) -> MalformedRequest:
     return MalformedRequest(f"tagged field {tag} is not of the size it says")
 
 
-_NAMES = {"read_uvarint": read_uvarint, "short": _short, "too_many": _too_many, "null": _null, "negative": _negative, "overrun": _overrun,
-          "unpack_from": struct.unpack_from}  # fmt: skip
+_NAMES = {
+    "read_uvarint": read_uvarint, "unpack_from": struct.unpack_from, "short": _short, "too_many": _too_many,
+    "null": _null, "negative": _negative, "overrun": _overrun,
+}  # fmt: skip
 _READERS: dict[tuple[Any, int, bool], Reader] = {}
 
 
