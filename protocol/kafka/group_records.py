@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from typing import Any, TypeVar
 
-from protocol.kafka.codec import reader, writer
-from protocol.kafka.schema import MalformedRequest, array, int32, int64, message, octets, string
+from protocol.kafka.codec import encode, read
+from protocol.kafka.schema import MalformedRequest, array, int32, int64, message, octets, string, uuid
 
 T = TypeVar("T")
 
 OFFSET_KEY_VERSION, GROUP_KEY_VERSION = 1, 2
 OFFSET_VALUE_VERSION, GROUP_VALUE_VERSION = 3, 3
+OFFSET_VALUE_VERSION_MAX = GROUP_VALUE_VERSION_MAX = FLEXIBLE_RECORDS_FROM = 4
+"""The newest that is read: compact, with tagged fields. What is written suits older tools too."""
 SUBSCRIPTION_VERSION_MAX, ASSIGNMENT_VERSION_MAX = 3, 3
 _VERSION = struct.Struct(">h")
 
@@ -65,6 +67,7 @@ class OffsetValue:
     metadata: str = string()
     commit_timestamp: int = int64()
     expire_timestamp: int = int64(since=1, until=1, default=-1)
+    topic_id: bytes = uuid(since=4, tag=0)
 
 
 @message
@@ -82,7 +85,7 @@ class GroupMember:
     group_instance_id: str | None = string(since=3, nullable=True, default=None)
     client_id: str = string()
     client_host: str = string()
-    rebalance_timeout: int = int32(since=1)
+    rebalance_timeout: int = int32(since=1, default=-1)
     session_timeout: int = int32()
     subscription: bytes = octets()
     assignment: bytes = octets()
@@ -102,9 +105,7 @@ class GroupValue:
 
 def write_versioned(value: Any, version: int) -> bytes:
     """The version, then the struct."""
-    out: list[bytes] = [_VERSION.pack(version)]
-    writer(type(value), version, is_flexible=False)(value, out)
-    return b"".join(out)
+    return _VERSION.pack(version) + encode(value, version, is_flexible=_is_flexible(type(value), version))
 
 
 def read_version(data: bytes) -> int:
@@ -122,11 +123,13 @@ def read_versioned(cls: type[T], data: bytes, version_max: int) -> T:
     version = min(read_version(data), version_max)
     if version < 0:
         raise MalformedRequest(f"version {version}")
-    try:
-        value, _ = reader(cls, version, is_flexible=False)(data, _VERSION.size, len(data))
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise MalformedRequest(str(error)) from None
+    value, _ = read(cls, version, data, _VERSION.size, is_flexible=_is_flexible(cls, version))
     return value  # type: ignore[no-any-return]
+
+
+def _is_flexible(cls: type, version: int) -> bool:
+    """Members' metadata never is, records of groups are from a version that we read but do not write."""
+    return version >= FLEXIBLE_RECORDS_FROM and cls in (OffsetValue, GroupValue)
 
 
 def subscribed_topics(metadata: bytes) -> frozenset[str] | None:

@@ -12,8 +12,9 @@ import struct
 from typing import Any, NamedTuple
 
 from protocol.kafka.apis import APIS
-from protocol.kafka.codec import read_uvarint, reader, writer
+from protocol.kafka.codec import malformed, read, write
 from protocol.kafka.errors import ErrorCode
+from protocol.kafka.readers import ELEMENTS_MAX, ERRORS, Reader, reader, skip_tags
 from protocol.kafka.schema import MalformedRequest
 
 API_VERSIONS = 18
@@ -21,9 +22,6 @@ _HEADER = struct.Struct(">hhih")
 _CORRELATION = struct.Struct(">i")
 _SIZE = struct.Struct(">i")
 _SIZE_AND_CORRELATION = struct.Struct(">ii")
-JOINED_BYTES_MAX = 4096
-"""Larger buffers are sent as they are."""
-_WHAT_CANNOT_BE_READ = (struct.error, IndexError, UnicodeDecodeError)
 
 Buffers = list[bytes | memoryview]
 
@@ -54,9 +52,7 @@ def read_request(data: bytes | memoryview) -> tuple[RequestHeader, Any]:
     """
     try:
         key, version, correlation_id, size = _HEADER.unpack_from(data, 0)
-        api = APIS.get(key)
-        if api is None or not api.min_version <= version <= api.max_version:
-            raise UnsupportedVersion(key, version, correlation_id)
+        read_body, is_flexible = _REQUESTS.get((key, version)) or _served(key, version, correlation_id)
         position = _HEADER.size
         end = len(data)
         client_id = None
@@ -66,24 +62,26 @@ def read_request(data: bytes | memoryview) -> tuple[RequestHeader, Any]:
                 raise MalformedRequest(f"a client id of {size} octets")
             client_id = str(data[position:stop], "utf-8")
             position = stop
-        is_flexible = api.is_flexible(version)
         if is_flexible:
-            position = _skip_tags(data, position, end)
-        request, _ = reader(api.request, version, is_flexible=is_flexible)(data, position, end)
-    except _WHAT_CANNOT_BE_READ as error:
-        raise MalformedRequest(str(error)) from None
+            position = skip_tags(data, position, end)
+        request, _ = read_body(data, position, end, [ELEMENTS_MAX])
+    except ERRORS as error:
+        raise malformed(error) from None
     return RequestHeader(key, version, correlation_id, client_id), request
 
 
-def _skip_tags(data: bytes | memoryview, position: int, end: int) -> int:
-    count, position = read_uvarint(data, position, end)
-    for _ in range(count):
-        _, position = read_uvarint(data, position, end)
-        size, position = read_uvarint(data, position, end)
-        position += size
-        if position > end:
-            raise MalformedRequest(f"a tagged field of {size} octets")
-    return position
+_REQUESTS: dict[tuple[int, int], tuple[Reader, bool]] = {}
+"""What was asked before."""
+
+
+def _served(key: int, version: int, correlation_id: int) -> tuple[Reader, bool]:
+    """(the reader of a request, whether it is flexible)."""
+    api = APIS.get(key)
+    if api is None or not api.min_version <= version <= api.max_version:
+        raise UnsupportedVersion(key, version, correlation_id)
+    is_flexible = api.is_flexible(version)
+    found = _REQUESTS[key, version] = reader(api.request, version, is_flexible=is_flexible), is_flexible
+    return found
 
 
 def write_response(header: RequestHeader, response: Any) -> Buffers:
@@ -92,25 +90,24 @@ def write_response(header: RequestHeader, response: Any) -> Buffers:
     version = header.api_version
     is_flexible = api.is_flexible(version)
     out: list[Any] = [b"\0" if is_flexible and header.api_key != API_VERSIONS else b""]
-    writer(type(response), version, is_flexible=is_flexible)(response, out)
-    return _framed(header.correlation_id, out)
-
-
-def _framed(correlation_id: int, out: list[Any]) -> Buffers:
-    if max(map(len, out)) <= JOINED_BYTES_MAX:
+    large: list[int] = []
+    write(response, version, out, large, is_flexible=is_flexible)
+    if not large:
         body = b"".join(out)
-        return [_SIZE_AND_CORRELATION.pack(len(body) + _CORRELATION.size, correlation_id) + body]
-    size = sum(map(len, out)) + _CORRELATION.size
+        return [_SIZE_AND_CORRELATION.pack(len(body) + _CORRELATION.size, header.correlation_id) + body]
+    return _framed(header.correlation_id, out, large)
+
+
+def _framed(correlation_id: int, out: list[Any], large: list[int]) -> Buffers:
+    """The pieces between the large ones joined, and the frame's size in front."""
     buffers: Buffers = []
-    small: list[Any] = [_SIZE_AND_CORRELATION.pack(size, correlation_id)]
-    for part in out:
-        if len(part) <= JOINED_BYTES_MAX:
-            small.append(part)
-        else:
-            buffers += (b"".join(small), part)
-            small = []
-    if small:
-        buffers.append(b"".join(small))
+    begin = 0
+    for index in large:
+        buffers += (b"".join(out[begin:index]), out[index])
+        begin = index + 1
+    buffers.append(b"".join(out[begin:]))
+    size = sum(map(len, buffers)) + _CORRELATION.size
+    buffers[0] = _SIZE_AND_CORRELATION.pack(size, correlation_id) + buffers[0]
     return buffers
 
 
@@ -135,24 +132,25 @@ def write_request(header: RequestHeader, request: Any) -> bytes:
     is_flexible = api.is_flexible(header.api_version)
     name = None if header.client_id is None else header.client_id.encode()
     front = _HEADER.pack(*header[:3], -1 if name is None else len(name)) + (name or b"")
-    out: list[Any] = [front, b"\0" if is_flexible else b""]
-    writer(type(request), header.api_version, is_flexible=is_flexible)(request, out)
-    body = b"".join(out)
-    return _SIZE.pack(len(body)) + body
+    out: list[Any] = [b"", front, b"\0" if is_flexible else b""]
+    write(request, header.api_version, out, [], is_flexible=is_flexible)
+    out[0] = _SIZE.pack(sum(map(len, out)))
+    return b"".join(out)
 
 
 def read_response(api_key: int, api_version: int, data: bytes | memoryview) -> tuple[int, Any]:
     """(correlation id, response) of a frame without its size. Raises MalformedRequest."""
     api = APIS[api_key]
     is_flexible = api.is_flexible(api_version)
+    end = len(data)
     try:
         (correlation_id,) = _CORRELATION.unpack_from(data, 0)
-        position, end = _CORRELATION.size, len(data)
+        position = _CORRELATION.size
         if is_flexible and api_key != API_VERSIONS:
-            position = _skip_tags(data, position, end)
-        response, position = reader(api.response, api_version, is_flexible=is_flexible)(data, position, end)
-    except _WHAT_CANNOT_BE_READ as error:
-        raise MalformedRequest(str(error)) from None
+            position = skip_tags(data, position, end)
+    except ERRORS as error:
+        raise malformed(error) from None
+    response, position = read(api.response, api_version, data, position, is_flexible=is_flexible)
     if position != end:
         raise MalformedRequest(f"{end - position} octets follow the response")
     return correlation_id, response

@@ -7,7 +7,7 @@
 
 A field maker says how the field is on the wire and in which versions; `codec` compiles (class, version) into a reader
 and a writer. Classes become `msgspec` structs: made positionally by readers, with keywords by whoever answers. A field
-that a version does not have keeps its default.
+that a version does not have keeps its default. Messages are trees, so the cycle collector is not told of them.
 """
 
 from __future__ import annotations
@@ -125,6 +125,6 @@ def message(cls: type[T]) -> type[T]:
         else:
             fields.append((name, Any, msgspec.field(default=spec.default)))
     made = msgspec.defstruct(
-        cls.__name__, fields, module=cls.__module__, namespace={"__doc__": cls.__doc__, "SPECS": specs}, eq=True
+        cls.__name__, fields, module=cls.__module__, gc=False, namespace={"__doc__": cls.__doc__, "SPECS": specs}
     )
     return made  # type: ignore[return-value]  # the same fields, as a faster class

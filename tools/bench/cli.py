@@ -173,6 +173,19 @@ def log() -> None:
             click.echo(json.dumps(figure.as_json()))
 
 
+@bench.command("kafka-codec")
+def kafka_codec() -> None:
+    """What Kafka's messages cost to read and to write, beside the codec's budgets (and beside kio, where there is)."""
+    from tools.bench.kafka_codec import measure
+
+    for figure in measure():
+        if sys.stdout.isatty():
+            beside = "" if figure.kio_us is None else f"  kio {figure.kio_us:9.2f} ({figure.kio_us / figure.us:.2f}x)"
+            click.echo(f"{figure.name:36} {figure.us:9.2f} us  budget {figure.budget_us:5g}{beside}")
+        else:
+            click.echo(json.dumps(figure.as_json()))
+
+
 @bench.command()
 @click.option("--messages", default=1_000_000, show_default=True, type=click.IntRange(1000, 100_000_000),
               help="Of 1 kB, in one durable queue.")  # fmt: skip

@@ -24,8 +24,10 @@ from protocol.kafka.compression import open_batch
 from protocol.kafka.group_records import (
     GROUP_KEY_VERSION,
     GROUP_VALUE_VERSION,
+    GROUP_VALUE_VERSION_MAX,
     OFFSET_KEY_VERSION,
     OFFSET_VALUE_VERSION,
+    OFFSET_VALUE_VERSION_MAX,
     GroupKey,
     GroupMember,
     GroupValue,
@@ -138,7 +140,7 @@ class GroupStore:
             self._last[group_id, "", -1] = partition, offset
             return
         place = read_versioned(OffsetKey, key, OFFSET_KEY_VERSION)
-        kept = read_versioned(OffsetValue, value, OFFSET_VALUE_VERSION)
+        kept = read_versioned(OffsetValue, value, OFFSET_VALUE_VERSION_MAX)
         expires_ms = None if kept.expire_timestamp < 0 else kept.expire_timestamp
         committed = Committed(kept.offset, kept.leader_epoch, kept.metadata, kept.commit_timestamp, expires_ms)
         coordinator.load_offset(place.group, place.topic, place.partition, committed)
@@ -182,7 +184,7 @@ def _protocols(snapshot: GroupSnapshot) -> bytes:
 
 
 def _snapshot(group_id: str, value: bytes, protocols: bytes) -> GroupSnapshot:
-    kept = read_versioned(GroupValue, value, GROUP_VALUE_VERSION)
+    kept = read_versioned(GroupValue, value, GROUP_VALUE_VERSION_MAX)
     table = json.loads(protocols)
     members = []
     for one in kept.members:
