@@ -15,22 +15,23 @@ PROGRAMS = dict(re.findall(r"```python\n# run: (\S+)\n(.*?)```", README, flags=r
 
 @pytest.fixture(scope="module")
 def broker():
-    """A broker with defaults."""
-    with running_jackalope() as started:
+    """A broker with defaults, on ports of its own."""
+    with running_jackalope(settings=("listeners.kafka=127.0.0.1:0",)) as started:
         yield started
 
 
 def run(broker, name):
     """What one of the README's programs prints."""
     text = PROGRAMS[name].replace("127.0.0.1:5672", f"{broker.host}:{broker.port}")
+    text = text.replace("127.0.0.1:9092", "{}:{}".format(*broker.addresses["kafka"]))
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_there_are_three_clients():
-    """The README shows three."""
-    assert set(PROGRAMS) == {"pika", "aio-pika", "kombu"}
+def test_there_are_four_clients():
+    """The README shows four."""
+    assert set(PROGRAMS) == {"pika", "aio-pika", "kombu", "confluent-kafka"}
 
 
 def test_pika(broker):
@@ -39,7 +40,7 @@ def test_pika(broker):
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("name", ["aio-pika", "kombu"])
+@pytest.mark.parametrize("name", ["aio-pika", "kombu", "confluent-kafka"])
 def test_the_others(broker, name):
     """The programs for clients that only the compat environment has."""
     assert run(broker, name) == f"Hello from {name}\n"
