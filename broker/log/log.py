@@ -283,12 +283,12 @@ class Log(Recovering):
 
         `position` is where the next entry will stand in the journal.
         """
+        self._close_batch()
         self.dirty = False
         if self.truncated_to is not None:
             parts.append(entries.truncate(self.number, self.truncated_to))
             position += len(parts[-1])
             self.truncated_to = None
-        self._close_batch()
         pending, self.pending = self.pending, []
         if len(pending) == 1:
             position = self._cut_run(parts, journal, position, pending, volatile=pending[0].volatile)

@@ -8,7 +8,7 @@ from sim_disk import SimDisk
 
 from broker.log import checkpoint, entries, frames
 from broker.log.recovery import open_store
-from protocol.kafka.records import render_record
+from protocol.kafka.records import encode_batch, encode_one, render_record
 
 
 @pytest.fixture
@@ -156,3 +156,80 @@ def test_what_is_settled_before_its_frame_is_written_nowhere(disk):
     store.flush()
     assert store.journal.end - start < 200
     assert log.live_count == 0
+
+
+def alone(log, value=b"x"):
+    log.render = lambda raw: render_record(0, raw)
+    return log.append_alone(value, 5)
+
+
+def test_what_came_alone_is_rendered_when_its_frame_is_cut(disk):
+    """Not before: settled by then, it is written nowhere; else it is a batch as any other would be."""
+    store = open_on(disk)
+    log, other = store.create_log(durable=True), store.create_log(durable=True)
+    store.flush()
+    gone = alone(log)
+    log.settle_one(gone)
+    assert store.cut() is None
+    kept = alone(log), alone(other)
+    assert kept == (1, 0)
+    store.flush()
+    found = [value for kind, value in written(disk, "journal") if kind == entries.APPEND]
+    assert [one.number for one in found] == [log.number, other.number]
+    disk.kill()
+    logs = open_on(disk).logs
+    assert [[batch.header.base_offset for batch in one.read(0)] for one in logs.values()] == [[1], [0]]
+
+
+def test_a_return_of_what_came_alone_stands_behind_it(disk):
+    """In the same frame: before it, recovery would take it for one of nothing."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    log.note_return(alone(log), 3)
+    store.flush()
+    disk.kill()
+    assert open_on(disk).logs[log.number].returns == {0: 3}
+
+
+def test_what_comes_behind_goes_on_with_its_batch(disk):
+    """One batch in the frame, with both."""
+    store = open_on(disk)
+    log = store.create_log(durable=True)
+    alone(log)
+    joined = log.open_count(5)
+    log.extend(render_record(joined, b"y"), 1, 5, joined)
+    store.flush()
+    batches = list(log.read(0))
+    assert [(batch.header.base_offset, batch.header.records) for batch in batches] == [(0, 2)]
+
+
+def test_single_settlements_of_all_logs_are_one_entry(disk):
+    """Unless a log has more to say; a log that is gone meanwhile does not matter."""
+    store = open_on(disk)
+    logs = [store.create_log(durable=True) for _ in range(4)]
+    for log in logs:
+        append(log), append(log)
+    store.flush()
+    for log in logs:
+        log.settle_one(1)
+    store.drop_log(logs[3])
+    logs[2].note_return(0, 1)
+    logs[2].settle_one(0)
+    store.flush()
+    each = [value for kind, value in written(disk, "journal") if kind == entries.SETTLE_EACH]
+    assert each == [tuple((log.number, 1) for log in logs)]
+    disk.kill()
+    found = open_on(disk).logs
+    assert [(0 in log.settled, 1 in log.settled) for log in found.values()] == [
+        (False, True),
+        (False, True),
+        (True, True),
+    ]
+
+
+def test_one_record_makes_the_same_batch_either_way():
+    """The short way to a batch of one, beside the general one."""
+    record = render_record(0, b"value", b"key")
+    for offset in (0, 7, 1 << 40):
+        long = encode_batch(offset, 0, 1, record, leader_epoch=3, base_timestamp_ms=9, max_timestamp_ms=9)
+        assert encode_one(offset, record, 3, 9) == long

@@ -105,9 +105,13 @@ class StoreMachine(RuleBasedStateMachine):
     def stop_in_order(self):
         self.world.stop_in_order()
 
-    @invariant()
+    @rule()
     def it_reads_back(self):
-        if hasattr(self, "world"):
+        self.world.it_reads_back()
+
+    @invariant()
+    def it_reads_back_at_every_moment(self):
+        if hasattr(self, "world") and self.world.is_watched:
             self.world.it_reads_back()
 
 
@@ -149,7 +153,8 @@ def simulate(seed, steps=250, **of_world):
     weights = [weight for weight, _ in actions]
     for _, action in chance.choices(actions, weights, k=steps):
         action()
-        world.it_reads_back()
+        if world.is_watched or chance.random() < 0.05:
+            world.it_reads_back()
     return world
 
 

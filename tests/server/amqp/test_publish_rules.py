@@ -409,3 +409,63 @@ def test_what_is_held_under_an_alarm_counts_when_the_channel_closes(world, clien
     names = [name for name, _, _ in client.call(2, "channel.close", 200, "", 0, 0)]
     assert sorted(names) == ["basic.deliver", "body", "channel.close-ok", "header"]
     assert next(name for name, _, _ in client.call(3, "tx.commit")) == "tx.commit-ok"
+
+
+def test_who_goes_round_many_queues_is_not_led_by_an_old_round(world, client):
+    """The next queue is guessed from the last round: other orders, other channels and deleted queues are seen."""
+    for name in "abc":
+        client.declare(name, durable=True)
+    client.call(2, "channel.open", "")
+
+    def send(names, channel=1):
+        client.feed(b"".join(publish(channel, "", name, b"x", delivery_mode=2) for name in names))
+
+    send("abcabc")
+    send("acbbca")
+    send("abc", channel=2)
+    assert depth(world, *"abc") == [5, 5, 5]
+    client.call(1, "queue.delete", 0, "b", False, False, False)
+    send("abcabc")
+    assert depth(world, *"ac") == [7, 7]
+    client.declare("b", durable=True)
+    send("abc")
+    assert depth(world, *"abc") == [8, 1, 8]
+
+
+def test_a_round_over_one_and_several_queues_keeps_each_in_order(world, client):
+    """And a reply consumer among them has its own, at once."""
+    replies = world.connect()
+    replies.consume("amq.rabbitmq.reply-to", no_ack=True)
+    address = world.hub.reply_addresses.find(next(iter(world.hub.reply_addresses._sinks))).name
+    client.call(1, "exchange.declare", 0, "both", "fanout", False, True, False, False, False, {})
+    for name in "ab":
+        client.declare(name, durable=True)
+        client.call(1, "queue.bind", 0, name, "both", "", False, {})
+    plan = [("", "a"), ("both", ""), ("", "b"), ("", address), ("", "a"), ("both", ""), ("", "b"), ("", "a")]
+    client.feed(
+        b"".join(publish(1, exchange, key, b"%d" % at, delivery_mode=2) for at, (exchange, key) in enumerate(plan))
+    )
+    assert [body for *_, body in deliveries(replies.frames())] == [b"3"]
+    assert [body for *_, body in deliveries(client.consume("a", no_ack=True))] == [b"0", b"1", b"4", b"5", b"7"]
+    assert [body for *_, body in deliveries(client.consume("b", no_ack=True))] == [b"1", b"2", b"5", b"6"]
+
+
+def test_a_lone_message_waits_behind_what_is_there(world, client):
+    """Straight to the consumer goes only what has nothing before it: a full consumer, a return, a second message."""
+    client.declare("q", durable=True)
+    client.call(1, "basic.qos", 0, 1, False)
+    client.consume("q")
+    for body in (b"0", b"1", b"2"):
+        client.publish("q", body, delivery_mode=2)
+    assert [(tag, body) for _, tag, _, body in deliveries(client.frames())] == [(1, b"0")]
+    client.send(1, "basic.nack", 1, False, True)
+    client.publish("q", b"3", delivery_mode=2)
+    assert [(tag, redelivered, body) for _, tag, redelivered, body in deliveries(client.frames())] == [(2, True, b"0")]
+    got = []
+    for tag in range(2, 6):
+        client.send(1, "basic.ack", tag, False)
+        got += [body for *_, body in deliveries(client.frames())]
+    assert got == [b"1", b"2", b"3"]
+    assert depth(world, "q") == [0]
+    client.publish("q", b"4", delivery_mode=2)
+    assert [body for *_, body in deliveries(client.frames())] == [b"4"]
