@@ -124,7 +124,9 @@ class Limits:
         100 * MIB, size(64 * KIB, 1024 * MIB), "One request of a Kafka client. Kafka's socket.request.max.bytes."
     )
     kafka_fetch_bytes_max: int = option(
-        55 * MIB, size(64 * KIB, 1024 * MIB), "Batches in one answer to a fetch. Kafka's fetch.max.bytes of a broker."
+        8 * MIB,
+        size(64 * KIB, 1024 * MIB),
+        "Batches in one answer to a fetch, whatever is asked for: they are read in one step. Kafka's is 55 MiB.",
     )
     drain_timeout_s: float = option(
         10.0, seconds(0, 3600), "After SIGTERM: how long connections may take to close before they are dropped."

@@ -11,7 +11,7 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
 | `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
 
-Keys `s` and `k` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`.
+Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from broker.core.policies import Policy
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
-TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED = b"t", b"s", b"n", b"k"
+TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
 
 
 class Entry(NamedTuple):

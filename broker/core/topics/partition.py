@@ -75,7 +75,7 @@ class Found(NamedTuple):
 class Partition:
     """See the module. Made by `Topic` only."""
 
-    __slots__ = ("_appended", "config", "gone", "index", "log", "marked", "producers", "recover", "start_offset",
+    __slots__ = ("_appended", "config", "frame", "gone", "index", "log", "producers", "recover", "start_offset",
                  "times", "topic_name", "unsaved_bytes", "waiters")  # fmt: skip
 
     def __init__(
@@ -90,8 +90,8 @@ class Partition:
         self.times = Times(log)
         self.waiters: dict[Waiter, None] = {}
         self.gone = False
-        self.marked = False
-        """Whether it stands in the list of those whose high watermark is about to move."""
+        self.frame = 0
+        """The last frame that holds something of it: its high watermark moves when that is durable."""
         self.unsaved_bytes = 0
         """About what came in since the state of its producers was written."""
         self.recover: Callable[[Partition], None] | None = None

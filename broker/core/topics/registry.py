@@ -8,6 +8,7 @@ then; what came behind it is looked through when a producer first sends to the p
 |---|---|
 | `t` vhost, topic | id, internal, numbers of the logs, starts; overrides |
 | `s` vhost, topic, partition | offset up to which it counts, the producers |
+| `m` vhost, topic, partition | its time index, see `times` |
 | `k` vhost, topic, partition | what compaction has done, see `compaction.Cleaned` |
 | `n` | producer ids below this number may have been given out |
 """
@@ -170,6 +171,7 @@ class Topics:
             partition.gone = True
             self.store.delete(self._key(catalog.PRODUCERS, partition))
             self.store.delete(self._key(catalog.CLEANED, partition))
+            self.store.delete(self._key(catalog.TIMES, partition))
             self.store.drop_log(partition.log)
             partition.wake()
         for call in self.on_deleted:
@@ -215,12 +217,12 @@ class Topics:
         """A batch of `size` octets came in."""
         store = self.store
         store.pending_bytes += size
-        if not partition.marked:
-            partition.marked = True
+        if partition.frame != store.frame:
+            partition.frame = store.frame
             self.unsynced.append((store.frame, partition))
         partition.unsaved_bytes += size
-        if partition.unsaved_bytes >= SNAPSHOT_BYTES and len(partition.producers):
-            self.save_producers(partition)
+        if partition.unsaved_bytes >= SNAPSHOT_BYTES:
+            self._save(partition)
 
     def synced(self, frame: int) -> None:
         """Everything up to `frame` is durable: who waits for data of these partitions may have it."""
@@ -231,7 +233,6 @@ class Topics:
         moved = [partition for _, partition in unsynced[:count]]
         del unsynced[:count]
         for partition in moved:
-            partition.marked = False
             if partition.waiters:
                 partition.wake()
 
@@ -239,7 +240,7 @@ class Topics:
 
     def tick(self, scheduler: Scheduler) -> None:
         """Time has passed: look, now and then, for what is too old or too much."""
-        if scheduler.wall_ms >= self._expire_ms and not self._is_expiring:
+        if self._topics and scheduler.wall_ms >= self._expire_ms and not self._is_expiring:
             self._is_expiring = True
             scheduler.add_job(self._expire(scheduler))
 
@@ -248,6 +249,7 @@ class Topics:
         try:
             yield from expire(partitions, scheduler.wall_ms)
             for partition in partitions:
+                yield from partition.times.catch_up()
                 if partition.config.compact and not partition.gone and not self._topics[partition.topic_name].internal:
                     yield from self._compact(partition, scheduler.wall_ms)
         except (StorageError, CorruptBatch, OSError) as error:
@@ -264,16 +266,20 @@ class Topics:
             if not partition.gone:
                 self.store.put(key, cleaned.octets())
 
-    # What idempotent producers have sent.
+    # What is known of what the logs hold: who has sent it, and when it is from.
 
     def _key(self, kind: bytes, partition: Partition) -> bytes:
         return catalog.key(kind, self.vhost, partition.topic_name, str(partition.index))
 
-    def save_producers(self, partition: Partition) -> None:
-        """Write what is known of the partition's producers."""
+    def _save(self, partition: Partition) -> None:
+        """Write what a restart would have to look for in the log."""
         partition.unsaved_bytes = 0
-        end = partition.log.next_offset
-        self.store.put(self._key(catalog.PRODUCERS, partition), end.to_bytes(8, "big") + partition.producers.snapshot())
+        if len(partition.producers):
+            end = partition.log.next_offset.to_bytes(8, "big")
+            self.store.put(self._key(catalog.PRODUCERS, partition), end + partition.producers.snapshot())
+        marks = partition.times.snapshot()
+        if marks:
+            self.store.put(self._key(catalog.TIMES, partition), marks)
 
     def _recover_producers(self, partition: Partition) -> None:
         """Bring back what is known of a partition's producers. Raises Corrupt and OSError."""
@@ -284,8 +290,8 @@ class Topics:
         """Write what the next start would have to look for."""
         for topic in self._topics.values():
             for partition in topic.partitions:
-                if partition.unsaved_bytes and len(partition.producers):
-                    self.save_producers(partition)
+                if partition.unsaved_bytes:
+                    self._save(partition)
 
     # The start.
 
@@ -299,6 +305,9 @@ class Topics:
             if index < len(starts):
                 partition.start_offset = starts[index]
             partition.recover = self._recover_producers
+            marks = self.store.catalog.get(self._key(catalog.TIMES, partition))
+            if marks:
+                partition.times.restore(marks)
             topic.partitions.append(partition)
         self.partition_count += len(topic.partitions)
         return list(known["logs"])

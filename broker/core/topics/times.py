@@ -1,12 +1,14 @@
 """The time index of a partition: from a time to the first record at or behind it.
 
-Sparse: a mark for each `INTERVAL_BYTES` of batches, `(largest time of all before an offset, that offset)`, both never
-falling, as in Kafka's time index. What was appended in this run is marked as it comes; what was there before is looked
-through when somebody first asks. A mark only says where to begin reading.
+Sparse: a mark for each interval of batches, `(largest time of all before an offset, that offset)`, both never falling,
+as in Kafka's time index. Past `MARKS_MAX` marks every second goes and the interval doubles. The marks are kept in the
+catalog now and then (`topics.registry`); what came behind the last that was kept is looked through after a restart,
+soon or when somebody asks. A mark only says where to begin reading.
 """
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -16,18 +18,24 @@ from protocol.kafka.compression import open_batch
 from protocol.kafka.records import LOG_APPEND_TIME, Record
 
 INTERVAL_BYTES = 256 << 10
+MARKS_MAX = 4096
+BATCHES_AT_ONCE = 200
 NONE = (-1, -1)
+_HEAD = struct.Struct(">Q")
+_MARK = struct.Struct(">qq")
 
 
 class Times:
     """See the module."""
 
-    __slots__ = ("_before", "_largest_ms", "_log", "_marks", "_since")
+    __slots__ = ("_before", "_interval_bytes", "_largest_ms", "_log", "_marks", "_since")
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._before = log.next_offset  # What lies below was there at the start and is not marked.
+        self._before = log.next_offset
+        """What lies below was there at the start, and is not marked behind what was kept; 0: all of it is."""
         self._marks: list[tuple[int, int]] = []
+        self._interval_bytes = INTERVAL_BYTES
         self._largest_ms = -1
         self._since = 0
 
@@ -36,28 +44,61 @@ class Times:
         if timestamp_ms > self._largest_ms:
             self._largest_ms = timestamp_ms
         self._since += size
-        if self._since >= INTERVAL_BYTES:
+        if self._since >= self._interval_bytes:
             self._marks.append((self._largest_ms, next_offset))
             self._since = 0
+            if len(self._marks) > MARKS_MAX:
+                del self._marks[::2]
+                self._interval_bytes *= 2
 
     def drop_before(self, offset: int) -> None:
         """The log begins with `offset` now."""
-        self._marks = [mark for mark in self._marks if mark[1] >= offset]
+        if self._marks and self._marks[0][1] < offset:
+            self._marks = [mark for mark in self._marks if mark[1] >= offset]
+
+    def snapshot(self) -> bytes:
+        """The marks, for the catalog; nothing when there are none, or not all that could be told."""
+        if self._before or not self._marks:
+            return b""
+        return _HEAD.pack(self._interval_bytes) + b"".join([_MARK.pack(*mark) for mark in self._marks])
+
+    def restore(self, octets: bytes) -> None:
+        """What `snapshot` has written; before anything is noted."""
+        (self._interval_bytes,) = _HEAD.unpack_from(octets)
+        self._marks = [(time_ms, offset) for time_ms, offset in _MARK.iter_unpack(octets[_HEAD.size :])]
+        self._largest_ms = self._marks[-1][0]
+
+    def catch_up(self) -> Iterator[int]:
+        """Mark what was there before this run, behind the marks that were kept; yields units of work.
+
+        Raises Corrupt and OSError.
+        """
+        before = self._before
+        if not before:
+            return
+        found = Times(self._log)
+        found._interval_bytes = self._interval_bytes
+        found._marks = [mark for mark in self._marks if mark[1] <= before]
+        found._largest_ms = found._marks[-1][0] if found._marks else -1
+        batches = self._log.read(found._marks[-1][1] if found._marks else 0)
+        for count, (header, _, _) in enumerate(batches, 1):
+            if header.base_offset >= before:
+                break
+            found.note(header.next_offset, header.max_timestamp_ms, header.size)
+            if count % BATCHES_AT_ONCE == 0:
+                yield BATCHES_AT_ONCE
+        if self._before:  # Else somebody could not wait, and it is done.
+            largest_ms = found._largest_ms
+            later = [mark for mark in self._marks if mark[1] > before]
+            self._marks = found._marks + [(max(time_ms, largest_ms), offset) for time_ms, offset in later]
+            self._interval_bytes = found._interval_bytes
+            self._since += found._since
+            self._largest_ms = max(self._largest_ms, largest_ms)
+            self._before = 0
 
     def _look_through(self) -> None:
-        """Mark what was there before this run."""
-        if not self._before:
-            return
-        later, since, largest_ms = self._marks, self._since, self._largest_ms
-        self._marks, self._since, self._largest_ms = [], 0, -1
-        for header, _, _ in self._log.read(0):
-            if header.base_offset >= self._before:
-                break
-            self.note(header.next_offset, header.max_timestamp_ms, header.size)
-        self._marks += [(max(time_ms, self._largest_ms), offset) for time_ms, offset in later]
-        self._since += since
-        self._largest_ms = max(largest_ms, self._largest_ms)
-        self._before = 0
+        for _ in self.catch_up():
+            pass
 
     def _begin(self, timestamp_ms: int, start: int) -> int:
         """An offset before which everything is earlier."""

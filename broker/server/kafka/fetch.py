@@ -22,7 +22,7 @@ from protocol.kafka.records import COMPRESSION, ZSTD, CorruptBatch, parse_header
 
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
-    from broker.server.kafka.hub import KafkaHub
+    from broker.server.kafka.hub import KafkaHub, Timer
 
 log = logging.getLogger("jackalope.kafka")
 
@@ -83,7 +83,7 @@ class Fetches:
 class ParkedFetch:
     """A fetch that waits for data. A `Waiter` of its partitions."""
 
-    __slots__ = ("_fetches", "_is_over", "_is_woken", "_partitions", "_plan", "_request", "_slot")
+    __slots__ = ("_fetches", "_is_over", "_is_woken", "_partitions", "_plan", "_request", "_slot", "_timer")
 
     def __init__(self, fetches: Fetches, slot: Slot, request: FetchRequest, plan: FetchPlan) -> None:
         self._fetches = fetches
@@ -91,6 +91,7 @@ class ParkedFetch:
         self._request = request
         self._plan = plan
         self._is_over = self._is_woken = False
+        self._timer: Timer | None = None
         self._partitions: list[Partition] = []
 
     def park(self) -> None:
@@ -102,7 +103,7 @@ class ParkedFetch:
                 partition.waiters[self] = None
                 self._partitions.append(partition)
         self._slot.connection.on_close[self] = self.forget
-        hub.at(hub.now_ms + min(self._request.max_wait_ms, MAX_WAIT_MS), self._time_is_over)
+        self._timer = hub.at(hub.now_ms + min(self._request.max_wait_ms, MAX_WAIT_MS), self._time_is_over)
 
     def wake(self, partition: Partition) -> None:
         """One of its partitions has more, or is gone."""
@@ -128,6 +129,8 @@ class ParkedFetch:
     def forget(self) -> None:
         """It is answered, or its peer is gone."""
         self._is_over = True
+        if self._timer is not None:
+            self._timer.call = None
         self._slot.connection.on_close.pop(self, None)
         for partition in self._partitions:
             partition.waiters.pop(self, None)

@@ -34,6 +34,15 @@ UNAUTHENTICATED_BYTES_MAX = 64 << 10
 """A request before the login; the largest there is carries a token of some kilobytes."""
 
 
+class Timer:
+    """A call at a time. Who no longer wants it sets `call` to None, which frees what it holds."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+
 class KafkaHub:
     """See the module. `hub` is the process's, `topics` those of the vhost that Kafka's clients see."""
 
@@ -47,7 +56,7 @@ class KafkaHub:
         self.fetches = Fetches(self, secrets.randbits(31))
         self._held: set[KafkaConnection] = set()
         self._waiting: deque[tuple[int, Slot, Any]] = deque()
-        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
         self.groups = Groups(self, settings.groups)
         durability.on_synced.append(self._synced)
@@ -139,14 +148,18 @@ class KafkaHub:
 
     # Time.
 
-    def at(self, due_ms: int, call: Callable[[], None]) -> None:
+    def at(self, due_ms: int, call: Callable[[], None]) -> Timer:
         """Call within a tick, when the monotonic clock has reached `due_ms`."""
-        heapq.heappush(self._timers, (due_ms, next(self._timer_numbers), call))
+        timer = Timer(call)
+        heapq.heappush(self._timers, (due_ms, next(self._timer_numbers), timer))
+        return timer
 
     def _tick(self, now_ms: int) -> None:
         timers = self._timers
         while timers and timers[0][0] <= now_ms:
-            heapq.heappop(timers)[2]()
+            call = heapq.heappop(timers)[2].call
+            if call is not None:
+                call()
         self.groups.tick()
         if self._held:
             self._release_held()

@@ -17,7 +17,7 @@ class KafkaSettings:
     advertised: tuple[str, int] | None = None
     anonymous: str | None = "guest"
     request_bytes_max: int = 100 << 20
-    fetch_bytes_max: int = 55 << 20
+    fetch_bytes_max: int = 8 << 20
     auto_create_topics: bool = True
     partitions_default: int = 1
     groups: GroupSettings = field(default_factory=GroupSettings)

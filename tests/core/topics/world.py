@@ -59,6 +59,10 @@ class World:
         """The same partition after a stop in order."""
         self.broker.close_in_order()
         self.store.flush()
+        return self.crash(partition)
+
+    def crash(self, partition):
+        """The same partition after a stop of another kind: what was synced is there."""
         self.store.close()
         self.disk.locked = False
         self._open()
