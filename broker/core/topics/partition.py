@@ -171,8 +171,9 @@ class Partition:
             raise TopicRefused(ErrorCode.INVALID_RECORD, "more than one batch for a partition")
         if header.attributes & (CONTROL | TRANSACTIONAL):
             raise TopicRefused(ErrorCode.INVALID_RECORD, "a control batch, or one of a transaction that nobody began")
-        if header.base_sequence < -1 or (header.base_sequence == -1) is not (header.producer_id == -1):
-            raise TopicRefused(ErrorCode.INVALID_RECORD, "a producer without a sequence, or a sequence without one")
+        # Without a producer the sequence says nothing: aiokafka's ordinary producer writes 0 there.
+        if header.producer_id >= 0 > header.base_sequence:
+            raise TopicRefused(ErrorCode.INVALID_RECORD, f"producer {header.producer_id} without a sequence")
         if header.records != header.last_offset_delta + 1 or not header.records:
             raise TopicRefused(
                 ErrorCode.INVALID_RECORD, f"{header.records} records for {header.last_offset_delta + 1} offsets"

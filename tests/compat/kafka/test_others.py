@@ -85,12 +85,13 @@ def test_kafka_python(server, topic, compression):
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
-def test_aiokafka(server, topic, compression):
-    """An idempotent producer and a group."""
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_aiokafka(server, topic, compression, idempotent):
+    """A producer, idempotent (with sequences) or not, and a group."""
 
     async def work():
         producer = AIOKafkaProducer(
-            bootstrap_servers=server, enable_idempotence=True, compression_type=compression
+            bootstrap_servers=server, enable_idempotence=idempotent, compression_type=compression
         )  # fmt: skip
         await producer.start()
         for number in range(100):

@@ -56,7 +56,6 @@ REFUSED = {
     "transactional": (lambda good: batch([b"x"], attributes=0x10), ErrorCode.INVALID_RECORD),
     "no such compression": (lambda good: batch([b"x"], attributes=5), ErrorCode.UNSUPPORTED_COMPRESSION_TYPE),
     "producer without sequence": (lambda good: batch([b"x"], producer_id=5, epoch=0), ErrorCode.INVALID_RECORD),
-    "sequence without producer": (lambda good: batch([b"x"], sequence=7), ErrorCode.INVALID_RECORD),
     "more records than offsets": (lambda good: resummed(good[:57] + struct.pack(">i", 9) + good[61:]),
                                   ErrorCode.CORRUPT_MESSAGE),
     "fewer records than offsets": (lambda good: resummed(good[:57] + struct.pack(">i", 1) + good[61:]),
@@ -79,6 +78,11 @@ def test_what_is_refused_is_not_stored(wire, topic, what):
     assert answer.error_message
     assert wire.end(topic).offset == 0
     assert wire.produce(topic, batch([b"fine"])).base_offset == 0
+
+
+def test_a_sequence_without_a_producer_says_nothing(wire, topic):
+    """aiokafka's ordinary producer leaves 0 in every batch; Kafka looks at the sequence where there is a producer."""
+    assert [wire.produce(topic, batch([b"x"], sequence=0)).base_offset for _ in range(3)] == [0, 1, 2]
 
 
 def test_each_partition_by_itself(wire):
