@@ -30,8 +30,8 @@ COMPRESSION, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL, DELETE_HORIZON = 0x07, 0x0
 """Bits of the attributes."""
 NO_COMPRESSION, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 Octets = bytes | bytearray | memoryview
-_MAX_TIMESTAMP = 35
-"""Where the largest timestamp stands in a header."""
+_MAX_TIMESTAMP, _SEQUENCE = 35, 53
+"""Where the largest timestamp and the base sequence stand in a header."""
 
 
 class CorruptBatch(ValueError):
@@ -167,6 +167,12 @@ def stamp_batch(octets: bytearray, timestamp_ms: int) -> None:
     attributes = int.from_bytes(octets[CRC_START : CRC_START + 2], "big") | LOG_APPEND_TIME
     octets[CRC_START : CRC_START + 2] = attributes.to_bytes(2, "big")
     octets[_MAX_TIMESTAMP : _MAX_TIMESTAMP + 8] = timestamp_ms.to_bytes(8, "big", signed=True)
+    octets[CRC_START - 4 : CRC_START] = crc32c(memoryview(octets)[CRC_START:]).to_bytes(4, "big")
+
+
+def clear_sequence(octets: bytearray) -> None:
+    """Give a batch without a producer no sequence (-1), in place, and a new checksum: a log guards offsets with it."""
+    octets[_SEQUENCE : _SEQUENCE + 4] = b"\xff\xff\xff\xff"
     octets[CRC_START - 4 : CRC_START] = crc32c(memoryview(octets)[CRC_START:]).to_bytes(4, "big")
 
 

@@ -32,6 +32,7 @@ from protocol.kafka.records import (
     BatchHeader,
     CorruptBatch,
     check_batch,
+    clear_sequence,
     count_records,
     keep_records,
     parse_header,
@@ -129,6 +130,8 @@ class Partition:
             )
             if known is not None:
                 return Appended(known.base_offset, known.timestamp_ms)
+        elif header.base_sequence >= 0:
+            clear_sequence(octets)
         stamp = -1
         if config.log_append_time:
             stamp = now_ms
@@ -172,7 +175,7 @@ class Partition:
         if header.attributes & (CONTROL | TRANSACTIONAL):
             raise TopicRefused(ErrorCode.INVALID_RECORD, "a control batch, or one of a transaction that nobody began")
         # Without a producer the sequence says nothing: aiokafka's ordinary producer writes 0 there.
-        if header.producer_id >= 0 > header.base_sequence:
+        if header.base_sequence < -1 or header.producer_id < -1 or header.producer_id >= 0 > header.base_sequence:
             raise TopicRefused(ErrorCode.INVALID_RECORD, f"producer {header.producer_id} without a sequence")
         if header.records != header.last_offset_delta + 1 or not header.records:
             raise TopicRefused(

@@ -83,6 +83,7 @@ def test_what_is_refused_is_not_stored(wire, topic, what):
 def test_a_sequence_without_a_producer_says_nothing(wire, topic):
     """aiokafka's ordinary producer leaves 0 in every batch; Kafka looks at the sequence where there is a producer."""
     assert [wire.produce(topic, batch([b"x"], sequence=0)).base_offset for _ in range(3)] == [0, 1, 2]
+    assert values(wire.fetch(topic)) == [b"x", b"x", b"x"]
 
 
 def test_each_partition_by_itself(wire):
