@@ -43,7 +43,7 @@ def test_a_short_run_has_figures(kafka, name):
     """A run of a fraction of a second moves messages, with the broker's CPU for them, and leaves no topic behind."""
     sample = run_once(kafka, KAFKA_SCENARIOS[name], seconds=0.3)
     assert sample.messages > 50
-    assert sample.cpu_us > 1
+    assert sample.cpu_us > 0.05
     assert sample.extra["mb_s"] > 0
     assert (sample.p99_us is not None) == (name in ("fanout10", "latency"))
     assert not [topic for topic in listed(kafka)["topics"] if topic.startswith("bench.")]
