@@ -25,9 +25,8 @@ import trio
 from broker.config import Config, load
 from broker.core.access import Access
 from broker.core.broker import Broker
-from broker.core.policies import make_policy
 from broker.core.vhost import VHostLimits
-from broker.errors import ConfigError, Refused
+from broker.errors import ConfigError
 from broker.log.disk import RealDisk
 from broker.log.errors import StorageError
 from broker.log.recovery import open_store
@@ -47,6 +46,7 @@ from broker.server.listener import (
 )
 from broker.server.pump import Poller, PumpLimits
 from broker.server.ticker import Ticker
+from broker.topology import declare_topology
 
 if TYPE_CHECKING:
     import ssl
@@ -386,43 +386,3 @@ def memory_watermark_bytes(watermark: float) -> int:
         if text.isdigit():
             total = min(total, int(text))
     return int(total * watermark)
-
-
-def declare_topology(hub: Hub, config: Config) -> None:
-    """Vhosts, exchanges, queues and bindings of the configuration. Raises ConfigError for what cannot be declared."""
-    broker = hub.broker
-    for wanted in config.topology().vhosts:
-        vhost = broker.add_vhost(wanted.name)
-        try:
-            for exchange in wanted.exchanges.values():
-                vhost.declare_exchange(
-                    exchange.name,
-                    exchange.type,
-                    durable=exchange.durable,
-                    auto_delete=exchange.auto_delete,
-                    internal=exchange.internal,
-                    arguments=exchange.arguments,
-                )
-            for queue in wanted.queues.values():
-                vhost.declare_queue(
-                    queue.name,
-                    durable=queue.durable,
-                    exclusive=False,
-                    auto_delete=queue.auto_delete,
-                    arguments=queue.arguments,
-                    connection=None,
-                    now_ms=hub.now_ms,
-                )
-            for binding in wanted.all_bindings():
-                destination = (
-                    vhost.queue(binding.destination)
-                    if binding.destination_type == "queue"
-                    else vhost.exchange(binding.destination)
-                )
-                vhost.bind(binding.source, destination, binding.routing_key, binding.arguments)
-            for operator, policies in ((False, wanted.policies), (True, wanted.operator_policies)):
-                for one in policies.values():
-                    policy = make_policy(one.name, one.pattern, one.apply_to, one.priority, one.definition)
-                    vhost.policies.set(policy, operator=operator)
-        except Refused as refused:
-            raise ConfigError(f"topology of vhost {wanted.name!r}: {refused.text}") from None

@@ -128,6 +128,11 @@ class Limits:
         size(64 * KIB, 1024 * MIB),
         "Batches in one answer to a fetch, whatever is asked for: they are read in one step. Kafka's is 55 MiB.",
     )
+    kafka_idle_timeout_s: float = option(
+        600.0,
+        seconds(1, 86_400),
+        "A Kafka client that says nothing for so long is closed. Kafka's connections.max.idle.ms.",
+    )
     drain_timeout_s: float = option(
         10.0, seconds(0, 3600), "After SIGTERM: how long connections may take to close before they are dropped."
     )

@@ -150,6 +150,15 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic of the topology. There it is grown and configured; it never loses partitions."""
+
+    name: str
+    partitions: int = option(1, integer(1, 10_000), "How many it has at least.")
+    config: Mapping[str, Any] = option(dict, free(), "Kafka's names: retention.ms, cleanup.policy, segment.bytes ...")
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A policy of the topology: what it defines holds for everything that its pattern matches."""
 
@@ -172,6 +181,7 @@ class VHost:
     exchanges: Mapping[str, Exchange] = option(dict, named(Exchange), "By name.")
     queues: Mapping[str, Queue] = option(dict, named(Queue), "By name.")
     bindings: tuple[Binding, ...] = option((), listing(Binding), "Between exchanges, or from one to a queue.")
+    topics: Mapping[str, Topic] = option(dict, named(Topic), "By name. They need a data directory.")
     policies: Mapping[str, Policy] = option(dict, named(Policy), "By name.")
     operator_policies: Mapping[str, Policy] = option(dict, named(Policy), "By name; they bound what others ask for.")
 

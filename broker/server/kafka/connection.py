@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.server.kafka.handlers import HANDLERS
+from broker.server.kafka.sasl import log_in, on_token
 from protocol.kafka.headers import (
     RequestHeader,
     UnsupportedVersion,
@@ -59,15 +60,22 @@ class Slot:
             self.answered = True
             connection.answers_came()
 
+    def answer_raw(self, parts: Octets) -> None:
+        """The same of octets that are a frame already."""
+        if not self.connection.finished and not self.answered:
+            self.parts = parts
+            self.answered = True
+            self.connection.answers_came()
+
 
 class KafkaConnection:
     """See the module."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_have", "_position", "client_id", "client_software", "congested", "external_name",
-        "finished", "held", "hub", "last_heard_ms", "local", "login", "need", "on_close", "out", "out_size", "peer",
-        "received_octets", "requests_count", "sasl", "sent_octets", "slots", "started_ms", "tls", "touched",
-        "transport", "user",
+        "_buffer", "_chunks", "_have", "_position", "client_id", "client_software", "congested", "expects_token",
+        "external_name", "finished", "has_logged_in", "held", "hub", "last_heard_ms", "local", "login", "mechanism",
+        "need", "on_close", "out", "out_size", "peer", "received_octets", "requests_count", "sent_octets", "slots",
+        "started_ms", "tls", "touched", "transport", "user",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
@@ -75,7 +83,9 @@ class KafkaConnection:
         self.peer = peer
         self.local = local  # What the client dialled.
         self.user = hub.anonymous(peer[0])  # None until it has logged in, where that is needed.
-        self.sasl: Any = None  # The exchange that is under way.
+        self.mechanism: str | None = None  # Of SASL, once agreed on.
+        self.expects_token = False  # The next frame is a token of it, and no request.
+        self.has_logged_in = False
         self.client_id = ""
         self.client_software = ""
         self.external_name: str | None = None
@@ -174,6 +184,11 @@ class KafkaConnection:
 
     def _on_request(self, data: memoryview) -> None:
         self.requests_count += 1
+        if self.expects_token:
+            slot = Slot(self, RequestHeader(0, 0, 0, None))
+            self.slots.append(slot)
+            on_token(self, slot, bytes(data))
+            return
         try:
             header, request = read_request(data)
         except UnsupportedVersion as error:
@@ -205,9 +220,8 @@ class KafkaConnection:
 
     def _slot_of(self, parts: Octets) -> None:
         slot = Slot(self, RequestHeader(0, 0, 0, None))
-        slot.parts, slot.answered = parts, True
         self.slots.append(slot)
-        self.answers_came()
+        slot.answer_raw(parts)
 
     # Octets out.
 
@@ -271,4 +285,4 @@ class KafkaConnection:
 
     async def log_in(self) -> None:
         """Finish a login that has to be checked off the loop."""
-        await self.hub.log_in(self)
+        await log_in(self)

@@ -67,6 +67,10 @@ def kafka_door(hub: Hub, poller: Poller, config: Config) -> Admit:
         fetch_bytes_max=config.limits.kafka_fetch_bytes_max,
         auto_create_topics=config.kafka.auto_create_topics,
         partitions_default=config.kafka.partitions_default,
+        login_timeout_ms=int(config.limits.handshake_timeout_s * 1000),
+        login_refused_delay_ms=int(config.security.login_refused_delay_s * 1000),
+        send_timeout_ms=int(config.limits.send_timeout_s * 1000),
+        idle_timeout_ms=int(config.limits.kafka_idle_timeout_s * 1000),
         groups=GroupSettings(
             initial_rebalance_delay_ms=int(config.kafka.group_initial_rebalance_delay_s * 1000),
             offsets_retention_ms=int(config.kafka.offsets_retention_s * 1000),

@@ -30,6 +30,7 @@ log = logging.getLogger("jackalope.kafka")
 
 BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
+WATCH_EVERY_MS = 500
 UNAUTHENTICATED_BYTES_MAX = 64 << 10
 """A request before the login; the largest there is carries a token of some kilobytes."""
 
@@ -58,6 +59,7 @@ class KafkaHub:
         self._waiting: deque[tuple[int, Slot, Any]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
+        self._watch_ms = 0
         self.groups = Groups(self, settings.groups)
         durability.on_synced.append(self._synced)
         hub.on_tick.append(self._tick)
@@ -104,9 +106,6 @@ class KafkaHub:
     def can(self, connection: KafkaConnection, verb: Verb, name: str) -> bool:
         """Whether the user may `configure`, `write` or `read` a topic or group: the vhost's permissions."""
         return self.hub.access.can(connection.user, self.settings.vhost, verb, name)
-
-    async def log_in(self, connection: KafkaConnection) -> None:
-        """SASL comes with its own handlers; nothing sets `login` before."""
 
     # What waits for the disk.
 
@@ -163,6 +162,25 @@ class KafkaHub:
         self.groups.tick()
         if self._held:
             self._release_held()
+        if now_ms >= self._watch_ms:
+            self._watch_ms = now_ms + WATCH_EVERY_MS
+            for connection in list(self.connections):
+                self._watch(connection, now_ms)
+
+    def _watch(self, connection: KafkaConnection, now_ms: int) -> None:
+        """Close who does not log in, takes nothing, or has said nothing for too long."""
+        settings = self.settings
+        transport = connection.transport
+        if connection.user is None and now_ms - connection.started_ms >= settings.login_timeout_ms:
+            why = "no login"
+        elif transport.pending_bytes and now_ms - transport.progress_ms >= settings.send_timeout_ms:
+            why = "it takes nothing"
+        elif now_ms - connection.last_heard_ms >= settings.idle_timeout_ms and not connection.slots:
+            why = "idle"
+        else:
+            return
+        log.info("closed: peer=%s:%s client=%r %s", *connection.peer[:2], connection.client_id[:64], why)
+        transport.close()
 
     # The node.
 

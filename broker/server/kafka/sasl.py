@@ -1,0 +1,113 @@
+"""SaslHandshake and SaslAuthenticate: logging in with the users of the configuration, by PLAIN.
+
+With handshake version 1 tokens come in SaslAuthenticate requests (KIP-152), with version 0 as frames of their own. A
+refused login is answered after a delay, then the connection ends. Who has logged in may do so again, as the same user
+(KIP-368). A password that takes a thread to be checked is checked in `log_in`, which the pump awaits.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from broker.core.access import User
+from broker.server.auth import PLAIN, LoginRefused
+from broker.server.kafka.handlers import handles
+from protocol.kafka.apis.sasl_authenticate import SaslAuthenticateRequest, SaslAuthenticateResponse
+from protocol.kafka.apis.sasl_handshake import SaslHandshakeRequest, SaslHandshakeResponse
+from protocol.kafka.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from broker.server.kafka.connection import KafkaConnection, Slot
+
+log = logging.getLogger("jackalope.kafka")
+
+MECHANISMS = [PLAIN]
+RAW_VERSION = 0
+"""After a handshake of this version tokens have no request around them, and answers are frames of the token alone."""
+ACCEPTED_RAW = (bytes(4),)
+
+
+@handles(17)
+def on_sasl_handshake(connection: KafkaConnection, slot: Slot, request: SaslHandshakeRequest) -> SaslHandshakeResponse:
+    """Agree on a mechanism; another than ours is UNSUPPORTED_SASL_MECHANISM, with the list."""
+    if request.mechanism not in MECHANISMS:
+        return SaslHandshakeResponse(error_code=ErrorCode.UNSUPPORTED_SASL_MECHANISM, mechanisms=MECHANISMS)
+    connection.mechanism = request.mechanism
+    connection.expects_token = slot.header.api_version == RAW_VERSION
+    return SaslHandshakeResponse(mechanisms=MECHANISMS)
+
+
+@handles(36)
+def on_sasl_authenticate(
+    connection: KafkaConnection, slot: Slot, request: SaslAuthenticateRequest
+) -> SaslAuthenticateResponse | None:
+    """One token of the mechanism that was agreed on."""
+    if connection.mechanism is None:
+        return SaslAuthenticateResponse(
+            error_code=ErrorCode.ILLEGAL_SASL_STATE, error_message="SaslHandshake has to come first"
+        )
+    on_token(connection, slot, request.auth_bytes)
+    return None
+
+
+def on_token(connection: KafkaConnection, slot: Slot, token: bytes) -> None:
+    """Check it now, or have it checked off the loop."""
+    assert connection.mechanism is not None
+    try:
+        user = connection.hub.hub.authenticator.authenticate_nowait(connection.mechanism, token, connection.peer[0])
+    except LoginRefused as refused:
+        _refuse(connection, slot, refused)
+    else:
+        if user is None:
+            connection.login = slot, token
+        else:
+            _admit(connection, slot, user)
+
+
+async def log_in(connection: KafkaConnection) -> None:
+    """The check that takes a thread."""
+    if connection.login is None:
+        return
+    slot, token = connection.login
+    assert connection.mechanism is not None
+    try:
+        user = await connection.hub.hub.authenticator.authenticate(connection.mechanism, token, connection.peer[0])
+    except LoginRefused as refused:
+        connection.login = None
+        _refuse(connection, slot, refused)
+    else:
+        connection.login = None
+        _admit(connection, slot, user)
+
+
+def _admit(connection: KafkaConnection, slot: Slot, user: User) -> None:
+    if connection.has_logged_in and connection.user is not user:
+        _refuse(connection, slot, LoginRefused(f"{user!r} on a connection of {connection.user!r}"))
+        return
+    connection.user = user
+    connection.has_logged_in = True
+    if connection.expects_token:
+        connection.expects_token = False
+        slot.answer_raw(ACCEPTED_RAW)
+    else:
+        slot.answer(SaslAuthenticateResponse(error_message=None))
+
+
+def _refuse(connection: KafkaConnection, slot: Slot, refused: LoginRefused) -> None:
+    """Say no after a while, then close: what was tried is in the log alone."""
+    log.warning("login refused: peer=%s:%s reason=%s", *connection.peer[:2], refused)
+    hub = connection.hub
+    is_raw = connection.expects_token
+    connection.hold(slot, None)  # Nothing else is taken, and nobody releases it.
+
+    def end() -> None:
+        if not connection.finished:
+            if not is_raw:
+                text = "Authentication failed: wrong user or password"
+                slot.answer(
+                    SaslAuthenticateResponse(error_code=ErrorCode.SASL_AUTHENTICATION_FAILED, error_message=text)
+                )
+            connection.end("login refused")
+
+    hub.at(hub.now_ms + hub.settings.login_refused_delay_ms, end)
