@@ -41,10 +41,10 @@ compat: $(READY_DEV) debian-tools ## The real clients, on Jackalope and on Debia
 	$(BIN)/python -m pytest -m "compat or control" tests $(PYTEST_ARGS)
 
 faults: $(READY_DEV) debian-tools ## Floods, kills, power cuts, failing disks, malformed octets, fuzzing.
-	$(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m faults tests/faults -o faulthandler_timeout=600 $(PYTEST_ARGS)
 
 faults-short: $(READY_DEV) debian-tools
-	JACKALOPE_FAULTS=short $(BIN)/python -m pytest -m faults tests/faults $(PYTEST_ARGS)
+	JACKALOPE_FAULTS=short $(BIN)/python -m pytest -m faults tests/faults -o faulthandler_timeout=600 $(PYTEST_ARGS)
 
 bench: $(READY_DEV) debian-tools ## Side by side with Debian's rabbitmq-server; takes a while. See bench-kafka too.
 	$(BIN)/jackalope bench amqp --rounds $(ROUNDS) --seconds $(SECONDS_EACH)

@@ -16,15 +16,17 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from broker.config import Config, load
+from broker.config.secret import Secret
 from broker.core.access import Access
+from broker.core.access_lists import restore_access_lists
 from broker.core.broker import Broker
+from broker.core.groups.settings import GroupSettings
 from broker.core.vhost import VHostLimits
 from broker.errors import ConfigError
 from broker.log.disk import RealDisk
@@ -34,9 +36,9 @@ from broker.log.store import Store
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator, apply_users
 from broker.server.durability import Durability
+from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
 from broker.server.listener import (
-    AcceptLimits,
     Admit,
     AmqpDoor,
     Listener,
@@ -56,6 +58,9 @@ log = logging.getLogger("jackalope")
 MEMORY = "memory"
 """The storage.dir of a broker that keeps nothing; its ready line says so."""
 SWITCH_INTERVAL_S = 0.0005
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt."""
+FREED_BYTES_KEPT, BLOCK_BYTES_MAX = 32 << 20, 8 << 20
 STORAGE_FAILED_DRAIN_S = 1.0
 STRANGERS_SHOWN = 5
 EXIT_OWN_ERROR = 70
@@ -66,6 +71,8 @@ EXIT_STORAGE_FAILED = 74
 
 def own_version() -> str:
     """The version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version  # 20 ms that nobody need wait for.
+
     try:
         return version("jackalope")
     except PackageNotFoundError:
@@ -140,16 +147,17 @@ class _Server:
         durability = Durability(store) if store is not None else None
         hub = Hub(broker, access, authenticator, durability)
         hub.scheduler.wall_ms = hub.wall_ms()
+        hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)
+        if store is not None:
+            restore_access_lists(access, store.catalog)
         declare_topology(hub, config)
+        hub.restore_groups()
         if store is not None:
             _flush(store, config)
         listeners = config.listeners
         context = tls_context(config) if listeners.amqps is not None or listeners.kafkas is not None else None
-        for name in ("amqp", "amqps", "kafka", "kafkas", "http"):
-            address = getattr(listeners, name)
-            if address is not None and (store is not None or name not in ("kafka", "kafkas")):
-                self.sockets[name] = open_listener(address.host, address.port)
+        self._listen(topics=store is not None)
         ticker = Ticker(
             hub,
             handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
@@ -182,6 +190,17 @@ class _Server:
                         accepting.cancel()
                         nursery.start_soon(self._drain, hub, nursery.cancel_scope)
         return self._close_storage(broker, durability)
+
+    def _listen(self, *, topics: bool) -> None:
+        """Open what is configured; without topics there is nothing for Kafka's clients, and the log says so."""
+        for name in ("amqp", "amqps", "kafka", "kafkas", "http"):
+            address = getattr(self.config.listeners, name)
+            if address is None:
+                continue
+            if not topics and name in ("kafka", "kafkas"):
+                log.info("no %s listener: topics need a data directory, and storage.dir is memory", name)
+                continue
+            self.sockets[name] = open_listener(address.host, address.port)
 
     async def _stop_when_failed(self, durability: Durability, hub: Hub, everything: trio.CancelScope) -> None:
         """The disk has failed: tell every peer, then end. Nothing that was in flight is confirmed."""
@@ -224,7 +243,7 @@ class _Server:
             # Imported late: who speaks AMQP alone need not wait for it.
             from broker.server.kafka.door import kafka_door
 
-            doors["kafka"] = kafka_door(hub, poller, self.config)
+            doors["kafka"] = kafka_door(hub, poller, self.config, accept, self._password_of)
         with scope:
             async with trio.open_nursery() as nursery:
                 for name in ("amqp", "amqps", "kafka", "kafkas"):
@@ -254,6 +273,10 @@ class _Server:
                 await trio.sleep(0.02)
         everything.cancel()
 
+    def _password_of(self, name: str) -> Secret | None:
+        user = self.config.users.get(name)
+        return user.password if user is not None else None
+
     def _reload(self, hub: Hub) -> None:
         """Validate everything, then swap users and permissions; keep the old ones when anything is wrong."""
         try:
@@ -261,10 +284,9 @@ class _Server:
         except ConfigError as error:
             log.error("configuration not reloaded, the old one stays: %s", error)
             return
-        for name in set(hub.access.users) - set(config.users):
-            hub.access.delete_user(name)
-            hub.authenticator.forget(name)
         apply_users(config.users.values(), hub.access, hub.authenticator)
+        if hub.kafka is not None:
+            hub.kafka.scram.forget_others(hub.access.users.keys())
         for name in ("listeners", "tls", "limits", "storage", "kafka", "compat", "log", "vhosts"):
             if getattr(config, name) != getattr(self.config, name):
                 log.warning("configuration: %s changed, takes effect at the next start", name)
@@ -276,9 +298,25 @@ class _Server:
         """What start-up made stays; messages are tuples of bytes, so collections find little and may be rare."""
         gc.collect()
         gc.freeze()
+        gc.enable()  # `serve` has switched it off.
         gc.set_threshold(50_000, 50, 50)
+        _keep_freed_memory()
         # A thread that has synced has to get the interpreter back soon, or confirms wait for the default's 5 ms.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed, up to a bound, and take large blocks from that.
+
+    By default what a batch of a megabyte has used goes back to the kernel, and the next one pays for fresh pages: that
+    was a third of the system's time per megabyte produced. Other C libraries have no such knob, or need none.
+    """
+    import ctypes  # trio has imported it.
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, FREED_BYTES_KEPT)
+        mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES_MAX)
 
 
 def _report(text: str, error: Exception) -> None:
@@ -348,6 +386,14 @@ def vhost_limits(config: Config) -> VHostLimits:
         bindings_max=limits.bindings_max,
         partitions_max=limits.partitions_max,
         retention_check_ms=int(config.kafka.retention_check_s * 1000),
+    )
+
+
+def group_settings(config: Config) -> GroupSettings:
+    """What consumer groups are bound by."""
+    return GroupSettings(
+        initial_rebalance_delay_ms=int(config.kafka.group_initial_rebalance_delay_s * 1000),
+        offsets_retention_ms=int(config.kafka.offsets_retention_s * 1000),
     )
 
 

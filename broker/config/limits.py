@@ -120,6 +120,11 @@ class Limits:
     partitions_max: int = option(
         20_000, integer(1, 10_000_000), "Partitions of all topics of a vhost: an empty one costs about 3 kB."
     )
+    acls_max: int = option(
+        10_000,
+        integer(0, 1_000_000),
+        "Entries of the access list that Kafka's administrators change: each is about 1 kB of memory.",
+    )
     kafka_request_bytes_max: int = option(
         100 * MIB, size(64 * KIB, 1024 * MIB), "One request of a Kafka client. Kafka's socket.request.max.bytes."
     )

@@ -210,7 +210,8 @@ class Storage:
     dir: str = option(
         "./jackalope-data",
         text(),
-        "The data directory; `--data DIR` sets it. `memory`: there is none, and everything ends with the process.",
+        "The data directory; `--data DIR` sets it. `memory`: there is none, and everything ends with the process; "
+        "there are no topics then, and nobody listens for Kafka's clients.",
     )
     flush: str = option(
         "ack",
@@ -253,7 +254,7 @@ class Kafka:
     retention_check_s: float = option(
         30.0,
         seconds(0.1, 86_400),
-        "How often topics are looked through for what retention.ms and retention.bytes let go. Kafka: 5 minutes.",
+        "How often topics and queues are looked through for what retention.ms, x-retain and such let go. Kafka: 5 min.",
     )
     offsets_retention_s: float = option(
         7 * 86_400.0, seconds(1, 10 * 365 * 86_400), "Offsets of a group without members go after so long. Kafka's."
@@ -283,6 +284,12 @@ class Security:
     )
     login_failures_tracked_max: int = option(
         4096, integer(16, 1_000_000), "(address, user) pairs remembered for this; the one not seen longest goes first."
+    )
+    scram_iterations: int = option(
+        8192,
+        integer(4096, 16_384),
+        "Of the keys that SCRAM makes of a password: what a client computes at its login, and for each guess who has"
+        " recorded one. RFC 7677 asks for 4096.",
     )
 
 

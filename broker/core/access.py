@@ -1,7 +1,7 @@
-"""Who may do what: users, tags, permissions per vhost, topic permissions. Pure and synchronous.
+"""Who may do what: users, tags, permissions per vhost, topic permissions, access lists. Pure and synchronous.
 
-Owns the rules (RabbitMQ's rabbit_auth_backend_internal) and the `epoch` that tells caches of decisions when they are
-stale. Knows nothing of passwords, connections or where users come from.
+Owns the rules (RabbitMQ's rabbit_auth_backend_internal; what Kafka's entries add is in `access_lists`) and the `epoch`
+that tells caches of decisions when they are stale. Knows nothing of passwords, connections or where users come from.
 
 Invariants: a pattern is matched in time linear in the name (google-re2, never `re`); what is substituted into a
 pattern is escaped; a deleted user, also one a connection still holds, may do nothing.
@@ -10,8 +10,10 @@ pattern is escaped; a deleted user, also one a connection still holds, may do no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
+
+from broker.core.access_lists import AccessList, Acl, Kind, Operation
 
 Verb = Literal["configure", "write", "read"]
 TopicVerb = Literal["write", "read"]
@@ -28,7 +30,20 @@ RESULTS_MAX = 1024
 CLIENT_PATTERNS_MAX = 256
 """Patterns with `{client_id}` filled in, remembered per topic permission."""
 
-_ALWAYS = frozenset({".*", "^.*", ".*$"})
+VERBS: dict[Operation, tuple[Verb, ...]] = {
+    "read": ("read",),
+    "write": ("write",),
+    "create": ("configure",),
+    "delete": ("configure",),
+    "alter": ("configure",),
+    "alter_configs": ("configure",),
+    "describe": ("read", "write", "configure"),
+    "describe_configs": ("read", "write", "configure"),
+}
+"""Which permission of the vhost allows an operation of Kafka's: any of these."""
+
+EVERYTHING = frozenset({".*", "^.*", ".*$", "^.*$"})
+"""Patterns that every name has."""
 _NEVER_BUT_EMPTY = frozenset({"", "^$"})
 _VARIABLE = re.compile(r"\{(username|vhost|client_id)\}")
 _SPECIAL = re.compile(r"[^A-Za-z0-9_\x80-\U0010ffff]")
@@ -40,7 +55,7 @@ def compile_pattern(pattern: str) -> Matches:
     Raises ValueError for what re2 does not take: bad syntax, and look-around and back-references, which have no linear
     time. re2 is imported only for patterns that need it.
     """
-    if pattern in _ALWAYS:
+    if pattern in EVERYTHING:
         return _always
     if pattern in _NEVER_BUT_EMPTY:
         return _is_empty
@@ -112,15 +127,16 @@ class _TopicPattern:
 class User:
     """One user; the same object for as long as the user exists, so that connections see changes."""
 
-    __slots__ = ("_permissions", "_results", "_topics", "loopback_only", "name", "tags")
+    __slots__ = ("_patterns", "_permissions", "_results", "_topics", "loopback_only", "name", "tags")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.tags: frozenset[str] = frozenset()
         self.loopback_only = False
+        self._patterns: dict[str, dict[Verb, str]] = {}
         self._permissions: dict[str, dict[Verb, Matches]] = {}
         self._topics: dict[str, dict[str, dict[TopicVerb, _TopicPattern]]] = {}
-        self._results: dict[tuple[str, Verb, str], bool] = {}
+        self._results: dict[tuple[str, Verb | Operation, str], bool] = {}
 
     def __repr__(self) -> str:
         return f"User({self.name!r})"
@@ -129,26 +145,54 @@ class User:
 class Access:
     """All users and their permissions."""
 
-    __slots__ = ("epoch", "users")
+    __slots__ = ("epoch", "lists", "users")
 
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
+        self.lists: dict[str, AccessList] = {}
+        """Of the vhosts that have entries; changed by `add_acl` and `remove_acl` alone."""
         self.epoch = 0
         """Rises at every change; a decision made under another epoch is stale."""
 
     # Asking.
 
-    def can(self, user: User, vhost: str, verb: Verb, resource: str) -> bool:
-        """Whether the user may `verb` the queue or exchange of that name; no permission entry means no."""
+    def can(
+        self, user: User, vhost: str, verb: Verb | Operation, resource: str, kind: Kind | None = "topic", host: str = ""
+    ) -> bool:
+        """Whether the user may `verb` what has that name; neither permission nor entry means no.
+
+        `kind` is what it is to access lists: queues are topics, exchanges are nothing (None). `host` is the peer's.
+        """
+        if kind is not None and self.lists:
+            listed = self.listed(user, vhost, "create" if verb == "configure" else verb, resource, kind, host)
+            if listed is not None:
+                return listed
         key = (vhost, verb, resource)
         result = user._results.get(key)
         if result is None:
             permission = user._permissions.get(vhost)
-            result = permission is not None and permission[verb](resource or DEFAULT_EXCHANGE_RESOURCE)
+            name = resource or DEFAULT_EXCHANGE_RESOURCE
+            verbs: tuple[Verb, ...] = ("configure",) if verb == "configure" else VERBS.get(verb, ())
+            result = permission is not None and any(permission[one](name) for one in verbs)
             if len(user._results) >= RESULTS_MAX:
                 user._results.clear()
             user._results[key] = result
         return result
+
+    def listed(self, user: User, vhost: str, operation: Operation, resource: str, kind: Kind, host: str) -> bool | None:
+        """What the vhost's access list alone says: yes, no, or nothing (None)."""
+        entries = self.lists.get(vhost)
+        if entries is None or self.users.get(user.name) is not user:
+            return None
+        return entries.decide(user.name, host, operation, kind, resource)
+
+    def acls(self, vhost: str) -> AccessList:
+        """The access list of a vhost; it is changed by `add_acl` and `remove_acl`."""
+        return self.lists.get(vhost) or AccessList()
+
+    def patterns_of(self, user: User, vhost: str) -> Mapping[Verb, str]:
+        """The user's permissions in the vhost, as they were given; empty where there are none."""
+        return user._patterns.get(vhost, {})
 
     def can_topic(
         self, user: User, vhost: str, verb: TopicVerb, exchange: str, routing_key: str, client_id: str | None = None
@@ -190,6 +234,7 @@ class Access:
         if user is not None:
             user.tags = frozenset()
             user._permissions.clear()
+            user._patterns.clear()
             user._topics.clear()
             self._changed(user)
 
@@ -201,12 +246,14 @@ class Access:
             "write": compile_pattern(write),
             "read": compile_pattern(read),
         }
+        user._patterns[vhost] = {"configure": configure, "write": write, "read": read}
         self._changed(user)
 
     def clear_permissions(self, name: str, vhost: str) -> None:
         """The user may no longer enter the vhost."""
         user = self.users[name]
         user._permissions.pop(vhost, None)
+        user._patterns.pop(vhost, None)
         self._changed(user)
 
     def set_topic_permissions(self, name: str, vhost: str, exchange: str, write: str, read: str) -> None:
@@ -230,10 +277,25 @@ class Access:
                 user._topics.pop(each, None)
         self._changed(user)
 
+    def add_acl(self, vhost: str, acl: Acl) -> None:
+        """An entry of the vhost's access list; again is nothing."""
+        self.lists.setdefault(vhost, AccessList()).add(acl)
+        self.epoch += 1
+
+    def remove_acl(self, vhost: str, acl: Acl) -> None:
+        """Raises KeyError where there is no such entry."""
+        entries = self.lists[vhost]
+        entries.remove(acl)
+        if not len(entries):
+            del self.lists[vhost]
+        self.epoch += 1
+
     def drop_vhost(self, vhost: str) -> None:
         """The vhost is gone: so is every permission in it, lest the next of that name inherit them."""
+        self.lists.pop(vhost, None)
         for user in self.users.values():
             user._permissions.pop(vhost, None)
+            user._patterns.pop(vhost, None)
             user._topics.pop(vhost, None)
             self._changed(user)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from broker.core.intervals import interval_ms
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
 NAME_BYTES_MAX = 255
 """A name or routing key stands in a short string on the wire."""
+TIME_MS_MAX = 10 * 365 * 86_400_000
+"""RabbitMQ's: ten years."""
 Check = Callable[[Any, Mapping[str, Any]], str | None]
 """(value, all arguments) -> what is wrong with it, in RabbitMQ's words; None when nothing is."""
 
@@ -38,13 +41,20 @@ def _not_negative(value: Any, _: Mapping[str, Any]) -> str | None:
 
 
 def _duration(value: Any, arguments: Mapping[str, Any]) -> str | None:
-    wrong = _not_negative(value, arguments)
-    # RabbitMQ's timers end at 2^32 - 1 ms, fifty days.
-    return wrong or (f"{{value_too_big,{value}}}" if value >= 2**32 else None)
+    return _not_negative(value, arguments) or (f"{{value_too_large,{value}}}" if value > TIME_MS_MAX else None)
 
 
 def _positive_duration(value: Any, arguments: Mapping[str, Any]) -> str | None:
     return _duration(value, arguments) or ("{value_zero,0}" if value == 0 else None)
+
+
+def _positive(value: Any, arguments: Mapping[str, Any]) -> str | None:
+    return _not_negative(value, arguments) or ("{value_zero,0}" if value == 0 else None)
+
+
+def _interval(value: Any, arguments: Mapping[str, Any]) -> str | None:
+    # As `x-max-age` of a stream has it.
+    return _string(value, arguments) or (None if interval_ms(value) else "{error,invalid_interval}")
 
 
 def _max_priority(value: Any, arguments: Mapping[str, Any]) -> str | None:
@@ -70,8 +80,8 @@ def _name(value: Any, arguments: Mapping[str, Any]) -> str | None:
 
 
 def _one_of(wrong: str, *allowed: str) -> Check:
-    def check(value: Any, _: Mapping[str, Any]) -> str | None:
-        return None if value in allowed else wrong.format(value)
+    def check(value: Any, arguments: Mapping[str, Any]) -> str | None:
+        return _string(value, arguments) or (None if value in allowed else wrong.format(value))
 
     return check
 
@@ -103,13 +113,29 @@ CHECKS: dict[str, Check] = {
     "x-delayed-retry-type": _one_of("invalid_delayed_retry_type", "disabled", "all", "failed", "returned"),
     "x-delayed-retry-min": _duration,
     "x-delayed-retry-max": _duration,
+    "x-quorum-initial-group-size": _positive,
+    "x-retain": _interval,
+    "x-retain-bytes": _positive,
+    "x-kafka-topic": _boolean,
     "x-max-age": _string,
     "x-stream-max-segment-size-bytes": _not_negative,
-    "x-queue-leader-locator": _string,
+    "x-partitions": lambda value, _: _integer(value),
+    "x-queue-leader-locator": _one_of(
+        "invalid_queue_locator_arg", "client-local", "balanced", "random", "least-leaders", "min-masters"
+    ),
 }
 """Known arguments; they also decide equivalence. Everything else is kept and ignored, as in RabbitMQ."""
 
-NOT_IN_QUORUM = ("x-max-priority", "x-queue-mode")
+IN_STREAMS_ALONE = ("x-max-age", "x-stream-max-segment-size-bytes", "x-partitions")
+NOT_IN_QUORUM = (*IN_STREAMS_ALONE, "x-max-priority", "x-queue-mode")
+NOT_IN_STREAMS = (
+    "x-max-priority", "x-queue-mode", "x-message-ttl", "x-expires", "x-max-length", "x-overflow", "x-delivery-limit",
+    "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy", "x-single-active-consumer",
+    "x-retain", "x-retain-bytes", "x-kafka-topic",
+)  # fmt: skip
+NOT_IN = {"classic": IN_STREAMS_ALONE, "quorum": NOT_IN_QUORUM, "stream": NOT_IN_STREAMS}
+"""Arguments that a type of queue does not have."""
+RETAINING = ("x-retain", "x-retain-bytes")
 
 
 def _refuse(text: str) -> Refused:
@@ -126,17 +152,41 @@ def check_queue(
             wrong = check(arguments[key], arguments)
             if wrong is not None:
                 raise _refuse(f"invalid arg '{key}' {place}: {wrong}")
-    queue_type = arguments.get("x-queue-type")
-    if queue_type in ("quorum", "stream"):
+    queue_type = arguments.get("x-queue-type", "classic")
+    if queue_type != "classic":
+        for has, prop in ((auto_delete, "auto-delete"), (exclusive, "exclusive-owner"), (not durable, "non-durable")):
+            if has:
+                raise _refuse(f"invalid property '{prop}' {place}")
+    for key in NOT_IN[queue_type]:
+        if key in arguments:
+            raise not_of_type(key, place, queue_type)
+    _check_log(place, arguments, durable=durable, exclusive=exclusive)
+
+
+def not_of_type(key: str, place: str, queue_type: str) -> Refused:
+    """The refusal of an argument that this type of queue does not know."""
+    return _refuse(f"invalid arg '{key}' {place} of queue type rabbit_{queue_type}_queue")
+
+
+def _check_log(place: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool) -> None:
+    """Raises Refused 406 for what only the log of a queue that a restart finds could do."""
+    for key in _needs_log(arguments):
         if not durable:
-            raise _refuse(f"invalid property 'non-durable' {place}")
+            raise _refuse(f"invalid property 'non-durable' {place}: '{key}' needs a durable queue")
         if exclusive:
-            raise _refuse(f"invalid property 'exclusive-owner' {place}")
-        if auto_delete and queue_type == "stream":
-            raise _refuse(f"invalid property 'auto-delete' {place}")
-        for key in NOT_IN_QUORUM:
-            if key in arguments:
-                raise _refuse(f"invalid arg '{key}' {place} of queue type rabbit_{queue_type}_queue")
+            raise _refuse(f"invalid property 'exclusive-owner' {place}: '{key}' needs a queue that a restart finds")
+        if key in RETAINING and arguments.get("x-max-priority"):
+            raise _refuse(f"invalid arg '{key}' {place}: not together with 'x-max-priority'")
+
+
+def check_log(name: str, vhost: str, arguments: Mapping[str, Any], *, kept: bool) -> None:
+    """Raises Refused 406 for arguments that ask something of a log, unless anything is `kept` at all."""
+    for key in _needs_log(arguments) if not kept else ():
+        raise _refuse(f"invalid arg '{key}' for queue '{name}' in vhost '{vhost}': it needs a data directory")
+
+
+def _needs_log(arguments: Mapping[str, Any]) -> list[str]:
+    return [key for key in (*RETAINING, "x-kafka-topic") if arguments.get(key, False) is not False]
 
 
 def _shown(value: Any) -> str:

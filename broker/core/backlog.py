@@ -277,6 +277,23 @@ class Backlog:
             for first, stop in self.ready(max(base, start), end):
                 yield first, messages[first - base : stop - base], batch.header.base_timestamp_ms
 
+    def scan_kept(self, start: int) -> Iterator[tuple[int, list[tuple[int, Message]]]]:
+        """What is settled and kept from `start` on, batch by batch: (where it ends, [(offset, message)]).
+
+        Without messages that are not persistent: a restart does not bring back those that were waiting. Lazy; raises
+        Corrupt and OSError.
+        """
+        log = self.log
+        start, settled = max(start, log.kept_from), log.settled
+        for batch in log.read(start, kept=True):
+            base, end = batch.header.base_offset, batch.header.next_offset
+            found: list[tuple[int, Message]] = []
+            if settled.count(max(base, start), end):
+                for offset, message in enumerate(_messages(batch), base):
+                    if offset >= start and offset in settled and _is_persistent(message[1]):
+                        found.append((offset, message))
+            yield end, found
+
     def first_ms(self) -> int | None:
         """When the first message came in that is not in memory, or one stored before it. Raises Corrupt and OSError."""
         header = self.log.first_header(self.tail_offset)

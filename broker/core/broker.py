@@ -72,12 +72,20 @@ class Broker:
                 vhost.topics.close_in_order()
         self.store.close_in_order()
 
+    def synced(self, frame: int) -> None:
+        """Everything up to `frame` is durable: who reads topics may see it."""
+        for vhost in self.vhosts.values():
+            topics = vhost.topics
+            if topics is not None and (topics.unsynced or topics.queues.watched):
+                topics.synced(frame)
+
     def tick(self, now_ms: int) -> None:
         """Time has passed: expire queues. `now_ms` is monotonic, the same clock as in every other call."""
         for vhost in self.vhosts.values():
             if vhost.expiring:
                 vhost.drop_expired(now_ms)
             if vhost.topics is not None:
-                vhost.topics.tick(self.scheduler)
+                vhost.topics.tick(self.scheduler, now_ms)
+            vhost.retaining.tick(now_ms)
         for timed in list(self.scheduler.timed):
             timed.tick()

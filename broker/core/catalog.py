@@ -10,8 +10,11 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
 | `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
+| `A` vhost, seven parts of an ACL (`access_lists`) | empty |
+| `U` user, SCRAM mechanism | the credential |
 
-Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`.
+Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`; `H` is a secret
+of 32 octets, which the salts of SCRAM are made of.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
+ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
 
 
 class Entry(NamedTuple):
@@ -85,7 +89,7 @@ def queue_value(queue: Queue) -> bytes:
 
 def binding_key(vhost: str, binding: Binding) -> bytes:
     """The key of a binding."""
-    kind = "queue" if isinstance(binding.destination, Queue) else "exchange"
+    kind = "exchange" if isinstance(binding.destination, Exchange) else "queue"
     digest = sha256(encode_table(binding.arguments)).hexdigest()[:32]
     return key(BINDING, vhost, binding.source, kind, binding.destination.name, binding.routing_key, digest)
 
@@ -109,10 +113,15 @@ def policy_value(policy: Policy) -> bytes:
 def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry]:
     """The entries: policies, exchanges, queues, then bindings, so that each finds what it needs."""
     for wanted in (POLICY, OPERATOR_POLICY, TOPIC, EXCHANGE, QUEUE, BINDING):
-        for key, value in catalog.items():
-            if key[:1] == wanted:
-                known, position = decode_table(value)
-                yield Entry(wanted, tuple(_names(key)), known, decode_table(value, position)[0])
+        yield from read_kind(catalog, wanted)
+
+
+def read_kind(catalog: Mapping[bytes, bytes], wanted: bytes) -> Iterator[Entry]:
+    """The entries of one kind."""
+    for key, value in catalog.items():
+        if key[:1] == wanted:
+            known, position = decode_table(value)
+            yield Entry(wanted, tuple(_names(key)), known, decode_table(value, position)[0])
 
 
 def _names(key: bytes) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from broker.core.arguments import is_name
 from broker.core.deaths import Burials, is_cycle
 from broker.core.message import Incoming, Message
-from broker.core.routing import route
+from broker.core.routing import Target, route
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 
@@ -43,7 +43,7 @@ class DeadLetters:
         """These messages, settled already, died in a queue that has a dead letter exchange."""
         self._do(lambda: self._move(queue, messages, reason))
 
-    def add_surely(self, queue: Queue, letters: Sequence[Letter], tried: Tried, blocked: set[Queue]) -> None:
+    def add_surely(self, queue: Queue, letters: Sequence[Letter], tried: Tried, blocked: set[object]) -> None:
         """These died as well, and are not settled: `tried` is told which of them could not go, in the same turn.
 
         None goes to a queue of `blocked`; those that refuse one are added, so that what is behind it stays there.
@@ -63,7 +63,7 @@ class DeadLetters:
 
     def _move(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
         run: list[Message] = []
-        run_targets: Sequence[Queue] = ()
+        run_targets: Sequence[Target] = ()
         for message in messages:
             letter, targets = self._open(queue, message, reason)
             if run and targets != run_targets:
@@ -82,7 +82,7 @@ class DeadLetters:
         if run:
             _enqueue(run, run_targets)
 
-    def _move_whole(self, queue: Queue, letters: Sequence[Letter], blocked: set[Queue]) -> Sequence[Letter]:
+    def _move_whole(self, queue: Queue, letters: Sequence[Letter], blocked: set[object]) -> Sequence[Letter]:
         """Each to every queue behind the exchange, or to none of them; returns those that went to none."""
         left = []
         for one in letters:
@@ -97,7 +97,7 @@ class DeadLetters:
                 left.append(one)
         return left
 
-    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Incoming, Sequence[Queue]]:
+    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Incoming, Sequence[Target]]:
         """What becomes of a message, and the queues it is to go to."""
         exchange, routing_key = queue.rules.dead_letter_exchange, queue.rules.dead_letter_routing_key
         wall_ms = self._vhost.scheduler.wall_ms
@@ -106,11 +106,11 @@ class DeadLetters:
         grave = self._burials.bury(message, queue.name, reason, exchange, routing_key, wall_ms)
         letter = Incoming(exchange, grave.keys[0], grave.message, wall_ms)
         # What waits in an exchange that delays may have the name of a queue, and is none.
-        queues = self._vhost.queues
+        target_of = self._vhost.target
         targets = [
             target
             for target in self._targets(letter, grave.keys)
-            if queues.get(target.name) is not target or not is_cycle(grave.deaths, target.name)
+            if target_of(target.name) is not target or not is_cycle(grave.deaths, target.name)
         ]
         return letter, targets
 
@@ -125,10 +125,10 @@ class DeadLetters:
             self._vhost.scheduler.report(f"{where} cannot send its dead letters anywhere", reason)
         return False
 
-    def _targets(self, letter: Incoming, keys: Sequence[str]) -> Sequence[Queue]:
+    def _targets(self, letter: Incoming, keys: Sequence[str]) -> Sequence[Target]:
         vhost = self._vhost
         if not letter.exchange:
-            return tuple(dict.fromkeys(queue for queue in map(vhost.queues.get, keys) if queue is not None))
+            return tuple(dict.fromkeys(queue for queue in map(vhost.target, keys) if queue is not None))
         exchange = vhost.exchanges.get(letter.exchange)
         if exchange is None:
             return ()
@@ -141,7 +141,7 @@ class DeadLetters:
             return ()
 
 
-def _enqueue(messages: list[Message], targets: Sequence[Queue]) -> None:
+def _enqueue(messages: list[Message], targets: Sequence[Target]) -> None:
     """Dead letters have no expiration, and these queues refuse nothing: they go in one run."""
     for target in targets:
         target.enqueue(messages)

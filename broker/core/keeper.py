@@ -202,6 +202,8 @@ class Keeper:
 
     def _is_over(self) -> bool:
         rules = self.queue.rules
+        if rules.rejects:
+            return False  # Nothing that was taken goes again, though returns make the queue too long (RabbitMQ).
         length_max, bytes_max = rules.length_max, rules.length_bytes_max
         count = self.queue.cursor.ready_count
         return count > 0 and (
@@ -209,7 +211,7 @@ class Keeper:
         )
 
     def _trim(self, came: int) -> None:
-        """Drop from the head until the limits are kept (RabbitMQ: drop-head; under the others only what came back).
+        """Drop from the head until the limits are kept (drop-head).
 
         As much as came in, and a batch, goes at once; what a new limit or a return makes too much goes in slices.
         """

@@ -100,7 +100,7 @@ class Limbo:
         """One pass over all of them, in order. A queue that has refused one gets none of those behind it, so what waits
         for one queue holds up nothing that goes elsewhere, and nothing overtakes."""
         queue, rules = self._queue, self._queue.rules
-        blocked: set[Queue] = set()
+        blocked: set[object] = set()
         one_place = rules.dead_letter_exchange == "" and rules.dead_letter_routing_key is not None
         tried = 0
         while self._ahead and not queue.deleted and not (one_place and blocked):

@@ -45,11 +45,15 @@ def with_delivery_count(message: Message, count: int) -> Message:
     """
     origin, content = message
     try:
-        octets = wire.property_octets(content, "headers") if content[19] & _HEADERS else encode_table({})
-        changes = {"headers": with_entries(octets, {"x-delivery-count": Long(count)})}
-        return origin, wire.with_properties(content, changes)
+        return origin, with_headers(content, {"x-delivery-count": Long(count)})
     except PeerError:
         return message
+
+
+def with_headers(content: bytes, entries: Mapping[str, Any]) -> bytes:
+    """The content with these headers besides its others. Raises PeerError 502 when those are malformed inside."""
+    octets = wire.property_octets(content, "headers") if content[19] & _HEADERS else encode_table({})
+    return wire.with_properties(content, {"headers": with_entries(octets, entries)})
 
 
 def origin_names(origin: bytes) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from broker.core import catalog
 from broker.core.access import compile_pattern
 from broker.core.arguments import CHECKS, NAME_BYTES_MAX, is_name
-from broker.core.rules import NUMBERS, TEXTS, rules_of
+from broker.core.rules import INTERVALS, NUMBERS, TEXTS, rules_of
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from broker.core.vhost import VHost
 
 APPLY_TO = ("all", "queues", "exchanges", "classic_queues", "quorum_queues", "streams")
-KEYS = (*NUMBERS, *TEXTS, "alternate-exchange", "queue-leader-locator")
+KEYS = (*NUMBERS, *INTERVALS, *TEXTS, "alternate-exchange", "queue-leader-locator")
 """What a definition may have; the last is kept and means nothing on a single node."""
 
 
@@ -151,6 +151,7 @@ class Policies:
             self._home.expiring.discard(queue)
         else:
             self._home.expiring.add(queue)
+        self._home.retaining.follow(queue)
 
     def apply_to_exchange(self, exchange: Exchange) -> None:
         """The exchange follows what applies to it now."""

@@ -41,9 +41,18 @@ def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
     """Outside of a vhost there is nowhere to go."""
 
 
-def _keep(_queue: Queue, letters: Sequence[Letter], tried: Tried, _blocked: set[Queue]) -> None:
+def _keep(_queue: Queue, letters: Sequence[Letter], tried: Tried, _blocked: set[object]) -> None:
     """Outside of a vhost there is nowhere to go."""
     tried(letters, letters)
+
+
+def locked(name: str, vhost: str) -> Refused:
+    """405: the queue is exclusive to another connection, or to none."""
+    return Refused(
+        RESOURCE_LOCKED,
+        f"cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally declared "
+        "on another connection or the exclusive property value does not match that of the original declaration.",
+    )
 
 
 class Queue(Taking):
@@ -87,7 +96,7 @@ class Queue(Taking):
         self.keeper: Keeper | None = None
         self.bury: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
-        self.bury_surely: Callable[[Queue, Sequence[Letter], Tried, set[Queue]], None] = _keep
+        self.bury_surely: Callable[[Queue, Sequence[Letter], Tried, set[object]], None] = _keep
         """The same at least once: see `DeadLetters.add_surely`."""
         self.limbo: Limbo | None = None
         self.deleted = False
@@ -322,17 +331,17 @@ class Queue(Taking):
         """Behind the last message that has come in."""
         return self.cursor.tail_offset if self.backlog is None else self.backlog.log.next_offset
 
+    @property
+    def ready_count(self) -> int:
+        """Messages that wait for a consumer."""
+        return self.cursor.ready_count
+
     # Consumers.
 
     def check_access(self, connection: object) -> None:
         """Raises Refused 405 when the queue is exclusive to another connection."""
         if self.owner is not None and self.owner is not connection:
-            raise Refused(
-                RESOURCE_LOCKED,
-                f"cannot obtain exclusive access to locked queue '{self.name}' in vhost '{self.vhost}'. It could be "
-                "originally declared on another connection or the exclusive property value does not match that of "
-                "the original declaration.",
-            )
+            raise locked(self.name, self.vhost)
 
     @property
     def kept(self) -> bool:

@@ -207,6 +207,17 @@ def _read_headers(octets: bytes) -> tuple[int, bytes, bytes]:
     return 0 if name == b"q" else 1, properties, exchange
 
 
+def is_persistent_batch(header: BatchHeader, data: bytes, position: int) -> bool:
+    """Whether a batch that `Renderer` made has persistent messages: all of its messages are, or none is.
+
+    Raises CorruptBatch for any other batch.
+    """
+    key_start, end = _begin_record(data, position + HEADER_SIZE, b"\x00", position + header.size)
+    _, start, size = _octets(data, key_start, end)
+    properties = _read_headers(data[start + size : end])[1]
+    return is_persistent(frame(HEADER, 1, b"%b%b%b" % (CONTENT_HEAD, size.to_bytes(8, "big"), properties)))
+
+
 def is_persistent(content: bytes) -> bool:
     """Whether a content asks to outlive the process: delivery-mode 2."""
     flags = int.from_bytes(content[19:21], "big")

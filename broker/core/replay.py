@@ -6,14 +6,15 @@ somebody. `replay` moves messages out of a queue within one turn, so each is mov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import merge, nsmallest
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from broker.core.deaths import read_deaths
 from broker.core.message import Incoming, Message, make_origin
-from broker.core.routing import route
+from broker.core.routing import Target, route
+from broker.core.streams.stream import Stream
 from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
@@ -29,6 +30,7 @@ RETRYING, DYING = "retrying", "dying"
 DEATH_HEADERS = (
     "x-death",
     *(f"x-{which}-death-{name}" for which in ("first", "last") for name in ("exchange", "queue", "reason")),
+    *(f"x-death-{name}" for name in ("group", "partition", "offset")),
     "x-delivery-count",
 )
 REPLAYED_FROM = "x-replayed-from"
@@ -84,7 +86,23 @@ class Outcome(NamedTuple):
     """Why not: "gone" (somebody took it), "no origin", "refused" (the origin is full), "not permitted"."""
 
 
-def replay(home: VHost, queue: Queue, seen: Seen, may_write: MayWrite, *, to_exchange: bool) -> Outcome:
+class Source(Protocol):
+    """Where dead letters lie: a queue, or a topic (`streams.letters`)."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    def take_each(self, offsets: Sequence[int]) -> Sequence[object]:
+        """Those of them that are ready are held by whoever asks."""
+        ...
+
+    def settle(self, offsets: Sequence[int]) -> None:
+        """They are gone."""
+
+
+def replay(home: VHost, queue: Source, seen: Seen, may_write: MayWrite, *, to_exchange: bool) -> Outcome:
     """Send one ready dead letter back to the queue where it died first, or to the exchange that it came through then.
 
     `may_write(exchange, routing key)` says whether whoever asks may publish there. The message arrives as if it had
@@ -96,12 +114,14 @@ def replay(home: VHost, queue: Queue, seen: Seen, may_write: MayWrite, *, to_exc
         return Outcome(False, "no origin")
     exchange = str(first.get("exchange", ""))
     key = next((one for one in first.get("routing-keys") or () if isinstance(one, str)), "")
-    if not may_write(exchange if to_exchange else "", key):
+    died_in = str(first.get("queue", ""))
+    is_direct = not to_exchange or not exchange
+    if not (may_write("", died_in) if is_direct else may_write(exchange, key)):
         return Outcome(False, "not permitted")
     message = _revived(seen.message, exchange, key, queue.name)
     letter = Incoming(exchange, key, message, home.scheduler.wall_ms)
-    targets = _targets(home, str(first.get("queue", "")), letter, to_exchange=to_exchange)
-    accepting = [target for target in targets if target.accepts()]
+    targets = _targets(home, died_in if is_direct else None, letter)
+    accepting = [target for target in targets if _takes(target, message)]
     if not accepting or not queue.take_each((seen.offset,)):
         letter.forget()
         return Outcome(False, "gone" if accepting else "refused" if targets else "no origin")
@@ -111,9 +131,14 @@ def replay(home: VHost, queue: Queue, seen: Seen, may_write: MayWrite, *, to_exc
     return Outcome(True, "")
 
 
-def _targets(home: VHost, queue: str, letter: Incoming, *, to_exchange: bool) -> tuple[Queue, ...]:
-    if not to_exchange or not letter.exchange:
-        found = home.queues.get(queue)
+def _takes(target: Target, message: Message) -> bool:
+    return target.takes(message) if isinstance(target, Stream) else target.accepts()
+
+
+def _targets(home: VHost, queue: str | None, letter: Incoming) -> tuple[Target, ...]:
+    """The queue, or None: where the letter's exchange leads."""
+    if queue is not None:
+        found = home.target(queue)
         return (found,) if found is not None else ()
     source = home.exchanges.get(letter.exchange)
     if source is None:

@@ -11,6 +11,10 @@ from broker.core.exchange.base import Destination
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming
 from broker.core.queue import Queue
+from broker.core.streams.stream import Stream
+
+Target = Queue | Stream
+"""Where messages end up."""
 
 
 def is_cacheable(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
@@ -52,7 +56,7 @@ KEYED = ("direct", "topic")
 
 def route(
     exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str] = ()
-) -> tuple[Queue, ...]:
+) -> tuple[Target, ...]:
     """The queues that a publication to `source` reaches, each once, in binding order.
 
     `more_keys` (CC, BCC) are tried besides its own by the routers that know keys. An exchange that leads nowhere hands
@@ -72,8 +76,8 @@ def route(
 
 def _spread(
     exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str]
-) -> tuple[Queue, ...]:
-    queues: dict[Queue, None] = {}
+) -> tuple[Target, ...]:
+    queues: dict[Target, None] = {}
     seen = {source}
     pending = [source]
     while pending:
@@ -85,9 +89,9 @@ def _spread(
             alternate = exchanges.get(exchange.alternate)
             destinations = [alternate] if alternate is not None else []
         for destination in destinations:
-            if isinstance(destination, Queue):
-                queues[destination] = None
-            elif isinstance(destination, Exchange) and destination not in seen:
+            if not isinstance(destination, Exchange):
+                queues[destination] = None  # type: ignore[index]  # What is no exchange is a queue or a stream.
+            elif destination not in seen:
                 seen.add(destination)
                 pending.append(destination)
     return tuple(queues)

@@ -4,7 +4,8 @@
 |---|---|---|
 | message-ttl, expires, max-length, max-length-bytes, delivery-limit, consumer-timeout | x-... | the lower |
 | delayed-retry-min, delayed-retry-max | x-... | the lower |
-| overflow, dead-letter-exchange, dead-letter-routing-key, dead-letter-strategy | x-... | the argument |
+| retain (an interval such as 7D), retain-bytes | x-... | the lower |
+| overflow, dead-letter-exchange, dead-letter-routing-key, dead-letter-strategy, kafka-topic | x-... | the argument |
 
 An operator policy lowers numbers likewise, and sets what the others leave open. Pure.
 """
@@ -15,9 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.core.intervals import interval_ms
+
 NUMBERS = ("message-ttl", "expires", "max-length", "max-length-bytes", "delivery-limit", "consumer-timeout",
-           "delayed-retry-min", "delayed-retry-max")  # fmt: skip
-TEXTS = ("overflow", "dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy", "delayed-retry-type")
+           "delayed-retry-min", "delayed-retry-max", "retain-bytes")  # fmt: skip
+INTERVALS = ("retain",)
+TEXTS = ("overflow", "dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy", "delayed-retry-type",
+         "kafka-topic")  # fmt: skip
 QUORUM_DELIVERY_LIMIT = 20
 """RabbitMQ 4.0's default: a message that nobody can process must not go round for ever."""
 
@@ -44,6 +49,16 @@ class Rules:
     retry_min_ms: int = 0
     """How long a message that comes back waits, times how often it did (RabbitMQ 4.3's delayed retry); 0 is not."""
     retry_max_ms: int = 0
+    retain_ms: int | None = None
+    """How long, and how much of it, the log keeps what was delivered."""
+    retain_bytes: int | None = None
+    kafka_topic: bool = False
+    """Whether Kafka's clients may read the queue as a topic."""
+
+    @property
+    def retains(self) -> bool:
+        """Whether the queue keeps what it delivered; one with priorities does not."""
+        return (self.retain_ms is not None or self.retain_bytes is not None) and not self.priority_max
 
     @property
     def limited(self) -> bool:
@@ -77,6 +92,7 @@ def rules_of(
     policy, operator_policy = policy or {}, operator_policy or {}
     numbers = {key: _lowest(key, arguments, policy, operator_policy) for key in NUMBERS}
     texts = {key: arguments.get("x-" + key, policy.get(key, operator_policy.get(key))) for key in TEXTS}
+    retain = _shortest("retain", arguments, policy, operator_policy)
     limit = numbers["delivery-limit"]
     quorum = arguments.get("x-queue-type") == "quorum"
     if limit is None and quorum:
@@ -100,15 +116,29 @@ def rules_of(
         priority_max=arguments.get("x-max-priority", 0),
         retry_min_ms=retry_min,
         retry_max_ms=max(numbers["delayed-retry-max"] or 0, retry_min),
+        retain_ms=interval_ms(retain) if retain is not None else None,
+        retain_bytes=numbers["retain-bytes"],
+        kafka_topic=texts["kafka-topic"] is True,
     )
 
 
 def effective_definition(policy: Mapping[str, Any], operator_policy: Mapping[str, Any]) -> dict[str, Any]:
     """What a policy and an operator policy say together, as the management API shows it."""
-    return {
-        key: _lowest(key, {}, policy, operator_policy) if key in NUMBERS else policy.get(key, operator_policy.get(key))
-        for key in {**operator_policy, **policy}
-    }
+
+    def both(key: str) -> Any:
+        if key in NUMBERS:
+            return _lowest(key, {}, policy, operator_policy)
+        if key in INTERVALS:
+            return _shortest(key, {}, policy, operator_policy)
+        return policy.get(key, operator_policy.get(key))
+
+    return {key: both(key) for key in {**operator_policy, **policy}}
+
+
+def _shortest(key: str, arguments: Mapping[str, Any], *definitions: Mapping[str, Any]) -> str | None:
+    """The shortest interval that is asked for, as it is written."""
+    asked = [arguments.get("x-" + key), *(one.get(key) for one in definitions)]
+    return min((text for text in asked if text is not None), key=lambda text: interval_ms(text) or 0, default=None)
 
 
 def _lowest(key: str, arguments: Mapping[str, Any], *definitions: Mapping[str, Any]) -> int | None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.core.backlog import LOW_BYTES, HeadGauge
 from broker.core.cursor.lease import BATCH_MAX, LeaseCursor
@@ -25,15 +25,80 @@ from protocol.amqp.errors import ACCESS_REFUSED
 if TYPE_CHECKING:
     from broker.core.keeper import Keeper
     from broker.core.queue import Queue
+    from broker.core.rules import Rules
 
 Lease = tuple["Holder", int, Message]
 """(who holds it, offset, message): what a channel remembers of an unacknowledged delivery."""
 
 
+class Lender(Protocol):
+    """Where leases come from, and where they end: a queue, or what a consumer reads of a stream."""
+
+    name: str
+    vhost: str
+
+    @property
+    def rules(self) -> Rules:
+        """What it was told."""
+        ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether a restart knows of leases that ended for good."""
+        ...
+
+    @property
+    def deaths_max(self) -> int:
+        """How many messages are to die in one step."""
+        ...
+
+    @property
+    def returns_max(self) -> int:
+        """How many leases are to come back in one step."""
+        ...
+
+    @property
+    def death_units(self) -> int:
+        """What the death of one costs, for the scheduler."""
+        ...
+
+    def settle(self, offsets: Sequence[int]) -> None:
+        """The leases of these offsets are over for good."""
+
+    def settle_one(self, offset: int) -> None:
+        """The same of one."""
+
+    def reject(self, leases: Sequence[Lease]) -> None:
+        """Nobody wants them back."""
+
+    def release(self, leases: Sequence[Lease], *, counted: bool = True) -> None:
+        """They come back; `counted` as deliveries that failed."""
+
+    def hold(self) -> None:
+        """Returns begin that take several slices."""
+
+    def unhold(self) -> None:
+        """They are complete."""
+
+    def wake(self) -> None:
+        """A consumer may have capacity again."""
+
+    def is_active(self, consumer: Consumer) -> bool:
+        """Whether it is served."""
+        ...
+
+    def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
+        """Detach a consumer."""
+
+
 class Holder(Protocol):
     """Who leased a message: a consumer, or a channel's basic.get."""
 
-    queue: Queue
+    @property
+    def queue(self) -> Lender:
+        """Where it comes from."""
+        ...
+
     in_flight: int
 
     def settled(self, count: int) -> None:
@@ -77,6 +142,7 @@ class Serving(ABC):
 
     __slots__ = (
         "consumers", "cursor", "dirty", "held", "hungry", "keeper", "last_used_ms", "levels", "scheduler", "sole",
+        "yielding",
     )  # fmt: skip
 
     name: str
@@ -86,6 +152,7 @@ class Serving(ABC):
     keeper: Keeper | None
     gauge: HeadGauge
     single_active: bool
+    arguments: Mapping[str, Any]
     auto_delete: bool
     broken: bool
     """Its log cannot be read."""
@@ -96,6 +163,7 @@ class Serving(ABC):
         self.consumers: list[Consumer] = []  # In order of registration.
         self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
         self.sole: Consumer | None = None  # Whoever is the only one that may be served.
+        self.yielding: Consumer | None = None  # Was the single active one, and has deliveries that are not settled.
         self.dirty = False
         self.hungry = True
         self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
@@ -138,6 +206,9 @@ class Serving(ABC):
                 served = self._dispatch_level(level)
                 if served:
                     return self._again(served)
+        if self.yielding is not None and not self.yielding.in_flight:
+            self._rank()
+            return self._again(1)
         self.hungry = False
         return 1 + len(self.consumers)
 
@@ -237,9 +308,22 @@ class Serving(ABC):
 
     def _rank(self) -> None:
         """Rebuild the levels; a rotation in progress starts anew."""
-        serving = self.consumers[:1] if self.single_active else self.consumers
+        serving = self._single() if self.single_active else self.consumers
         by_priority: dict[int, deque[Consumer]] = {}
         for consumer in serving:
             by_priority.setdefault(consumer.priority, deque()).append(consumer)
         self.levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
         self.sole = serving[0] if len(serving) == 1 else None
+
+    def _single(self) -> list[Consumer]:
+        """Who alone is served: the first to come; of a quorum queue the first of the highest priority (RabbitMQ 4).
+
+        That one takes over when the one before has nothing unacknowledged; until then nobody is served.
+        """
+        if self.arguments.get("x-queue-type") != "quorum" or not self.consumers:
+            return self.consumers[:1]
+        best = max(self.consumers, key=lambda consumer: consumer.priority)
+        before = self.yielding or self.sole
+        holds = before is not None and before is not best and before in self.consumers and before.in_flight
+        self.yielding = before if holds else None
+        return [] if holds else [best]

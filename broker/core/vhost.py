@@ -13,18 +13,23 @@ from typing import Any
 from broker.core import arguments as checks
 from broker.core import catalog, exchange_state
 from broker.core.dead_letter import DeadLetters
-from broker.core.exchange.base import Binding, Choose, Destination
+from broker.core.exchange.base import Binding, Choose, Destination, freeze
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
 from broker.core.message import Message
 from broker.core.policies import Policies
-from broker.core.queue import Queue
+from broker.core.queue import Queue, locked
+from broker.core.retaining import Retaining
+from broker.core.routing import Target
 from broker.core.scheduler import Scheduler
+from broker.core.streams.declaration import is_stream
+from broker.core.streams.stream import Stream
+from broker.core.streams.streams import Streams
 from broker.core.topics.registry import Topics
 from broker.errors import Refused
 from broker.log.log import Log
 from broker.log.store import Store
-from protocol.amqp.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
+from protocol.amqp.errors import ACCESS_REFUSED, NOT_ALLOWED, NOT_FOUND, PRECONDITION_FAILED
 
 DEFAULT_EXCHANGE = ""
 PREDECLARED = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers",
@@ -42,15 +47,6 @@ class VHostLimits:
     retention_check_ms: int = 30_000
 
 
-def freeze(value: Any) -> Any:
-    """A hashable stand-in for a field value: equal arguments make equal bindings. Types count (1 is not true)."""
-    if isinstance(value, Mapping):
-        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
-    if isinstance(value, list):
-        return tuple(map(freeze, value))
-    return (type(value).__name__, value)
-
-
 WATCHED_AT_ONCE, DROPPED_AT_ONCE = 1000, 100
 """Queues with an `x-expires` that one tick looks at, and that it drops at most."""
 
@@ -60,7 +56,7 @@ class VHost:
 
     __slots__ = (
         "_choose", "_inbound", "_owned", "_unwatched", "binding_count", "dead_letters", "epoch", "exchanges",
-        "expiring", "limits", "name", "policies", "queues", "scheduler", "store", "topics",
+        "expiring", "limits", "name", "policies", "queues", "retaining", "scheduler", "store", "streams", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +70,7 @@ class VHost:
         self.name = name
         self.scheduler = scheduler
         self.store = store  # None keeps everything in memory.
-        self.limits = limits or VHostLimits()
+        self.limits = limits = limits or VHostLimits()
         self.epoch = 0
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
@@ -86,11 +82,9 @@ class VHost:
         self._owned: dict[object, set[Queue]] = {}
         self.dead_letters = DeadLetters(self)
         self.policies = Policies(self)
-        self.topics = (
-            Topics(name, store, self.limits.partitions_max, self.limits.retention_check_ms)
-            if store is not None
-            else None
-        )
+        self.topics = Topics(name, store, limits.partitions_max, limits.retention_check_ms) if store else None
+        self.streams = Streams(self)
+        self.retaining = Retaining(self)
         for exchange, kind in PREDECLARED.items():
             self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
 
@@ -103,10 +97,20 @@ class VHost:
             raise Refused(NOT_FOUND, f"no exchange '{name}' in vhost '{self.name}'")
         return found
 
+    def target(self, name: str) -> Target | None:
+        """The queue or stream of this name."""
+        return self.queues.get(name) or self.streams.get(name)
+
+    def destination(self, name: str, connection: object) -> Target:
+        """The queue or stream, or Refused 404, or 405 when it is exclusive to another connection."""
+        return self.streams.get(name) or self.queue(name, connection)
+
     def queue(self, name: str, connection: object = None) -> Queue:
-        """The queue, or Refused 404; with a connection also 405 when it is exclusive to another."""
+        """The queue, or Refused 404; with a connection also 405 when it is exclusive to another. No stream is one."""
         found = self.queues.get(name)
         if found is None:
+            if self.streams.get(name) is not None:
+                raise Refused(NOT_ALLOWED, f"not supported by stream queues: queue '{name}' in vhost '{self.name}'")
             raise Refused(NOT_FOUND, f"no queue '{name}' in vhost '{self.name}'")
         if connection is not None:
             found.check_access(connection)
@@ -231,14 +235,16 @@ class VHost:
         connection: object,
         now_ms: int,
         server_named: bool = False,
-    ) -> Queue:
-        """Create the queue, or check that the one there is equivalent."""
+    ) -> Target:
+        """Create the queue or stream, or check that the one there is equivalent."""
+        if is_stream(arguments) or self.streams.get(name) is not None:
+            return self.streams.declare(name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
         found = self.queues.get(name)
         if found is not None:
             found.check_access(connection)
             found.last_used_ms = now_ms
             if exclusive != (found.owner is not None):
-                raise Refused(RESOURCE_LOCKED, _locked_text(name, self.name))
+                raise locked(name, self.name)
             checks.check_property("queue", name, self.name, "durable", durable, found.durable)
             checks.check_property("queue", name, self.name, "auto_delete", auto_delete, found.auto_delete)
             checks.check_equivalent("queue", name, self.name, arguments, found.arguments)
@@ -248,6 +254,7 @@ class VHost:
         if len(self.queues) >= self.limits.queues_max:
             raise self._full("queue", name, self.limits.queues_max)
         checks.check_queue(name, self.name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
+        checks.check_log(name, self.name, arguments, kept=self.store is not None)
         # An exclusive queue ends with its connection, so no restart finds it, durable or not.
         keeps = durable and not exclusive and self.store is not None
         queue = Queue(
@@ -301,6 +308,9 @@ class VHost:
 
     def delete_queue(self, name: str, connection: object, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """Delete the queue, 0 when there is none; returns how many ready messages went with it."""
+        stream = self.streams.get(name)
+        if stream is not None:
+            return self.streams.delete(stream, if_unused=if_unused, if_empty=if_empty)
         queue = self.queues.get(name)
         if queue is None:
             return 0
@@ -313,17 +323,22 @@ class VHost:
         self.drop_queue(queue)
         return count
 
+    def forget_destination(self, destination: Target) -> None:
+        """It is gone: the bindings that led to it are, and exchanges that lived by them."""
+        self.epoch += 1
+        for exchange in self._drop_inbound(destination):
+            self._drop_exchange(exchange)
+
     def drop_queue(self, queue: Queue) -> None:
         """Delete without asking: auto-delete, expiry, the end of an exclusive owner."""
         if self.queues.pop(queue.name, None) is None:
             return
-        self.epoch += 1
         self.expiring.discard(queue)
+        self.retaining.forget(queue)
         owned = self._owned.get(queue.owner)
         if owned is not None:
             owned.discard(queue)
-        for exchange in self._drop_inbound(queue):
-            self._drop_exchange(exchange)
+        self.forget_destination(queue)
         if queue.kept:
             self.unkeep(catalog.queue_key(queue))
         queue.close()
@@ -360,8 +375,8 @@ class VHost:
         history = self._add_binding(exchange, binding)
         if self._is_kept(exchange, destination):
             self.keep(catalog.binding_key(self.name, binding), catalog.binding_value(binding))
-        if isinstance(destination, Queue):
-            for message in history:
+        for message in history:
+            if isinstance(destination, Queue | Stream):
                 destination.enqueue_one(message)
 
     def _add_binding(self, exchange: Exchange, binding: Binding) -> Sequence[Message]:
@@ -374,7 +389,7 @@ class VHost:
     @staticmethod
     def _is_kept(exchange: Exchange, destination: Destination) -> bool:
         """A binding is as durable as both of its ends (RabbitMQ)."""
-        if isinstance(destination, Queue):
+        if isinstance(destination, Queue | Stream):
             return exchange.durable and destination.kept
         return exchange.durable and isinstance(destination, Exchange) and destination.durable
 
@@ -382,7 +397,9 @@ class VHost:
         self, source: str, kind: str, destination: str, routing_key: str, arguments: Mapping[str, Any]
     ) -> None:
         """A binding of the catalog comes back."""
-        end: Destination = self.queues[destination] if kind == "queue" else self.exchanges[destination]
+        end: Destination | None = self.target(destination) if kind == "queue" else self.exchanges[destination]
+        if end is None:
+            raise KeyError(destination)
         self._add_binding(self.exchanges[source], Binding(source, end, routing_key, dict(arguments), freeze(arguments)))
 
     def unbind(self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any]) -> None:
@@ -429,10 +446,3 @@ class VHost:
 def _not_default(exchange: str) -> None:
     if exchange == DEFAULT_EXCHANGE:
         raise Refused(ACCESS_REFUSED, "operation not permitted on the default exchange")
-
-
-def _locked_text(name: str, vhost: str) -> str:
-    return (
-        f"cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally declared "
-        "on another connection or the exclusive property value does not match that of the original declaration."
-    )

@@ -2,10 +2,12 @@
 
 It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN and STATE of each log, the batches of
 logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
-of a batch is settled. Steps, of which the blocking ones are yielded as jobs for a thread, and what they guard against:
+of a batch is settled and none of it is kept. Steps, of which the blocking ones are yielded as jobs for a thread, and
+what they guard against:
 
 1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first. A frame is put
    there at once, so that no journal at P0 always means one that was lost.
+   Then segments of which little is left are written anew (`rewriting`); the old ones stay until this one counts.
 2. move: live batches before P0 (and those of the last checkpoint's file) are copied and synced. Nothing names them yet.
 3. capture: state as it is now, later than P0. Replaying from P0 over it changes nothing twice: settled sets and
    keys are the same after a second time, and appends from P0 on were not captured.
@@ -24,10 +26,11 @@ from collections.abc import Callable, Generator, Iterator
 from operator import attrgetter
 
 from broker.log import entries, extents, frames
-from broker.log.disk import Disk, File
+from broker.log.disk import Disk, File, FileRange
 from broker.log.extents import Extent, Source, clip
 from broker.log.log import Log
-from broker.log.recovering import NEVER_CUT
+from broker.log.recovering import NEVER_CUT, NOTHING_KEPT
+from broker.log.rewriting import Rewriting, plan
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder
 from broker.log.store import Store
 
@@ -36,6 +39,8 @@ CARRY_BYTES_MAX = 64 << 10
 CARRY_TOTAL_MAX = 16 << 20
 SLICE_ITEMS = 500
 """Extents or catalog entries looked at between two chances for others to run."""
+REWRITE_ITEMS = 50
+"""Segments looked at for whether they had better be written anew: 0.1 ms each at most."""
 FRAME_BYTES = 1 << 20
 
 _FIRST = attrgetter("first")
@@ -69,6 +74,10 @@ class CheckpointFile:
         """Octets of the file."""
         return self._file.read(position, size)
 
+    def range(self, position: int, size: int) -> FileRange | None:
+        """The same, to be sent from the file."""
+        return self._file.range(position, size)
+
     def close(self) -> None:
         """Give the handle back."""
         self._file.close()
@@ -98,6 +107,7 @@ class Checkpoint:
         self._old = store.checkpoint_source
         self._moves: list[_Move] = []
         self._carried: list[_Move] = []
+        self._rewritings: list[Rewriting] = []
         self._dead: list[tuple[Log, str]] = []
         self._doomed: list[str] = []
         self._named: dict[str, set[str]] = {}
@@ -117,6 +127,7 @@ class Checkpoint:
         yield store.journal.sync_files
         store.journal.synced = max(store.journal.synced, self._replay_from)
         yield from self._plan()
+        yield from self._write_anew()
         self._moves = [move for move in self._moves if store.logs.get(move.log.number) is move.log]
         for move in self._moves:
             move.log.has_folder = True  # From here on its folder is doomed when it is dropped.
@@ -158,6 +169,8 @@ class Checkpoint:
         self._store.doomed += self._doomed
         for move in self._moves:
             move.log.lost_segments += move.made
+        for one in self._rewritings:
+            one.give_back()
         for log, name in self._dead:
             log.lost_segments.append(name)
 
@@ -174,8 +187,8 @@ class Checkpoint:
         moves = []
         seen = 0
         for log in list(self._store.logs.values()):
-            covers = log.settled.covers
-            log.extents = [one for one in log.extents if not covers(one.first, one.end)]
+            is_done = log.is_done
+            log.extents = [one for one in log.extents if not is_done(one.first, one.end)]
             log.lowest_cut = NEVER_CUT
             pieces = [one for one in log.extents if self._is_old(one)]
             if pieces:
@@ -192,6 +205,17 @@ class Checkpoint:
                 self._carried.append(move)
             else:
                 self._moves.append(move)
+
+    def _write_anew(self) -> Iterator[Step]:
+        """Before anything is moved, since that goes behind the last segment."""
+        for index, one in enumerate(plan(self._store, SEGMENT_BYTES_MAX)):
+            if one is not None:
+                self._rewritings.append(one)
+            if index % REWRITE_ITEMS == REWRITE_ITEMS - 1:
+                yield None
+        for one in self._rewritings:
+            yield one.run
+            one.switch()
 
     def _switch(self, move: _Move, segments: list[Segment]) -> None:
         """The batches of a log are in segments now: read them there."""
@@ -212,13 +236,14 @@ class Checkpoint:
         self._replace(
             move, [one._replace(source=known[one.source.base]) for one in moved if isinstance(one.source, Segment)]
         )
+        if log.layout.reduce is not None and any(log.settled.count(one.first, one.end) for one in moved):
+            log.has_waste = True  # Extents are moved whole, with what is settled in them.
 
     def _replace(self, move: _Move, moved: list[Extent]) -> None:
-        """Put `moved` in the place of the extents that it was made from; what was settled meanwhile is left out."""
+        """Put `moved` in the place of the extents that it was made from; what is done with meanwhile is left out."""
         log = move.log
-        covers = log.settled.covers
         kept = [one for one in log.extents if not self._is_old(one)]
-        kept += [one for one in moved if not covers(one.first, one.end)]
+        kept += [one for one in moved if not log.is_done(one.first, one.end)]
         log.extents = sorted(kept, key=_FIRST)
 
     def _capture(self, payloads: list[list[bytes]]) -> Iterator[None]:
@@ -255,8 +280,8 @@ class Checkpoint:
                 yield None
 
     def _bury(self, log: Log) -> None:
-        """Let go of the segments that are wholly settled, and of files that went out of use."""
-        dead = [segment for segment in log.segments if log.settled.covers(segment.base, segment.end)]
+        """Let go of the segments that are done with, and of files that went out of use."""
+        dead = [segment for segment in log.segments if log.is_done(segment.base, segment.end)]
         if dead:
             # The last one may still be grown by the next checkpoint; a dead one is not: it is gone for good.
             log.segments = [segment for segment in log.segments if segment not in dead]
@@ -278,6 +303,11 @@ class Checkpoint:
         # What a restart drops is settled for whoever reads this.
         settled = log.settled.union(log.volatile)
         add(entries.state(log.number, log.next_offset, settled, segments, log.epochs, ()))
+        if log.kept_from != NOTHING_KEPT:
+            add(entries.keep(log.number, log.kept_from))
+        anew = [entries.Edition(one.base, one.edition, one.gaps) for one in log.segments if one.edition]
+        if anew:
+            add(entries.editions(log.number, anew))
         for offset, count in log.returns.items():
             if offset not in settled:
                 add(entries.returned(log.number, offset, count))
@@ -293,13 +323,14 @@ def _copy(store: Store, move: _Move, last: list[Segment]) -> list[Segment]:
     grown: list[Segment] = []
     file: File | None = None
     segment: Segment | None = None
-    if last and last[0].size < SEGMENT_BYTES_MAX:
-        segment = Segment(store.handles, folder, last[0].base, last[0].end, last[0].size)
+    size_max = min(SEGMENT_BYTES_MAX, move.log.layout.segment_bytes)
+    if last and last[0].size < size_max:
+        segment = last[0].copy()
         file = store.disk.open(segment.name)
         grown.append(segment)
     try:
         for piece in move.pieces:
-            if segment is None or file is None or segment.size >= SEGMENT_BYTES_MAX:
+            if segment is None or file is None or segment.size >= size_max:
                 if file is not None:
                     file.sync()
                     file.close()

@@ -24,11 +24,65 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 
 
+_close = os.close
+
+
+class Descriptor:
+    """An open file of the operating system; it is closed when nobody holds it any more."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        _close(self.number)
+
+
+class FileRange:
+    """Octets of a file that are sent from where they lie, without being read (sendfile).
+
+    That may take long: the file stays open, and what readers may see of a file is not written over.
+    """
+
+    __slots__ = ("_descriptor", "position", "size")
+
+    def __init__(self, descriptor: Descriptor, position: int, size: int) -> None:
+        self._descriptor = descriptor
+        self.position = position
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def send_to(self, socket: int) -> int:
+        """Send some of it; returns how many octets went. Raises OSError: also when the file is shorter than it was."""
+        sent = os.sendfile(socket, self._descriptor.number, self.position, self.size)
+        if not sent:
+            raise OSError(errno.EIO, f"a file ends before its position {self.position + self.size}")
+        return sent
+
+    def behind(self, count: int) -> FileRange:
+        """What is left without its first `count` octets."""
+        return FileRange(self._descriptor, self.position + count, self.size - count)
+
+    def read(self) -> bytes:
+        """All of it, for who cannot be sent a file (TLS). Raises OSError."""
+        data = os.pread(self._descriptor.number, self.size, self.position)
+        if len(data) < self.size:
+            raise OSError(errno.EIO, f"a file ends before its position {self.position + self.size}")
+        return data
+
+
 class File(Protocol):
     """One open file, addressed by position."""
 
     def read(self, position: int, size: int) -> bytes:
         """Up to `size` octets; fewer only at the end of the file."""
+        ...
+
+    def range(self, position: int, size: int) -> FileRange | None:
+        """These octets, to be sent from the file; None where that cannot be done."""
         ...
 
     def write(self, position: int, parts: Sequence[Octets]) -> None:
@@ -96,10 +150,14 @@ class Disk(Protocol):
 class RealFile:
     """A file of the operating system."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_descriptor", "_fd")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._descriptor: Descriptor | None = Descriptor(fd)
+
+    def range(self, position: int, size: int) -> FileRange | None:
+        return FileRange(self._descriptor, position, size) if self._descriptor is not None else None
 
     def read(self, position: int, size: int) -> bytes:
         data = os.pread(self._fd, size, position)
@@ -142,9 +200,8 @@ class RealFile:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._fd = -1
+        self._descriptor = None  # Closes it, unless something of it is still to be sent.
 
 
 class RealDisk:

@@ -20,7 +20,7 @@ from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, check
 KINDS = {
     getattr(entries, name): name.lower().replace("_", " ")
     for name in ("BEGIN", "PUT", "DELETE", "OPEN", "DROP", "STATE", "APPEND", "VOLATILE", "SETTLE", "RETURN",
-                 "TRUNCATE", "SEEN", "CLEAN", "END", "START", "SETTLE_EACH")
+                 "TRUNCATE", "SEEN", "CLEAN", "END", "START", "SETTLE_EACH", "KEEP", "EDITIONS")
 }  # fmt: skip
 
 

@@ -9,11 +9,13 @@ leaves one log and enters another. Offsets are message numbers; sizes are octets
 | PUT, DELETE | both | one key of the catalog |
 | OPEN, DROP | both, journal | a log appears (number and uuid), is gone for good |
 | STATE | checkpoint | of a log: next offset, settled floor and bitmaps (with what a restart drops), segments, epochs |
+| EDITIONS | checkpoint | of a log: which of the segments in its STATE were written anew, as what, with how many gaps |
 | APPEND | both | batches of a log, verbatim |
 | VOLATILE | both | the same, of messages that a restart drops |
 | SETTLE | journal | ranges of offsets that are done with |
 | SETTLE_EACH | journal | single offsets of any logs that are done with; stands before all else of these logs |
 | RETURN | both | how often an offset was delivered and came back |
+| KEEP | both | of a log: from this offset on, batches are kept although they are settled |
 | TRUNCATE | journal | a log ends before this offset now |
 | SEEN | journal | everything below this offset may have been delivered |
 | CLEAN | journal | written last by a broker that stopped in order |
@@ -33,7 +35,7 @@ from broker.log.errors import Corrupt
 BEGIN, PUT, DELETE, OPEN, DROP, STATE, APPEND, VOLATILE, SETTLE, RETURN, TRUNCATE, SEEN, CLEAN, END, START = range(
     1, 16
 )
-SETTLE_EACH = 16
+SETTLE_EACH, KEEP, EDITIONS = 16, 17, 18
 
 FORMAT_VERSION = 1
 _BEGIN = struct.Struct(">BHQQII")
@@ -45,6 +47,7 @@ _OFFSET = struct.Struct(">BIQ")
 _RETURN = struct.Struct(">BIQI")
 _STATE = struct.Struct(">BIQQIIIII")
 _SEGMENT = struct.Struct(">QQQ")
+_EDITION = struct.Struct(">QIQ")
 _EPOCH = struct.Struct(">IQ")
 _RANGE = struct.Struct(">QQ")
 _BITMAP_SIZE = CHUNK // 8
@@ -66,6 +69,14 @@ class SegmentState(NamedTuple):
     base: int
     end: int
     size: int
+
+
+class Edition(NamedTuple):
+    """A segment that was written anew; `gaps` as in `Segment`."""
+
+    base: int
+    edition: int
+    gaps: int
 
 
 class State(NamedTuple):
@@ -144,6 +155,11 @@ def truncate(number: int, offset: int) -> bytes:
     return _OFFSET.pack(TRUNCATE, number, offset)
 
 
+def keep(number: int, offset: int) -> bytes:
+    """KEEP."""
+    return _OFFSET.pack(KEEP, number, offset)
+
+
 def seen(number: int, offset: int) -> bytes:
     """SEEN."""
     return _OFFSET.pack(SEEN, number, offset)
@@ -175,6 +191,12 @@ def state(
     for chunk, bitmap in partial:
         parts += (chunk.to_bytes(8, "big"), bitmap.to_bytes(_BITMAP_SIZE, "big"))
     return b"".join(parts)
+
+
+def editions(number: int, of_segments: Sequence[Edition]) -> bytes:
+    """EDITIONS."""
+    parts = [_EDITION.pack(*one) for one in of_segments]
+    return APPEND_HEAD.pack(EDITIONS, number, len(parts)) + b"".join(parts)
 
 
 def _split_chunks(settled: AckSet) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -279,6 +301,12 @@ def _read_state(reader: _Reader) -> State:
     return found
 
 
+def _read_editions(reader: _Reader) -> tuple[int, list[Edition]]:
+    _, number, count = reader.unpack(APPEND_HEAD)
+    octets = reader.take(count * _EDITION.size)
+    return number, [Edition(*one) for one in _EDITION.iter_unpack(octets)]
+
+
 def _read_mark(reader: _Reader) -> tuple[()]:
     reader.skip(1)
     return ()
@@ -291,6 +319,7 @@ _READERS = {
     OPEN: lambda reader: reader.unpack(_OPEN)[1:],
     DROP: lambda reader: reader.unpack(_NUMBERED)[1:],
     STATE: _read_state,
+    EDITIONS: _read_editions,
     APPEND: _read_append,
     VOLATILE: _read_append,
     SETTLE: _read_settle,
@@ -298,6 +327,7 @@ _READERS = {
     RETURN: lambda reader: reader.unpack(_RETURN)[1:],
     TRUNCATE: lambda reader: reader.unpack(_OFFSET)[1:],
     SEEN: lambda reader: reader.unpack(_OFFSET)[1:],
+    KEEP: lambda reader: reader.unpack(_OFFSET)[1:],
     CLEAN: _read_mark,
     END: _read_mark,
     START: _read_mark,

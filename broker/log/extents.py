@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from broker.log.disk import FileRange
 from broker.log.errors import Corrupt
 from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, check_batch, parse_header
 
@@ -21,6 +22,10 @@ class Source(Protocol):
 
     def read(self, position: int, size: int) -> bytes:
         """Octets from a position on; fewer only when the file is shorter than it should be. Raises OSError."""
+        ...
+
+    def range(self, position: int, size: int) -> FileRange | None:
+        """The same, to be sent from the file; None where that cannot be done. Raises OSError."""
         ...
 
 
@@ -69,11 +74,18 @@ def first_header(extent: Extent) -> BatchHeader:
     return _header(extent.source.read(extent.position, HEADER_SIZE), 0, extent)
 
 
+def is_one_batch(extent: Extent) -> bool:
+    """Whether it is a single batch, however large. Raises Corrupt and OSError."""
+    return first_header(extent).size == extent.size
+
+
 def split(extent: Extent) -> list[Extent]:
     """A part in front that can be read at once (or is one batch), and the rest if there is one.
 
     Raises Corrupt and OSError.
     """
+    if is_one_batch(extent):
+        return [extent]
     data = extent.source.read(extent.position, EXTENT_BYTES_MAX)
     end, position = extent.first, 0
     while position + HEADER_SIZE <= len(data):

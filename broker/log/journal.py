@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 
 from broker.log import frames
-from broker.log.disk import NO_HANDLES, NO_SPACE, Disk, File
+from broker.log.disk import NO_HANDLES, NO_SPACE, Disk, File, FileRange
 from broker.log.errors import Corrupt
 
 FOLDER = "journal"
@@ -211,6 +211,15 @@ class Journal:
                 assert journal_file.file is not None
                 return journal_file.file.read(position - journal_file.base, size)
         raise AssertionError("the position is older than the journal")
+
+    def range(self, position: int, size: int) -> FileRange | None:
+        """The same, to be sent from the file; None while they are on their way there."""
+        if self._flying is not None and position >= self._flying.position:
+            return None
+        for one in reversed(self.files):
+            if position >= one.base:
+                return one.file.range(position - one.base, size) if one.file is not None else None
+        return None
 
     def sync_files(self) -> None:
         """Sync all files (any thread); with `flush: ack` all but the last are already."""

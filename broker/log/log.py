@@ -7,6 +7,8 @@ records say, nor of threads: `Store` cuts what is pending into a frame and tells
                      |                        |                         |
                      +------ wholly settled: dropped, wherever it is ---+
 
+A log may be told to keep what is settled, from an offset on (`keep_from`): then only what lies below is dropped.
+
 Where a frame has one message for each of many logs, each pays for all of it by itself. So a record that comes to a log
 alone (`append_alone`) is rendered when the frame is cut, unless it is settled by then, and one offset that is settled
 goes into the one entry of all such logs. A log is dirty, or has a record alone, never both.
@@ -20,34 +22,59 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.log import entries, extents
 from broker.log.ackset import AckSet
+from broker.log.disk import FileRange
 from broker.log.extents import Batch, Extent, Source, clip
 from broker.log.filling import Filling
-from broker.log.recovering import NEVER_CUT, Pending, Recovering
-from broker.log.segment import Segment
-from protocol.kafka.records import BatchHeader, encode_batch, encode_one, parse_header
+from broker.log.recovering import NEVER_CUT, NOTHING_KEPT, Pending, Recovering
+from broker.log.segment import SEGMENT_BYTES_MAX, Segment
+from protocol.kafka.records import BatchHeader, Octets, encode_batch, encode_one, parse_header
 
-_END = attrgetter("end")
+_END, _SIZE = attrgetter("end"), attrgetter("size")
 _new = tuple.__new__
 """Of a NamedTuple, at half the price."""
 
 OPEN_RECORDS_MAX = 64
 OPEN_BYTES_MAX = 16 << 10
-"""A batch is gone on with up to this. Larger ones gain nothing, and are less likely to be settled, whole, in time."""
+"""A batch is gone on with up to this at least. Larger ones gain a queue nothing, and are settled, whole, later."""
+RANGE_BYTES_MIN = 32 << 10
+"""Less is sooner read than sent from its file: many may read it, and it has to be asked for piece by piece."""
 VOLATILE_CHUNKS = 64
 """From this number of bitmaps on, those that are settled are looked for and forgotten."""
+
+
+class Layout(NamedTuple):
+    """How a log's batches and files are made. What is here by default is a queue's."""
+
+    open_records_max: int = OPEN_RECORDS_MAX
+    open_bytes_max: int = OPEN_BYTES_MAX
+    """A batch is gone on with up to this, if it is more than for all."""
+    pack: Callable[[bytes], tuple[int, bytes]] | None = None
+    """Compresses the records of a batch that is complete: (bits for its attributes, octets)."""
+    segment_bytes: int = SEGMENT_BYTES_MAX
+    """A segment that has so much is followed by another."""
+    reduce: Callable[[Batch, AckSet], bytes] | None = None
+    """Makes a batch without what is settled, in any thread; segments with much of that are written anew then.
+
+    Raises CorruptBatch.
+    """
+
+
+QUEUE = Layout()
 
 
 class Log(Recovering):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "has_folder", "number", "render",
-        "seen_offset", "truncated_to", "uuid",
+        "_keep_is_unwritten", "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "has_folder",
+        "has_waste", "layout",
+        "number", "render", "seen_offset", "truncated_to", "uuid",
     )  # fmt: skip
 
     def __init__(self, number: int, uuid: bytes, epoch: int, filling: Filling, *, durable: bool) -> None:
@@ -56,9 +83,15 @@ class Log(Recovering):
         self.durable = durable  # Whether a restart finds it again.
         self.epoch = epoch  # Of the leader, stamped on every batch.
         self._filling = filling
+        self.layout = QUEUE
+        self.has_waste = False
+        """Whether a checkpoint is to look for segments that had better be written anew (`layout.reduce`)."""
         self.next_offset = 0
         self.synced_offset = 0
         self.settled = AckSet()
+        self.kept_from = NOTHING_KEPT
+        """From here on what is settled is kept all the same."""
+        self._keep_is_unwritten = False
         self.returns: dict[int, int] = {}
         """Offset -> how often it was delivered and came back; only of those that did."""
         self.seen_offset = 0
@@ -125,13 +158,16 @@ class Log(Recovering):
         self.next_offset = first + count
         return first
 
-    def append_batch(self, octets: bytes | bytearray, count: int) -> None:
+    def append_batch(self, octets: Octets, count: int) -> None:
         """Append a batch of `count` offsets as it is: it says `next_offset` and `epoch` already, see `place_batch`."""
         self._close_batch()
         self._add(self.next_offset, count, octets, volatile=False)
         self.next_offset += count
 
     def _add_batch(self, first: int, records: bytes, count: int, timestamp_ms: int, *, volatile: bool) -> None:
+        pack, attributes = self.layout.pack, 0
+        if pack is not None:
+            attributes, records = pack(records)
         octets = encode_batch(
             first,
             count - 1,
@@ -140,10 +176,11 @@ class Log(Recovering):
             leader_epoch=self.epoch,
             base_timestamp_ms=timestamp_ms,
             max_timestamp_ms=timestamp_ms,
+            attributes=attributes,
         )
         self._add(first, count, octets, volatile=volatile)
 
-    def _add(self, first: int, count: int, octets: bytes | bytearray, *, volatile: bool) -> None:
+    def _add(self, first: int, count: int, octets: Octets, *, volatile: bool) -> None:
         self.pending.append(Pending(first, first + count, octets, volatile))
         if not self.epochs or self.epochs[-1][0] < self.epoch:
             self.epochs.append((self.epoch, first))
@@ -169,8 +206,12 @@ class Log(Recovering):
         if not self._open:
             return 0
         count = self.next_offset - self._open_first
-        is_same = self._open_ms == timestamp_ms and count == self._open_count
-        return count if is_same and count < OPEN_RECORDS_MAX and self._open_bytes < OPEN_BYTES_MAX else 0
+        if self._open_ms != timestamp_ms or count != self._open_count:
+            return 0
+        if count < OPEN_RECORDS_MAX and self._open_bytes < OPEN_BYTES_MAX:
+            return count
+        layout = self.layout
+        return count if count < layout.open_records_max and self._open_bytes < layout.open_bytes_max else 0
 
     def extend(self, records: bytes, count: int, timestamp_ms: int, joined: int) -> None:
         """Append `count` records whose deltas begin at `joined`, which `open_count` has said."""
@@ -217,7 +258,10 @@ class Log(Recovering):
         if self.returns:
             self._forget_returns(first, end)
         if self.alone is not None and first <= self._open_first < end:
-            self.alone = None  # It is written nowhere.
+            if self._open_first < self.kept_from:
+                self.alone = None  # It is written nowhere.
+            else:
+                self._join()
         if first < self._cut_end or self.pending or self._open:
             self._unwritten.append((first, end))
             self._mark()
@@ -230,8 +274,10 @@ class Log(Recovering):
         else:
             settled.floor = offset + 1
         if self.alone is not None and offset == self._open_first:
-            self.alone = None  # It has not come back either, or it would not be alone.
-            return
+            if offset < self.kept_from:
+                self.alone = None  # It has not come back either, or it would not be alone.
+                return
+            self._join()
         if self.returns:
             self._forget_returns(offset, offset + 1)
         if self.dirty:
@@ -251,6 +297,14 @@ class Log(Recovering):
         """The offset was delivered `count` times and is back."""
         self.returns[offset] = self.unreturned[offset] = count
         self._mark()
+
+    def keep_from(self, offset: int) -> None:
+        """From `offset` on what is settled is kept, what is below goes; NOTHING_KEPT: all that is settled goes."""
+        if offset != self.kept_from:
+            self.kept_from = offset
+            self._keep_is_unwritten = True
+            self._mark()
+            self.prune()
 
     def truncate(self, offset: int) -> None:
         """Drop everything from `offset` on (KIP-101: what a leader of a later epoch does not have).
@@ -289,6 +343,10 @@ class Log(Recovering):
             parts.append(entries.truncate(self.number, self.truncated_to))
             position += len(parts[-1])
             self.truncated_to = None
+        if self._keep_is_unwritten:
+            self._keep_is_unwritten = False
+            parts.append(entries.keep(self.number, self.kept_from))
+            position += len(parts[-1])
         pending, self.pending = self.pending, []
         if len(pending) == 1:
             position = self._cut_run(parts, journal, position, pending, volatile=pending[0].volatile)
@@ -320,9 +378,10 @@ class Log(Recovering):
     def _cut_run(
         self, parts: list[bytes], journal: Source, position: int, run: Sequence[Pending], *, volatile: bool
     ) -> int:
-        """One entry of batches; those that are settled already are written nowhere."""
+        """One entry of batches; those that are settled already, and not kept, are written nowhere."""
         covers = self.settled.covers
-        run = [batch for batch in run if not covers(batch.first, batch.end)]
+        kept_from = NOTHING_KEPT if volatile else self.kept_from
+        run = [batch for batch in run if batch.end > kept_from or not covers(batch.first, batch.end)]
         if not run:
             return position
         parts.append(
@@ -369,13 +428,14 @@ class Log(Recovering):
 
     # What comes out.
 
-    def read(self, offset: int) -> Iterator[Batch]:
-        """The batches from the one that holds `offset` on, in order, without those that are wholly settled.
+    def read(self, offset: int, *, kept: bool = False) -> Iterator[Batch]:
+        """The batches from the one that holds `offset` on, in order, without those that are wholly settled; with `kept`
+        also those of them that are kept.
 
         Lazy: at most one extent is in memory at a time. Raises Corrupt and OSError. What is appended meanwhile is seen.
         """
+        covers = self.is_done if kept else self.settled.covers
         while True:
-            self._close_batch()
             self.prune()
             index = bisect_right(self.extents, offset, key=_END)
             if index >= len(self.extents):
@@ -385,14 +445,43 @@ class Log(Recovering):
                 parts = extents.split(extent)
                 self.extents[index : index + 1] = parts
                 extent = parts[0]
-            if not self.settled.covers(max(offset, extent.first), extent.end):
+            if not covers(max(offset, extent.first), extent.end):
                 for header, data, position in extents.batches(extent):
-                    if header.next_offset > offset and not self.settled.covers(header.base_offset, header.next_offset):
+                    if header.next_offset > offset and not covers(header.base_offset, header.next_offset):
                         yield Batch(header, data, position)
             offset = extent.end
+        # Only who comes so far ends the batch that may still grow.
+        self._close_batch()
         for pending in list(self.pending):
-            if pending.end > offset and not self.settled.covers(pending.first, pending.end):
+            if pending.end > offset and not covers(pending.first, pending.end):
                 yield Batch(parse_header(pending.octets), bytes(pending.octets), 0)
+
+    def stored(self, offset: int, bytes_max: int, end: int) -> list[FileRange]:
+        """Whole extents from `offset` on, below `end`, of up to `bytes_max` octets, as they lie in files.
+
+        Nothing of them is read or checked. None where `offset` is not where one begins, or the first is too large, too
+        small to be worth it, or still on its way to its file. Raises Corrupt and OSError.
+        """
+        self.prune()
+        found: list[FileRange] = []
+        index = bisect_right(self.extents, offset, key=_END)
+        while index < len(self.extents):
+            extent = self.extents[index]
+            if extent.first < offset or not extent.size >= RANGE_BYTES_MIN:
+                break
+            if extent.size > max(bytes_max, extents.EXTENT_BYTES_MAX) and not extents.is_one_batch(extent):
+                self.extents[index : index + 1] = extents.split(extent)
+                extent = self.extents[index]
+            if extent.size > bytes_max or extent.end > end:
+                break
+            one = extent.source.range(extent.position, extent.size)
+            if one is None:
+                break
+            found.append(one)
+            bytes_max -= extent.size
+            offset = extent.end
+            index += 1
+        return found
 
     def first_header(self, offset: int) -> BatchHeader | None:
         """Of the batch with `offset`, or of one not long before; None if there is none. Reads a header only.
@@ -405,10 +494,44 @@ class Log(Recovering):
             return extents.first_header(self.extents[index])
         return parse_header(self.pending[0].octets) if self.pending else None
 
+    def first_since(self, timestamp_ms: int) -> BatchHeader | None:
+        """Of the first batch from a time on, also among what is kept, as far as their times never fall; None if there
+        is none. Raises Corrupt and OSError."""
+        low, high = 0, len(self.extents)
+        while low < high:
+            middle = (low + high) // 2
+            if extents.first_header(self.extents[middle]).max_timestamp_ms < timestamp_ms:
+                low = middle + 1
+            else:
+                high = middle
+        start = self.extents[low - 1].first if low else 0
+        return next((one for one, _, _ in self.read(start, kept=True) if one.max_timestamp_ms >= timestamp_ms), None)
+
     @property
     def size_bytes(self) -> int:
         """Octets of what is in extents or pending, settled or not."""
         return sum(one.size for one in self.extents) + sum(len(one.octets) for one in self.pending)
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """(offsets, about how many octets) of what is settled and kept all the same; offsets that only memory has had
+        count where they lie between others."""
+        all_extents, settled, kept_from = self.extents, self.settled, self.kept_from
+        start = bisect_right(all_extents, kept_from, key=_END)
+        if start == len(all_extents):
+            return 0, 0
+        # There may be tens of thousands; of those that are wholly settled only the sizes are looked at.
+        stop = max(bisect_right(all_extents, settled.floor, key=_END), start)
+        size = sum(map(_SIZE, islice(all_extents, start, stop)))
+        count = all_extents[stop - 1].end - max(all_extents[start].first, kept_from) if stop > start else 0
+        settled_end = settled.end
+        for one in islice(all_extents, stop, None):
+            if one.first >= settled_end:
+                break
+            some = settled.count(max(one.first, kept_from), one.end)
+            count += some
+            size += one.size * some // (one.end - one.first)
+        return count, size
 
     @property
     def live_count(self) -> int:

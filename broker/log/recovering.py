@@ -12,9 +12,11 @@ from broker.log.ackset import AckSet
 from broker.log.errors import Corrupt
 from broker.log.extents import Extent, Source, shrink
 from broker.log.segment import Segment, clip_segments
-from protocol.kafka.records import parse_header
+from protocol.kafka.records import Octets, parse_header
 
 NEVER_CUT = 1 << 63
+NOTHING_KEPT = 1 << 63
+"""`kept_from` of a log that lets go of whatever is settled."""
 
 
 class Pending(NamedTuple):
@@ -22,7 +24,7 @@ class Pending(NamedTuple):
 
     first: int
     end: int
-    octets: bytes | bytearray
+    octets: Octets
     volatile: bool
 
 
@@ -37,8 +39,8 @@ class Recovering(Touched):
     """The state of a log, as recovery makes it."""
 
     __slots__ = (
-        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "lost_segments", "lowest_cut", "pending",
-        "returns", "segments", "synced_offset", "unreturned", "volatile",
+        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "kept_from", "lost_segments", "lowest_cut",
+        "pending", "returns", "segments", "synced_offset", "unreturned", "volatile",
     )  # fmt: skip
 
     uuid: bytes
@@ -55,13 +57,20 @@ class Recovering(Touched):
     pending: list[Pending]
     lost_segments: list[str]
     lowest_cut: int
+    kept_from: int
     _cut_end: int
     _recovered_cuts: list[int]
     _unwritten: list[tuple[int, int]]
 
+    def is_done(self, first: int, end: int) -> bool:
+        """Whether batches of these offsets may go, wherever they lie: all is settled, and none of it is to be kept."""
+        return end <= self.kept_from and self.settled.covers(first, end)
+
     def prune(self) -> None:
-        """Forget the extents in front that are wholly settled."""
-        floor = self.settled.floor
+        """Forget the extents in front that may go."""
+        floor, kept_from = self.settled.floor, self.kept_from
+        if kept_from < floor:
+            floor = kept_from
         extents = self.extents
         if extents and extents[0].end <= floor:
             gone = 1
@@ -78,6 +87,8 @@ class Recovering(Touched):
         self.lowest_cut = min(self.lowest_cut, offset)
         self._unwritten = [(first, min(end, offset)) for first, end in self._unwritten if first < offset]
         self.volatile.truncate(offset)
+        if self.kept_from != NOTHING_KEPT:
+            self.kept_from = min(self.kept_from, offset)
         self.epochs = [(epoch, first) for epoch, first in self.epochs if first < offset]
         for counts in (self.returns, self.unreturned):
             for above in [other for other in counts if other >= offset]:

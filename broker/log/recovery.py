@@ -9,7 +9,7 @@ that was begun (see `journal`) and is not there or has lost its beginning, and a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broker.log import checkpoint, entries, frames, journal
 from broker.log.disk import Disk
@@ -317,8 +317,12 @@ class _Recovery:
             log.recover_truncate(value[1])
         elif kind == entries.SEEN:
             log.seen_offset = value[1]
+        elif kind == entries.KEEP:
+            log.kept_from = value[1]
         elif kind == entries.STATE:
             self._restore(log, value)  # type: ignore[arg-type]
+        elif kind == entries.EDITIONS:
+            self._restore_editions(log, value[1])
         elif kind == entries.DROP:
             del self._store.logs[log.number]
 
@@ -327,6 +331,14 @@ class _Recovery:
         store.next_log = max(store.next_log, number + 1)
         if number not in store.logs:
             store.logs[number] = Log(number, uuid, 0, store.filling, durable=True)
+
+    @staticmethod
+    def _restore_editions(log: Log, editions: Sequence[entries.Edition]) -> None:
+        known = {segment.base: segment for segment in log.segments}
+        for base, edition, gaps in editions:
+            if base not in known:
+                raise Corrupt(f"an edition of a segment at {base} that the log does not have")
+            known[base].as_edition(edition, gaps)
 
     def _restore(self, log: Log, state: entries.State) -> None:
         folder = log_folder(log.uuid)

@@ -1,8 +1,9 @@
 """Segments: where the batches of a log lie that a checkpoint has moved out of the journal.
 
-A segment is a file of batches, verbatim, named after the offset it begins with. It is written by the checkpoint's
-thread only, at its end, and counts from the checkpoint that names it on; octets behind the size that a checkpoint
-promises are nobody's and are overwritten. Readers have handles of their own, from a bounded pool (`Handles`).
+A segment is a file of batches, verbatim, named after the offset it begins with and, when it takes the place of others
+(`rewriting`), after its edition. It is written by the checkpoint's thread only, at its end, and counts from the
+checkpoint that names it on; octets behind the size that a checkpoint promises are nobody's and are overwritten. Readers
+have handles of their own, from a bounded pool (`Handles`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from broker.log.disk import Disk, File
+from broker.log.disk import Disk, File, FileRange
 from broker.log.extents import Extent, shrink
 
 SEGMENT_BYTES_MAX = 64 << 20
 """A segment is freed as a whole; larger ones hold more of what is settled, smaller ones are more files."""
 
-_NAME = re.compile(r"[0-9]{20}\.log")
+EDITION_MAX = 99_999
+"""Then they begin anew: nothing of the first ones is left."""
+_NAME = re.compile(r"[0-9]{20}(-[0-9]{5})?\.log")
 
 
 def log_folder(uuid: bytes) -> str:
@@ -72,20 +75,47 @@ class Handles:
 
 
 class Segment:
-    """One file of a log; `end` is the offset behind its last batch, `size` what it holds in octets."""
+    """One file of a log; `end` is the offset behind its last batch, `size` what it holds in octets.
 
-    __slots__ = ("_handles", "base", "end", "name", "size")
+    `gaps` counts the offsets of its range that it holds no record of, since it was written anew without them.
+    """
+
+    __slots__ = ("_folder", "_handles", "base", "edition", "end", "gaps", "name", "size")
 
     def __init__(self, handles: Handles, folder: str, base: int, end: int, size: int) -> None:
         self._handles = handles
+        self._folder = folder
         self.name = f"{folder}/{base:020d}.log"
         self.base = base
         self.end = end
         self.size = size
+        self.edition = 0
+        self.gaps = 0
+
+    def as_edition(self, edition: int, gaps: int) -> Segment:
+        """It is written anew, and named so; returns itself."""
+        self.name = f"{self._folder}/{self.base:020d}-{edition:05d}.log"
+        self.edition = edition
+        self.gaps = gaps
+        return self
+
+    def copy(self) -> Segment:
+        """The same file, to be grown while others see it as it is."""
+        other = Segment(self._handles, self._folder, self.base, self.end, self.size)
+        return other.as_edition(self.edition, self.gaps) if self.edition else other
+
+    @property
+    def held_count(self) -> int:
+        """Offsets that it has records of, settled or not (about: what was settled when it was made counts)."""
+        return max(self.end - self.base - self.gaps, 0)
 
     def read(self, position: int, size: int) -> bytes:
         """Octets of the file."""
         return self._handles.get(self.name).read(position, size)
+
+    def range(self, position: int, size: int) -> FileRange | None:
+        """The same, to be sent from the file."""
+        return self._handles.get(self.name).range(position, size)
 
     def close(self) -> None:
         """Give its handle back."""

@@ -188,9 +188,11 @@ class Store:
 
     @property
     def has_dead_segments(self) -> bool:
-        """Whether a checkpoint would free a file; looks at the first segment of each log."""
+        """Whether a checkpoint would free a file, or may; looks at the first segment of each log."""
         return bool(self.doomed) or any(
-            log.lost_segments or (log.segments and log.settled.covers(log.segments[0].base, log.segments[0].end))
+            log.has_waste
+            or log.lost_segments
+            or (log.segments and log.is_done(log.segments[0].base, log.segments[0].end))
             for log in self.logs.values()
         )
 

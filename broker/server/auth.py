@@ -142,7 +142,7 @@ class Authenticator:
 
     __slots__ = (
         "_access", "_clock", "_credentials", "_failures", "_key", "_running", "_security", "_slow_hashes",
-        "_threads", "_verified",
+        "_verified", "threads",
     )  # fmt: skip
 
     def __init__(
@@ -161,7 +161,7 @@ class Authenticator:
             self._security.login_failures_tracked_max,
         )
         self._running: dict[bytes, _Run] = {}
-        self._threads = trio.CapacityLimiter(THREADS)
+        self.threads = trio.CapacityLimiter(THREADS)
 
     # Credentials.
 
@@ -207,31 +207,42 @@ class Authenticator:
         assert password is not None  # EXTERNAL never needs a thread.
         if not await self._verify_once(name, password, peer_host):
             raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
-        try:
-            return self._admit(name, peer_host)
-        except LoginRefused:
-            self._failures.charge(peer_host, name, self._clock())
-            raise
+        return self.admit(name, peer_host)
 
     def authenticate_nowait(
         self, mechanism: bytes | str, response: bytes, peer_host: str, external_name: str | None = None
     ) -> User | None:
         """The same without waiting; None where it takes a thread, so that `authenticate` must be asked."""
         name, password = _identify(_mechanism(mechanism), response, external_name)
-        if self._failures.exhausted(peer_host, name, self._clock()):
-            raise LoginRefused(f"user {name!r} from {peer_host}: too many failed logins")
+        self.check_failures(name, peer_host)
         proved = True if password is None else self._verify_nowait(name, password)
         if proved is None:
             return None
+        if not proved:
+            self.charge(name, peer_host)
+            raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
+        return self.admit(name, peer_host)
+
+    # For mechanisms that prove it themselves, too.
+
+    def check_failures(self, name: str, peer_host: str) -> None:
+        """Raises LoginRefused when there were too many: right passwords are refused as well then."""
+        if self._failures.exhausted(peer_host, name, self._clock()):
+            raise LoginRefused(f"user {name!r} from {peer_host}: too many failed logins")
+
+    def charge(self, name: str, peer_host: str, amount: float = 1.0) -> None:
+        """Note a failed login (-1: take it back)."""
+        self._failures.charge(peer_host, name, self._clock(), amount)
+
+    def admit(self, name: str, peer_host: str) -> User:
+        """The user, now that the peer has proved to be it. Raises LoginRefused, and notes that, where it may not."""
         try:
-            if not proved:
-                raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
-            return self._admit(name, peer_host)
+            return self._admitted(name, peer_host)
         except LoginRefused:
-            self._failures.charge(peer_host, name, self._clock())
+            self.charge(name, peer_host)
             raise
 
-    def _admit(self, name: str, peer_host: str) -> User:
+    def _admitted(self, name: str, peer_host: str) -> User:
         user = self._access.users.get(name)
         if user is None:
             raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
@@ -260,18 +271,18 @@ class Authenticator:
             await run.done.wait()
             if run.proved is not None:
                 if not run.proved:
-                    self._failures.charge(peer_host, name, self._clock())
+                    self.charge(name, peer_host)
                 return run.proved
         run = self._running[digest] = _Run()
         # Charged before the wait and given back after, so that a thousand guesses at once do not all pass the check.
-        self._failures.charge(peer_host, name, self._clock())
+        self.charge(name, peer_host)
         try:
             run.proved = await self._verify_in_thread(name, password)
         finally:
             del self._running[digest]
             run.done.set()
         if run.proved:
-            self._failures.charge(peer_host, name, self._clock(), -1.0)
+            self.charge(name, peer_host, -1.0)
         return run.proved
 
     async def _verify_in_thread(self, name: str, password: bytes) -> bool:
@@ -284,7 +295,7 @@ class Authenticator:
             against = slow[int.from_bytes(self._digest(name, b"")[:8], "big") % len(slow)]
         else:
             return False  # The last scrypt user went while this login waited.
-        same = await trio.to_thread.run_sync(against.verify, password, limiter=self._threads)
+        same = await trio.to_thread.run_sync(against.verify, password, limiter=self.threads)
         # The user may have changed in the meantime.
         proved = same and against is credential and self._credentials.get(name) is credential
         ttl_s = self._security.auth_cache_ttl_s

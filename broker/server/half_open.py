@@ -1,22 +1,34 @@
 """Connections that are not open yet, and which of them goes when there are too many.
 
-Owns: who is waiting, by host, in order of arrival. Must not know: sockets, limits' reasons (`broker.config.limits`).
+Owns: who is waiting, by host, in order of arrival, whichever protocol it speaks. Must not know: sockets, limits'
+reasons (`broker.config.limits`).
 
 Past a limit the *oldest* goes, not the newest: who means it is through in milliseconds, while a flood of silent sockets
 evicts itself. Refusing the newest would shut out everybody behind the flood's address. Who has sent a protocol header
-goes after all who have not: on a busy machine a flood turns the whole room over while one client answers.
+(of Kafka's: a request) is on another list than who has not, in the order in which they were last heard, and the longer
+list pays: neither a flood of silent sockets nor one of those that begin and stop turns out who goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from broker.server.amqp.connection import Connection
+    from broker.server.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptLimits:
+    """How many sockets may be open, in all and before their login, in all and from one host."""
+
+    connections_max: int = 20_000
+    unauthenticated_max: int = 2_000
+    unauthenticated_per_host_max: int = 1_000
 
 
 class HalfOpen:
-    """The connections between accept and connection.open-ok."""
+    """The connections between accept and connection.open-ok, or the first request of a user."""
 
     __slots__ = ("_by_host", "count")
 
@@ -24,19 +36,23 @@ class HalfOpen:
         self._by_host: dict[str, _Waiting] = {}
         self.count = 0
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Machine) -> None:
         """It was accepted."""
         self._by_host.setdefault(connection.peer[0], _Waiting()).silent[connection] = None
         self.count += 1
 
-    def heard(self, connection: Connection) -> None:
-        """It has sent a protocol header."""
+    def heard(self, connection: Machine) -> None:
+        """It has sent a protocol header, or a request; again is later."""
         waiting = self._by_host.get(connection.peer[0])
-        if waiting is not None and connection in waiting.silent:
-            del waiting.silent[connection]
-            waiting.heard[connection] = None
+        if waiting is None:
+            return
+        for among in (waiting.silent, waiting.heard):
+            if connection in among:
+                del among[connection]
+                waiting.heard[connection] = None
+                return
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: Machine) -> None:
         """It is open, or gone; again is nothing."""
         host = connection.peer[0]
         waiting = self._by_host.get(host)
@@ -48,24 +64,30 @@ class HalfOpen:
         if not len(waiting):
             del self._by_host[host]
 
-    def surplus(self, host: str, per_host_max: int, total_max: int) -> Connection | None:
+    def make_room(self, host: str, limits: AcceptLimits) -> None:
+        """Close who has to go before another one from `host` is taken."""
+        surplus = self.surplus(host, limits.unauthenticated_per_host_max, limits.unauthenticated_max)
+        if surplus is not None:
+            surplus.transport.close()
+
+    def surplus(self, host: str, per_host_max: int, total_max: int) -> Machine | None:
         """Who has to go before another one from `host` is taken; None while there is room."""
         waiting = self._by_host.get(host)
         if waiting is None or len(waiting) < per_host_max:
             if self.count < total_max:
                 return None
             waiting = max(self._by_host.values(), key=len)
-        return next(iter(waiting.silent or waiting.heard))
+        return next(iter(waiting.silent if len(waiting.silent) >= len(waiting.heard) else waiting.heard))
 
 
 class _Waiting:
-    """Those of one host, each part in order of arrival."""
+    """Those of one host: the silent in order of arrival, the others in the order in which they were last heard."""
 
     __slots__ = ("heard", "silent")
 
     def __init__(self) -> None:
-        self.silent: dict[Connection, None] = {}
-        self.heard: dict[Connection, None] = {}
+        self.silent: dict[Machine, None] = {}
+        self.heard: dict[Machine, None] = {}
 
     def __len__(self) -> int:
         return len(self.silent) + len(self.heard)

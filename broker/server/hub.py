@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.core.broker import Broker
+from broker.core.groups.settings import OFFSETS_TOPIC, GroupSettings
 from broker.server.amqp import handshake
 from broker.server.amqp.reply_to import ReplyAddresses
 from broker.server.amqp.state import State
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from broker.core.access import Access
     from broker.server.amqp.connection import Connection
     from broker.server.auth import Authenticator
+    from broker.server.groups import Groups
     from broker.server.machine import Machine
 
 log = logging.getLogger("jackalope.amqp")
@@ -36,8 +38,8 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "half_open", "kafka",
-        "now_ms", "on_tick", "reply_addresses", "scheduler", "touched", "turns",
+        "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability",
+        "group_settings", "half_open", "kafka", "now_ms", "on_tick", "reply_addresses", "scheduler", "touched", "turns",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +64,33 @@ class Hub:
         self.turns = 0
         self.kafka: Any = None
         """What the connections of Kafka's protocol share, where it is served."""
+        self.group_settings = GroupSettings()
+        self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
+        if durability is not None:
+            durability.on_synced.append(broker.synced)
+
+    def groups_of(self, vhost: str) -> Groups:
+        """The consumer groups of a vhost, which has to have topics. Raises Corrupt and OSError."""
+        groups = self._groups.get(vhost)
+        if groups is None:
+            # Imported late: who speaks AMQP alone need not wait for it.
+            from broker.server.groups import Groups
+
+            topics = self.broker.vhosts[vhost].topics
+            assert topics is not None
+            groups = self._groups[vhost] = Groups(
+                topics, self.scheduler, self.group_settings, lambda: self.now_ms, self.new_token
+            )
+            self.on_tick.append(lambda _: groups.tick())
+        return groups
+
+    def restore_groups(self) -> None:
+        """Bring back what was kept of groups, wherever there is something. Raises Corrupt and OSError."""
+        for vhost in list(self.broker.vhosts.values()):
+            if vhost.topics is not None and vhost.topics.get(OFFSETS_TOPIC) is not None:
+                self.groups_of(vhost.name)
 
     def shared_origin(self, origin: bytes, channel: bytes, frame_max: int) -> bytes:
         """One object for all who publish with this origin on channels of this number (two octets) in such frames.

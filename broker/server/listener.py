@@ -14,6 +14,7 @@ import trio
 from broker.errors import ConfigError
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.settings import AmqpSettings
+from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
 from broker.server.pump import Poller, Pump
 from broker.server.tls import Tls
@@ -22,15 +23,6 @@ log = logging.getLogger("jackalope.server")
 
 BACKLOG = 1024
 _OUT_OF_HANDLES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptLimits:
-    """How many sockets may be open, in all and before their login, in all and from one host."""
-
-    connections_max: int = 20_000
-    unauthenticated_max: int = 2_000
-    unauthenticated_per_host_max: int = 1_000
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -121,9 +113,7 @@ class AmqpDoor:
         limits, hub = self.limits, self.hub
         if len(hub.connections) >= limits.connections_max:
             return False
-        surplus = hub.half_open.surplus(peer[0], limits.unauthenticated_per_host_max, limits.unauthenticated_max)
-        if surplus is not None:
-            surplus.transport.close()
+        hub.half_open.make_room(peer[0], limits)
         connection = Connection(hub, self.settings, peer)
         hub.add(connection)
         self.poller.add(Pump(hub, self.poller, sock, connection, tls))

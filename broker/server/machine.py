@@ -10,7 +10,10 @@ The pump's duties:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from broker.log.disk import FileRange
 
 
 class Machine(Protocol):
@@ -56,6 +59,17 @@ class Machine(Protocol):
         """Finish a login that has to be checked off the loop."""
 
 
+class BulkMachine(Machine, Protocol):
+    """One whose large requests are received where they stay, and that has pieces of files on `out`."""
+
+    @property
+    def target(self) -> memoryview | None:
+        """Where the next octets go; None: to `receive`."""
+
+    def received(self, count: int) -> None:
+        """So many octets were put there."""
+
+
 class Home(Protocol):
     """What a pump asks of those who keep its machine."""
 
@@ -67,4 +81,4 @@ class Home(Protocol):
         """The machine's socket is closed."""
 
 
-Octets = Sequence[bytes | memoryview]
+Octets = Sequence["bytes | memoryview | FileRange"]

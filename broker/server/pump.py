@@ -62,20 +62,9 @@ class Pump:
     """The socket of one connection: reads for it in `step`, writes for it in `flush` and `drain`."""
 
     __slots__ = (
-        "_home",
-        "_interest",
-        "_limits",
-        "_pending",
-        "_poller",
-        "_size",
-        "bulk",
-        "closed",
-        "fd",
-        "machine",
-        "progress_ms",
-        "sock",
-        "tls",
-    )
+        "_home", "_interest", "_limits", "_pending", "_poller", "_size", "bulk", "closed", "fd", "machine",
+        "progress_ms", "sock", "tls",
+    )  # fmt: skip
 
     def __init__(self, home: Home, poller: Poller, sock: socket.socket, machine: Machine, tls: Tls | None) -> None:
         self._home = home
@@ -122,6 +111,11 @@ class Pump:
             self._size = min(size * 2, limits.read_chunk_bytes_max) if more and alone else limits.read_chunk_bytes
             self._receive(data)
             more = more or machine.more
+        self._go_on(more)
+
+    def _go_on(self, more: bool) -> None:
+        """A turn is over; `more`: the next one has something to do."""
+        machine = self.machine
         if machine.finished:
             self._finish()
         elif machine.login is not None:
@@ -136,22 +130,27 @@ class Pump:
         return sum(map(len, self.machine.out)) > self._limits.replies_bytes_max
 
     def _receive(self, data: bytes) -> None:
-        if self.tls is None:
+        tls = self.tls
+        if tls is None:
             self.machine.receive(data)
             return
         try:
-            plain = self.tls.receive(data)
+            plain = tls.receive(data)
         except ssl.SSLError as error:
             log.info("TLS failed: peer=%s:%s %s", *self.machine.peer, error)
-            self._send(self.tls.data_to_send())
+            self._send(tls.data_to_send())
             self.close()
             return
-        self._send(self.tls.data_to_send())
-        if self.tls.established and not self.machine.tls:
+        self._send(tls.data_to_send())
+        if tls.established and not self.machine.tls:
             self.machine.tls = True
-            self.machine.external_name = self.tls.peer_name()
+            self.machine.external_name = tls.peer_name()
         if plain:
             self.machine.receive(plain)
+        if tls.ended and not self.machine.more and not self.closed:
+            self.flush()
+            self._send(tls.end())
+            self.close()
 
     def resume(self) -> None:
         """What paused the machine is over: go on with what it has, then read again."""
@@ -268,6 +267,7 @@ class Pump:
         if self.closed:
             return
         self.closed = True
+        self.tls = None  # 40 kB, which would wait for a collection of cycles: during a flood that is long.
         self._poller.remove(self)
         self.sock.close()
         self.machine.abort()
@@ -279,7 +279,7 @@ class Pump:
             return
         machine = self.machine
         deaf = machine.paused or (self._pending and self._unread_replies())
-        interest = (0 if deaf else _IN) | (_OUT if self._pending else 0)
+        interest = (0 if deaf else _IN) | (_OUT if self.pending_bytes else 0)
         if interest != self._interest:
             self._interest = interest
             self._poller.modify(self, interest)

@@ -14,7 +14,7 @@ READ_BYTES = 131_072
 class Tls:
     """One server-side TLS session."""
 
-    __slots__ = ("_incoming", "_login_from", "_object", "_outgoing", "established")
+    __slots__ = ("_incoming", "_login_from", "_object", "_outgoing", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext, login_from: str = "common_name") -> None:
         self._login_from = login_from
@@ -22,6 +22,8 @@ class Tls:
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.established = False
+        self.ended = False
+        """The peer has said that nothing more comes. Some wait for the answer before they close (asyncio: 30 s)."""
 
     def receive(self, data: bytes) -> bytes:
         """Cipher octets in, complete plain octets out. Call `data_to_send` afterwards. Raises ssl.SSLError."""
@@ -33,9 +35,20 @@ class Tls:
                 self.established = True
             while part := self._object.read(READ_BYTES):
                 parts.append(part)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            return b"".join(parts)
+            self.ended = True
+        except ssl.SSLWantReadError:
+            self.ended = False
+        except ssl.SSLZeroReturnError:
+            self.ended = True
         return b"".join(parts)
+
+    def end(self) -> bytes:
+        """What to send to a peer that has ended."""
+        try:
+            self._object.unwrap()
+        except ssl.SSLError:
+            return b""  # It has sent more after all.
+        return self._outgoing.read()
 
     def send(self, data: bytes) -> bytes:
         """Plain octets in, everything that is to be sent out."""

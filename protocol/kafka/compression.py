@@ -1,7 +1,11 @@
-"""What is inside a compressed batch, with a bound on its size. Batches are stored as they come; few things open them.
+"""Compressed batches: what is inside, with a bound on its size, and how to make them. Few things open a batch.
 
 The records of a batch are compressed as one block behind the header. gzip is zlib's; lz4 the frame format; snappy comes
 raw (librdkafka) or in blocks behind a header of its own (the Java and Python clients); zstd may not say its size.
+A block is one member or frame; what follows it is refused: thousands of tiny ones are made to keep a reader busy.
+
+What is made here every client reads: snappy in blocks of 32 KiB as Java makes it, lz4 with independent blocks and
+without a size (KIP-57: Java reads no others).
 """
 
 from __future__ import annotations
@@ -18,31 +22,158 @@ from protocol.kafka.records import (
     LZ4,
     NO_COMPRESSION,
     SNAPPY,
+    ZSTD,
     BatchHeader,
     CorruptBatch,
     Octets,
+    Offsets,
     Record,
+    count_records,
+    kept_records,
     read_records,
+    with_records,
 )
 
 OPENED_BYTES_MAX = 64 << 20
 """A batch whose records are more than this is not opened: a few kilobytes can hold gigabytes."""
+RECORD_SIZE_MIN = 7
+"""A record without key, value and headers."""
+RECORDS_MAX = OPENED_BYTES_MAX // RECORD_SIZE_MIN
+"""More than that a batch that may be opened cannot hold, whatever its header says."""
+CHANGED_BYTES_MAX = 1 << 20
+"""Records that are compressed in one step of a loop: 3 to 8 ms at most. Larger ones are left as they are."""
+LEVEL_BYTES_MAX = 192 << 10
+"""Up to this at the level that is asked for, 1 to 8 ms; what is larger at the fastest."""
+ZSTD_LEVEL_MAX = 12
+"""Those above take ten times as long for a twentieth less."""
+LZ4_LEVEL_FAST = 9
+"""Kafka's default, which stands for lz4's fast mode; others are those of its high compression, 12 at most."""
+LEVELS = {GZIP: -1, LZ4: LZ4_LEVEL_FAST, ZSTD: 3}
+"""Kafka's defaults (KIP-390); snappy has none."""
+_FASTEST = {GZIP: 1, LZ4: LZ4_LEVEL_FAST, ZSTD: 1}
 _XERIAL = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_SIZE = 16
+_XERIAL_HEADER = _XERIAL + (1).to_bytes(4, "big") * 2
+_XERIAL_BLOCK = 32 << 10
+_XERIAL_BLOCKS_MAX = 16384
+"""Clients make blocks of 32 KiB; this leaves room for smaller ones."""
 _GZIP_WINDOW = 31
+
+
+class TooLarge(CorruptBatch):
+    """A batch that opens to more than is allowed."""
 
 
 def open_batch(data: Octets, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX) -> Iterator[Record]:
     """The records of a batch, compressed or not. Raises CorruptBatch, also for what opens to more than `bytes_max`."""
-    kind = header.attributes & COMPRESSION
-    if kind == NO_COMPRESSION:
+    return read_records(*plain_batch(data, position, header, bytes_max))
+
+
+def plain_batch(
+    data: Octets, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX
+) -> tuple[bytes, int, BatchHeader]:
+    """The batch without compression: octets, where in them it begins, its header. Raises CorruptBatch."""
+    if not header.attributes & COMPRESSION:
         if not isinstance(data, bytes):
             data, position = bytes(data[position : position + header.size]), 0
-        return read_records(data, position, header)
-    block = bytes(memoryview(data)[position + HEADER_SIZE : position + header.size])
-    records = decompress(kind, block, bytes_max)
+        return data, position, header
+    records = opened(data, position, header, bytes_max)
     plain = header._replace(batch_length=HEADER_SIZE - LENGTH_END + len(records), attributes=0)
-    return read_records(HEADER.pack(*plain) + records, 0, plain)
+    return HEADER.pack(*plain) + records, 0, plain
+
+
+def opened(data: Octets, position: int, header: BatchHeader, bytes_max: int = OPENED_BYTES_MAX) -> bytes:
+    """The octets of a batch's records, not compressed. Raises CorruptBatch, TooLarge among it."""
+    block = bytes(memoryview(data)[position + HEADER_SIZE : position + header.size])
+    kind = header.attributes & COMPRESSION
+    return decompress(kind, block, bytes_max) if kind else block
+
+
+def without(
+    data: Octets,
+    position: int,
+    header: BatchHeader,
+    gone: Offsets,
+    kind: int | None = NO_COMPRESSION,
+    level: int | None = None,
+) -> bytes:
+    """A batch less the records whose offsets are in `gone`; offsets and all else stay as they were (KIP-98).
+
+    Compressed as `kind`, None for what it was. Raises CorruptBatch.
+    """
+    count, records = kept_records(header, opened(data, position, header), gone)
+    kind = header.attributes & COMPRESSION if kind is None else kind
+    return with_records(header, compress(kind, records, level) if kind else records, count, kind)
+
+
+def recompressed(data: Octets, header: BatchHeader, kind: int, level: int | None) -> bytes | None:
+    """A producer's batch as one of another compression; None where it opens to more than CHANGED_BYTES_MAX.
+
+    Offsets, times, producer and sequence stay. Raises CorruptBatch unless it holds as many records as it says.
+    """
+    try:
+        records = opened(data, 0, header, CHANGED_BYTES_MAX)
+    except TooLarge:
+        return None
+    plain = with_records(header, records, header.records, NO_COMPRESSION)
+    count_records(plain, 0, header._replace(batch_length=len(plain) - LENGTH_END))
+    if kind == NO_COMPRESSION:
+        return plain
+    return with_records(header, compress(kind, records, _level(kind, records, level)), header.records, kind)
+
+
+def packed(kind: int, level: int | None, records: bytes) -> tuple[int, bytes]:
+    """Records for a batch of our own: (bits of its attributes, what to put into it); as they are if that is less."""
+    if len(records) > CHANGED_BYTES_MAX:
+        return NO_COMPRESSION, records
+    block = compress(kind, records, _level(kind, records, level))
+    return (kind, block) if len(block) < len(records) else (NO_COMPRESSION, records)
+
+
+def _level(kind: int, records: bytes, level: int | None) -> int | None:
+    return level if len(records) <= LEVEL_BYTES_MAX else _FASTEST.get(kind)
+
+
+def compress(kind: int, records: bytes, level: int | None = None) -> bytes:
+    """Records as one block; `level` as Kafka's topics name it, None for its default."""
+    if level is None:
+        level = LEVELS.get(kind, 0)
+    if kind == GZIP:
+        deflated = zlib.compressobj(level, wbits=_GZIP_WINDOW)
+        return deflated.compress(records) + deflated.flush()
+    if kind == SNAPPY:
+        return _to_snappy(records)
+    if kind == LZ4:
+        return _to_lz4(records, level)
+    return _to_zstd(records, min(level, ZSTD_LEVEL_MAX))
+
+
+def _to_snappy(records: bytes) -> bytes:
+    import cramjam
+
+    parts = [_XERIAL_HEADER]
+    for start in range(0, len(records), _XERIAL_BLOCK):
+        block = bytes(cramjam.snappy.compress_raw(records[start : start + _XERIAL_BLOCK]))
+        parts += (len(block).to_bytes(4, "big"), block)
+    return b"".join(parts)
+
+
+def _to_lz4(records: bytes, level: int) -> bytes:
+    import lz4.frame  # type: ignore[import-untyped]  # it comes without types
+
+    level = 0 if level == LZ4_LEVEL_FAST else min(level, 12)
+    block: bytes = lz4.frame.compress(
+        records, level, block_size=lz4.frame.BLOCKSIZE_MAX64KB, block_linked=False, store_size=False
+    )
+    return block
+
+
+def _to_zstd(records: bytes, level: int) -> bytes:
+    import zstandard
+
+    # A new one each time: two threads cannot share one, and 10 µs are little beside what it does.
+    block: bytes = zstandard.ZstdCompressor(level=level).compress(records)
+    return block
 
 
 def decompress(kind: int, block: bytes, bytes_max: int) -> bytes:
@@ -61,17 +192,17 @@ def decompress(kind: int, block: bytes, bytes_max: int) -> bytes:
         raise CorruptBatch(f"a compressed batch cannot be opened: {error}") from None
 
 
-def _too_large(bytes_max: int) -> CorruptBatch:
-    return CorruptBatch(f"a compressed batch opens to more than {bytes_max} octets")
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"a compressed batch opens to more than {bytes_max} octets")
 
 
 def _gzip(block: bytes, bytes_max: int) -> bytes:
-    opened = zlib.decompressobj(_GZIP_WINDOW)
-    plain = opened.decompress(block, bytes_max + 1)
+    inflated = zlib.decompressobj(_GZIP_WINDOW)
+    plain = inflated.decompress(block, bytes_max + 1)
     if len(plain) > bytes_max:
         raise _too_large(bytes_max)
-    if not opened.eof:
-        raise CorruptBatch("a gzip block ends early")
+    if not inflated.eof or inflated.unused_data:
+        raise CorruptBatch("a gzip block ends early, or is followed by something")
     return plain
 
 
@@ -81,6 +212,8 @@ def _snappy(block: bytes, bytes_max: int) -> bytes:
     parts: list[bytes] = []
     position, room = _XERIAL_HEADER_SIZE, bytes_max
     while position < len(block):
+        if len(parts) == _XERIAL_BLOCKS_MAX:
+            raise CorruptBatch(f"a snappy batch has more than {_XERIAL_BLOCKS_MAX} blocks")
         size = int.from_bytes(block[position : position + 4], "big")
         position += 4
         if not size or position + size > len(block):
@@ -106,14 +239,14 @@ def _snappy_block(block: bytes, bytes_max: int) -> bytes:
 
 
 def _lz4(block: bytes, bytes_max: int) -> bytes:
-    import lz4.frame  # type: ignore[import-untyped]  # it comes without types
+    import lz4.frame
 
-    opened = lz4.frame.LZ4FrameDecompressor()
-    plain: bytes = opened.decompress(block, max_length=bytes_max + 1)
+    frame = lz4.frame.LZ4FrameDecompressor()
+    plain: bytes = frame.decompress(block, max_length=bytes_max + 1)
     if len(plain) > bytes_max:
         raise _too_large(bytes_max)
-    if not opened.eof:
-        raise CorruptBatch("an lz4 frame ends early")
+    if not frame.eof or frame.unused_data:
+        raise CorruptBatch("an lz4 frame ends early, or is followed by something")
     return plain
 
 
@@ -122,7 +255,9 @@ def _zstd(block: bytes, bytes_max: int) -> bytes:
 
     if zstandard.frame_content_size(block) > bytes_max:
         raise _too_large(bytes_max)
-    with zstandard.ZstdDecompressor(max_window_size=bytes_max).stream_reader(block, read_across_frames=False) as reader:
+    # The window is memory as well, and may be larger than what is in the frame.
+    frames = zstandard.ZstdDecompressor(max_window_size=OPENED_BYTES_MAX)
+    with frames.stream_reader(block, read_across_frames=False) as reader:
         plain = reader.read(bytes_max + 1)
     if len(plain) > bytes_max:
         raise _too_large(bytes_max)

@@ -33,12 +33,27 @@ def seeds(folder):
         (folder / str(number)).write_bytes(sample)
 
 
-def test_fuzzing_finds_nothing(tmp_path):
-    """Coverage-guided, from valid conversations, for a bounded time."""
+def kafka_seeds(folder):
+    """Each request of Kafka's protocol, in its first and its last version, with what it has by default."""
+    from protocol.kafka.apis import APIS
+    from protocol.kafka.headers import RequestHeader, write_request
+
+    for place, key in enumerate(sorted(APIS)):
+        api = APIS[key]
+        for version in {api.min_version, api.max_version}:
+            frame = write_request(RequestHeader(key, version, 1, None), api.request())
+            body = frame[4 + 10 + (1 if api.is_flexible(version) else 0) :]
+            (folder / f"{key}-{version}").write_bytes(bytes((2, place, version - api.min_version)) + body)
+            (folder / f"{key}-{version}-raw").write_bytes(b"\x01" + frame)
+
+
+@pytest.mark.parametrize(("name", "make_seeds"), [("fuzz_connection", seeds), ("fuzz_kafka", kafka_seeds)])
+def test_fuzzing_finds_nothing(tmp_path, name, make_seeds):
+    """Coverage-guided, from valid conversations, for a bounded time: AMQP's connections and Kafka's."""
     if sys.version_info >= (3, 14):
         pytest.skip("the fuzzer has no wheel for this Python")
-    seeds(tmp_path)
-    script = Path(__file__).parent / "fuzz_connection.py"
+    make_seeds(tmp_path)
+    script = Path(__file__).parent / f"{name}.py"
     done = subprocess.run(
         [sys.executable, str(script), f"-max_total_time={SECONDS}", "-max_len=6000", "-timeout=10", str(tmp_path)],
         capture_output=True,

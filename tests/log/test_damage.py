@@ -39,11 +39,18 @@ class Directory:
         return open_store(RealDisk(self.root), lambda: next(self.uuids).to_bytes(16, "big"))
 
     def close(self):
-        """As the end of a process does it, also of one that has refused to start: every handle is given back."""
-        for handle in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # What has listed them.
-                if os.readlink(f"/proc/self/fd/{handle}").startswith(str(self.root)):
-                    os.close(int(handle))
+        """As the end of a process does it, also of one that has refused to start: no file is open any more.
+
+        The numbers of files are theirs until they are collected, so those get another file.
+        """
+        with open(os.devnull, "rb") as null:
+            for handle in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(FileNotFoundError):  # What has listed them.
+                    name = os.readlink(f"/proc/self/fd/{handle}")
+                    if name == f"{self.root}/lock":
+                        os.close(int(handle))
+                    elif name.startswith(str(self.root)):
+                        os.dup2(null.fileno(), int(handle), inheritable=False)
 
     def keep(self):
         """Remember every file as it is now."""

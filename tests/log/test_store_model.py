@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from broker.log import checkpoint, extents
+from broker.log import checkpoint, extents, rewriting
 from broker.log.errors import StorageError
 from tests.log.store_world import World
 
@@ -23,6 +23,8 @@ def small_limits(monkeypatch):
     """Small enough for everything to happen: full segments, logs too large to be carried, extents to be split."""
     monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 700)
     monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 2000)
+    monkeypatch.setattr(rewriting, "FILES_MAX", 2)
+    monkeypatch.setattr(rewriting, "WRITE_BYTES", 700)
     monkeypatch.setattr(extents, "EXTENT_BYTES_MAX", 1200)
 
 
@@ -41,7 +43,7 @@ class StoreMachine(RuleBasedStateMachine):
     def append(self, **chosen):
         self.world.append(**chosen)
 
-    @rule(pick=picks, size=st.sampled_from(sizes))
+    @rule(pick=picks, size=st.sampled_from(sizes), pass_by=st.booleans())
     def append_alone(self, **chosen):
         self.world.append_alone(**chosen)
 
@@ -60,6 +62,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def settle_all(self, pick):
         self.world.settle_all(pick)
+
+    @rule(pick=picks, where=picks)
+    def keep(self, **chosen):
+        self.world.keep(**chosen)
 
     @rule(pick=picks, where=picks, count=st.integers(1, 9))
     def note_return(self, **chosen):
@@ -125,28 +131,30 @@ def test_the_store_comes_back_as_it_was_after_some_frame():
     )
 
 
-def simulate(seed, steps=250, **of_world):
+def simulate(seed, steps=250, *, compacts=False, **of_world):
     """One run of a broker's life, the same for the same seed; returns its world."""
     chance = random.Random(f"life {seed}")
-    world = World(seed, **of_world)
+    world = World(seed, compacts=compacts, **of_world)
+    more, less = (4, 0.2) if compacts else (1, 1)  # So that there are segments of which something is left.
     pick = lambda: chance.randrange(1 << 16)  # noqa: E731 - a name for what each action is given
     actions = [
         (2, world.create_log),
-        (25, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
-        (12, lambda: world.append_alone(pick(), chance.choice(sizes))),
+        (25 * more, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (12, lambda: world.append_alone(pick(), chance.choice(sizes), pass_by=chance.random() < 0.3)),
         (12, lambda: world.settle_one(pick(), pick())),
         (4, lambda: world.skip(pick(), chance.randint(1, 5), chance.randint(0, 2))),
         (12, lambda: world.settle(pick(), pick(), chance.randint(1, 4))),
-        (1, lambda: world.settle_all(pick())),
+        (less, lambda: world.settle_all(pick())),
+        (0 if compacts else 3, lambda: world.keep(pick(), pick())),  # A queue keeps, a topic is compacted; never both.
         (4, lambda: world.note_return(pick(), pick(), chance.randint(1, 9))),
         (8, lambda: world.move(pick(), pick(), pick())),
-        (0.5, lambda: world.drop_log(pick())),
+        (0.5 * less, lambda: world.drop_log(pick())),
         (2, lambda: world.truncate(pick(), pick())),
         (4, lambda: world.put(chance.choice(keys), chance.choice((None, bytes(pick() % 20))))),
         (20, world.begin_write),
         (30, world.go_on_writing),
-        (6, world.begin_checkpoint),
-        (20, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
+        (6 * more, world.begin_checkpoint),
+        (20 * more, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
         (4, lambda: world.crash(chance.random() < 0.7, *(chance.choice((None, chance.randint(0, 12))) for _ in "12"))),
         (0.5, world.stop_in_order),
     ]
@@ -163,6 +171,16 @@ def test_many_lives(seeds):
     """Ten lives each, of many crashes."""
     refused = sum(simulate(seed).refused for seed in range(seeds, seeds + 10))
     assert refused > 5, "no lost file was missed"
+
+
+@pytest.mark.parametrize("seeds", range(0, SEEDS // 3, 10))
+def test_many_lives_of_compacted_logs(seeds, monkeypatch):
+    """Segments that are written anew without what is settled hold what they held, whatever is cut off meanwhile."""
+    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 1)
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 1500)
+    worlds = [simulate(seed, 500, compacts=True) for seed in range(seeds, seeds + 10)]
+    assert sum(world.refused for world in worlds) > 5, "no lost file was missed"
+    assert sum(len(world.rewritten) for world in worlds) > 2, "no segment was written anew"
 
 
 @pytest.mark.parametrize("seeds", range(0, SEEDS // 3, 10))

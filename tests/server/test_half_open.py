@@ -63,3 +63,24 @@ def test_who_has_spoken_goes_last():
     assert half_open.count == 0
     half_open.heard(third)
     assert half_open.surplus("a", 1, 1) is None
+
+
+def test_newcomers_have_room_beside_those_who_begin_and_stop():
+    """A flood that sends something and stops is the longer list, and pays; who has not had time to speak stays."""
+    half_open = HalfOpen()
+    stopped = fill(half_open, "a", 5)
+    for one in stopped:
+        half_open.heard(one)
+    fill(half_open, "a", 1)
+    assert half_open.surplus("a", 6, 10) is stopped[0]
+
+
+def test_who_has_just_spoken_goes_last():
+    """Among those in their handshake, who goes on with it is not turned out by newer ones that have stopped."""
+    half_open = HalfOpen()
+    first, second, third = fill(half_open, "a", 3)
+    for one in (first, second, third, first):
+        half_open.heard(one)
+    assert half_open.surplus("a", 3, 10) is second
+    half_open.discard(second)
+    assert half_open.surplus("a", 2, 10) is third

@@ -62,6 +62,9 @@ class SimFile:
     def read(self, position, size):
         return bytes(self._inode.data[position : position + size])
 
+    def range(self, position, size):
+        """There is no file of an operating system."""
+
     def write(self, position, parts):
         octets = b"".join(parts)
         if self._disk.tick():

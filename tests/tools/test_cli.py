@@ -78,6 +78,19 @@ def test_exit_codes(broker):
     code, _, err = jackalope(None, "--url", "http://guest:guest@127.0.0.1:1", "queue", "ls")
     assert code == 6
     assert "127.0.0.1:1" in err
+    code, _, err = jackalope(None, "--url", "localhost:15672", "queue", "ls")
+    assert code == 2
+    assert "http://USER:PASSWORD@HOST:PORT" in err
+
+
+def test_a_narrow_terminal_cuts_nothing_off(broker):
+    """What has no room goes on in the next line: every letter of a long name is there."""
+    name = "".join(chr(ord("a") + number % 26) for number in range(200))
+    assert jackalope(broker, "topic", "create", name)[0] == 0
+    code, out, _ = jackalope(broker, "topic", "ls", "--format", "table", "--columns", "name,bytes_in_rate")
+    assert code == 0
+    assert "…" not in out
+    assert name in "".join(line.split()[0] for line in out.splitlines())
 
 
 def test_config_check(tmp_path):

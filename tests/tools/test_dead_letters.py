@@ -1,7 +1,6 @@
 """`queue peek`, `dlq` and `policy` against a real broker with a real client."""
 
 import base64
-import contextlib
 import http.client
 import json
 import os
@@ -12,16 +11,9 @@ import time
 
 import pika
 import pytest
+from cli_sessions import close_all, jackalope, open_channel
 
 from tools.bench.control import running_jackalope
-
-
-def jackalope(broker, *arguments):
-    """(exit code, parsed lines of stdout, stderr)."""
-    url = f"http://guest:guest@{broker.host}:{broker.http_port}"
-    command = [sys.executable, "-m", "tools.cli.main", "--url", url, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 @pytest.fixture
@@ -29,26 +21,14 @@ def broker(tmp_path):
     """A fresh broker."""
     with running_jackalope(directory=tmp_path) as found:
         yield found
-
-
-OPEN = []
+        close_all()
 
 
 @pytest.fixture(autouse=True)
 def _closes():
     """Close what a test has opened, whatever became of the broker."""
     yield
-    while OPEN:
-        with contextlib.suppress(pika.exceptions.AMQPError):
-            OPEN.pop().close()
-
-
-def open_channel(broker):
-    """A connection's channel with confirms."""
-    OPEN.append(pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port)))
-    channel = OPEN[-1].channel()
-    channel.confirm_delivery()
-    return channel
+    close_all()
 
 
 def declare(channel):

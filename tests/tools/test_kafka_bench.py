@@ -166,6 +166,7 @@ class TestTables:
             assert scenario.name == name
             assert all(callable(_load_function(load)) for load in scenario.loads)
             assert scenario.groups or scenario.counted == "acknowledged"
+        assert {row.name for row in KAFKA_SCENARIOS.values() if row.alone} == {"amqp-to-topic", "topic-to-amqp"}
         cells = [row for row in KAFKA_SCENARIOS.values() if row.counted == "acknowledged"]
         assert len({(row.acks, row.partitions, row.compression) for row in cells}) == len(cells) == 8
 

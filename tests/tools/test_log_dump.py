@@ -9,6 +9,8 @@ import sys
 import pika
 import pytest
 
+from protocol.kafka.compression import compress
+from protocol.kafka.records import GZIP, ZSTD, encode_batch, render_record
 from tools.bench.control import running_jackalope
 
 
@@ -73,3 +75,22 @@ def test_damage_is_told_and_stepped_over(data, tmp_path):
     assert [row["offset"] for row in rows] == [number for number in range(20) if number != 7]
     assert f"damaged: {copy} at" in told
     assert dump(tmp_path / "nowhere")[0] == 4
+
+
+def test_records_of_a_compressed_topic(tmp_path):
+    """Opened, as a Kafka client would see them; a batch that nobody can open says so."""
+    batches = [
+        (GZIP, compress(GZIP, b"".join(render_record(n, b"event %d" % n) for n in range(2)))),
+        (ZSTD, b"nothing"),
+    ]
+    octets = [
+        encode_batch(2 * n, 1, 2, block, leader_epoch=1, base_timestamp_ms=0, max_timestamp_ms=0, attributes=kind)
+        for n, (kind, block) in enumerate(batches)
+    ]
+    segment = tmp_path / "00000000000000000000-00001.log"
+    segment.write_bytes(b"".join(octets))
+    code, rows, _ = dump(segment)
+    assert code == 0
+    assert [(row["offset"], row["body"]) for row in rows[:2]] == [(0, "event 0"), (1, "event 1")]
+    assert rows[2]["offset"] == 2
+    assert "cannot be opened" in rows[2]["body"]

@@ -187,6 +187,24 @@ def kafka_codec() -> None:
 
 
 @bench.command()
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Of each run.")
+def compression(seconds: float) -> None:
+    """What a topic's compression.type saves on JSON events that AMQP publishes into it, at several rates."""
+    from tools.bench.compression import measure
+    from tools.bench.processes import orderly_end
+
+    terminal = sys.stdout.isatty()
+    with orderly_end():
+        for row in measure(seconds):
+            if terminal:
+                rate = f"{row.rate} /s" if row.rate else f"{row.per_second:.0f} /s (all)"
+                click.echo(f"{row.kind:10} {rate:>16} {row.octets:8.1f} octets for {row.plain:.0f}  "
+                           f"{row.ratio:5.2f}x  {row.per_batch:6.1f} per batch  {row.cpu_us:7.1f} us CPU")  # fmt: skip
+            else:
+                click.echo(json.dumps(row.as_json()))
+
+
+@bench.command()
 @click.option("--messages", default=1_000_000, show_default=True, type=click.IntRange(1000, 100_000_000),
               help="Of 1 kB, in one durable queue.")  # fmt: skip
 @click.option("--queues", default=10_000, show_default=True, type=click.IntRange(1, 100_000), help="Durable, one each.")

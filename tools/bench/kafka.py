@@ -114,7 +114,8 @@ def compare(options: KafkaOptions, emit: Emit, note: Note) -> Outcome:
                 scenario = KAFKA_SCENARIOS[name]
                 run = partial(run_once, scenario=scenario, seconds=options.seconds,
                               congestion=congestion if congestion != "unknown" else "")  # fmt: skip
-                chosen = cast if scenario.flush_beside else Cast(cast.ours, cast.theirs)
+                theirs = None if scenario.alone else cast.theirs
+                chosen = Cast(cast.ours, theirs, cast.beside if scenario.flush_beside else None)
                 alternate(scenario, chosen, options.rounds, run, outcome, emit, note, warm_up=options.warm_up)
     return outcome
 

@@ -31,6 +31,9 @@ PACED = {"linger.ms": 1, "enable.idempotence": False, "delivery.report.only.erro
 # Without the last two librdkafka pauses for a second whenever 64 MB wait for an application that is slower than it.
 READER = {"auto.offset.reset": "earliest", "enable.auto.commit": True, "fetch.queue.backoff.ms": 2,
           "queued.min.messages": 100_000}  # fmt: skip
+# Who seeks back to the beginning waits for the fetch that it has outstanding at the end: half a second by default, and
+# on a busy machine several of those were seen to fill a window.
+LAPPER = {**READER, "fetch.wait.max.ms": 20}
 # A member learns of a rebalance by its next heartbeat, so the interval is most of the time that a rebalance takes.
 MEMBER = {"heartbeat.interval.ms": 300, "session.timeout.ms": 10_000, "auto.offset.reset": "latest"}
 
@@ -57,12 +60,26 @@ def produce(job: KafkaJob, board: Board) -> None:
     messages = [{"value": body} for body in render_bodies(job.scenario.body_bytes)][:BATCH_MESSAGES]
     board.wait_for_load(job.worker)
     queued = turn = 0
+    lag_max = job.scenario.lag_messages_max
     while board.running:
+        while lag_max and queued - board.delivered > lag_max and board.running:
+            producer.poll(POLL_S_MIN)
         queued += _send(producer, job, messages, turn % partitions)
         turn += 1
         board.set_published(job.worker, _acknowledged(producer, queued))
     producer.flush(FLUSH_S)
     board.set_published(job.worker, _acknowledged(producer, queued))
+
+
+def group(job: KafkaJob, board: Board) -> None:
+    """The consumers of groups, reading on from where they are."""
+    opened = [_reader(job, name, READER) for name in job.groups()]
+    delivered = sum(count for _, count in opened)
+    board.wait_for_load(job.worker)
+    while board.running:
+        for reader, _ in opened:
+            delivered += len(reader.consume(CONSUME_MESSAGES, POLL_S_MIN * 10))
+        board.set_delivered(job.worker, delivered)
 
 
 def _acknowledged(producer: Producer, queued: int) -> int:
@@ -97,9 +114,9 @@ def paced(job: KafkaJob, board: Board) -> None:
     producer.flush(FLUSH_S)
 
 
-def _reader(job: KafkaJob, group: str) -> tuple[Consumer, int]:
+def _reader(job: KafkaJob, group: str, settings: dict[str, Any]) -> tuple[Consumer, int]:
     """A consumer that has its assignment, and how many messages it has read with that."""
-    consumer = Consumer({"bootstrap.servers": job.address, "group.id": group, **QUIET, **READER})
+    consumer = Consumer({"bootstrap.servers": job.address, "group.id": group, **QUIET, **settings})
     consumer.subscribe([job.topic])
     end_s = time.monotonic() + JOIN_TIMEOUT_S
     count = 0
@@ -112,7 +129,7 @@ def _reader(job: KafkaJob, group: str) -> tuple[Consumer, int]:
 
 def consume(job: KafkaJob, board: Board) -> None:
     """A consumer for each group, reading a filled topic again and again from its beginning."""
-    opened = [_reader(job, group) for group in job.groups()]
+    opened = [_reader(job, group, LAPPER) for group in job.groups()]
     readers, read = [reader for reader, _ in opened], [count for _, count in opened]
     beginning, lap_messages = TopicPartition(job.topic, 0, 0), job.scenario.preload_messages
     board.wait_for_load(job.worker)
@@ -133,7 +150,7 @@ def consume(job: KafkaJob, board: Board) -> None:
 
 def follow(job: KafkaJob, board: Board) -> None:
     """One consumer at the end of the log, and how old each message is when it comes out of the client."""
-    reader, delivered = _reader(job, job.groups()[0])
+    reader, delivered = _reader(job, job.groups()[0], READER)
     board.wait_for_load(job.worker)
     while board.running:
         message = reader.poll(POLL_S)

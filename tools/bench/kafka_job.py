@@ -25,6 +25,8 @@ class KafkaJob:
     run: str
     worker: int
     congestion: str = ""
+    amqp: tuple[str, int] | None = None
+    """Where the broker speaks AMQP, if it does."""
 
     @property
     def address(self) -> str:

@@ -21,6 +21,11 @@ from tools.bench.window import SETTLE_S, RunFailed, Sample, Unavailable, open_bo
 
 PRELOAD_TIMEOUT_S = 60.0
 MEGABYTE = 1e6
+MODULES = {
+    "fetch": "tools.bench.kafka_fetchers",
+    "amqp_publish": "tools.bench.kafka_bridge",
+    "amqp_read": "tools.bench.kafka_bridge",
+}
 
 
 def kafka_address(broker: Broker) -> tuple[str, int]:
@@ -32,7 +37,7 @@ def kafka_address(broker: Broker) -> tuple[str, int]:
 
 def _load_function(kind: str) -> Callable[[KafkaJob, Board], None]:
     """The client is a test requirement, so it is imported when asked for."""
-    module = "tools.bench.kafka_fetchers" if kind == "fetch" else "tools.bench.kafka_clients"
+    module = MODULES.get(kind, "tools.bench.kafka_clients")
     try:
         function: Callable[[KafkaJob, Board], None] = getattr(importlib.import_module(module), kind)
     except ImportError as error:
@@ -94,7 +99,8 @@ def run_once(broker: Broker, scenario: KafkaScenario, *, seconds: float, congest
     host, port = kafka_address(broker)
     seconds *= scenario.window_factor
     run, board, count = secrets.token_hex(4), open_board(seconds), partial(_count, scenario=scenario)
-    jobs = [KafkaJob(host, port, scenario, run, worker, congestion) for worker in range(len(scenario.loads))]
+    amqp = broker.addresses.get("amqp")
+    jobs = [KafkaJob(host, port, scenario, run, worker, congestion, amqp) for worker in range(len(scenario.loads))]
     loads = [partial(_load_function(kind), job) for kind, job in zip(scenario.loads, jobs, strict=True)]
     pids = broker.pids()
     with contextlib.closing(Admin(host, port)) as admin, _topic(jobs[0], admin):

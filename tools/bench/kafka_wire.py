@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 CLIENT_ID = b"jackalope-bench"
@@ -82,9 +82,11 @@ class Admin:
             raise KafkaError("the broker dropped the connection")
         return data
 
-    def create_topic(self, name: str, partitions: int) -> None:
+    def create_topic(self, name: str, partitions: int, configuration: Mapping[str, str] | None = None) -> None:
         """One copy of each partition; returns when each of them has a leader that answers."""
-        wanted = struct.pack(">i", 1) + string(name) + struct.pack(">ihii", partitions, 1, 0, 0)
+        wanted = struct.pack(">i", 1) + string(name) + struct.pack(">ihi", partitions, 1, 0)
+        pairs = (configuration or {}).items()
+        wanted += struct.pack(">i", len(pairs)) + b"".join(string(key) + string(value) for key, value in pairs)
         answer = self.call(CREATE_TOPICS, 4, wanted + struct.pack(">i?", 10_000, False))
         at = 8 + 2 + len(name.encode())
         _check("CreateTopics", struct.unpack_from(">h", answer, at)[0])

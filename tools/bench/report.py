@@ -125,7 +125,10 @@ def row_of(scenario: Measured, ours: Sequence[Sample], theirs: Sequence[Sample],
         cpu = ratios([sample.cpu_us for sample in ours], [sample.cpu_us for sample in theirs])
         p99 = ratios([sample.p99_us for sample in ours], [sample.p99_us for sample in theirs])
     mine = side_of(ours)
-    found = verdicts(scenario.goal, throughput, cpu, p99)
+    found = verdicts(scenario.goal, throughput, cpu, p99) | own_verdicts(scenario.goal, mine)
+    p50 = ratios([sample.p50_us for sample in ours], [sample.p50_us for sample in theirs]) if theirs else None
+    if scenario.goal.p50_max is not None and p50 is not None:
+        found["p50"] = p50.median <= scenario.goal.p50_max
     if (idle := mine.extra.get("cpu_ratio_idle")) is not None:
         found["idle"] = idle.median <= IDLE_CPU_RATIO_MAX
     return Row(scenario, mine, side_of(theirs) if theirs else None, throughput, cpu, p99, found,
@@ -141,6 +144,16 @@ def verdicts(goal: Goal, throughput: Spread | None, cpu: Spread | None, p99: Spr
         found["cpu"] = cpu.median <= goal.cpu_max
     if goal.p99_max is not None and p99 is not None:
         found["p99"] = p99.median <= goal.p99_max
+    return found
+
+
+def own_verdicts(goal: Goal, side: Side) -> dict[str, bool]:
+    """For each goal that needs no peer, whether the median meets it."""
+    found = {}
+    if goal.rate_min is not None:
+        found["rate"] = side.rate.median >= goal.rate_min
+    if goal.p99_us_max is not None and side.p99_us is not None:
+        found["p99_us"] = side.p99_us.median <= goal.p99_us_max
     return found
 
 

@@ -13,11 +13,17 @@ Properties = Literal["none", "celery"]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is asked of Jackalope over control: throughput at least, CPU per message and p99 at most. None: nothing."""
+    """What is asked of Jackalope over control: throughput at least, the rest at most. None: nothing.
+
+    `rate_min` (messages a second) and `p99_us_max` are asked of Jackalope itself.
+    """
 
     throughput_min: float | None = None
     cpu_max: float | None = None
     p99_max: float | None = None
+    p50_max: float | None = None
+    rate_min: float | None = None
+    p99_us_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

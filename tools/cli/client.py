@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import time
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 DEFAULT_URL = "http://guest:guest@127.0.0.1:15672"
-FAILED, NOT_FOUND, REFUSED, CANNOT_CONNECT = 1, 4, 5, 6
+FAILED, PARTIAL, NOT_FOUND, REFUSED, CANNOT_CONNECT = 1, 3, 4, 5, 6
+IDLE_S = 15.0
+"""The broker ends a connection that has been idle for 30 s; after this a new one is opened."""
 
 
 class ApiError(Exception):
@@ -31,22 +34,29 @@ class Client:
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ApiError(f"not an HTTP URL: {parts.scheme}://{parts.hostname or ''}", 2)
+            raise ApiError("not an HTTP URL (http://USER:PASSWORD@HOST:PORT), in --url or JACKALOPE_URL", 2)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._address = f"{parts.hostname}:{parts.port or 15672}"
         self._connection = kind(parts.hostname, parts.port or 15672, timeout=timeout_s)
         login = f"{unquote(parts.username or 'guest')}:{unquote(parts.password or 'guest')}"
+        self._used_s = time.monotonic()
+        self.status = 0
+        """Of the last answer."""
         self._headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
 
     def request(self, method: str, target: str, body: Any = None) -> Any:
-        """The JSON answer, None for an empty one. Raises ApiError."""
-        data = None if body is None else json.dumps(body)
+        """The JSON answer, None for an empty one. `body` may be JSON already, as bytes. Raises ApiError."""
+        if time.monotonic() - self._used_s > IDLE_S:
+            self._connection.close()
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
         try:
             self._connection.request(method, target, data, self._headers)
             response = self._connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(f"cannot connect to {self._address}: {error}", CANNOT_CONNECT) from None
+        self._used_s = time.monotonic()
+        self.status = response.status
         if response.status >= 400:
             raise _error(response.status, raw, target)
         return json.loads(raw) if raw else None

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from tools.cli.client import Client, path
+from tools.cli.client import PARTIAL, Client, path
 from tools.cli.kinds import NUMBER, PAIR, RATE
-from tools.cli.nouns import output_options
+from tools.cli.nouns import output_options, vhost_option
 from tools.cli.output import show
+from tools.cli.progress import progress
 
 PEEK_COLUMNS = ("offset", "state", "exchange", "routing_key", "redelivered", "payload_bytes", "payload")
 BATCH = 200
 Pairs = tuple[tuple[str, str], ...]
 
 
+def content_options(command: Any) -> Any:
+    """`--header`, `--body`: which messages are meant."""
+    command = click.option("--body", metavar="TEXT", help="Only those whose body has this in it.")(command)
+    return click.option("--header", "headers", type=PAIR, multiple=True, help="Only those with this header.")(command)
+
+
 def filter_options(command: Any) -> Any:
-    """`--source`, `--reason`, `--header`, `--body`: which messages are meant."""
+    """`--source`, `--reason`, and those of `content_options`."""
+    command = content_options(command)
     for option in (
-        click.option("--body", metavar="TEXT", help="Only those whose body has this in it."),
-        click.option("--header", "headers", type=PAIR, multiple=True, help="Only those with this header."),
         click.option("--reason", type=click.Choice(("rejected", "expired", "maxlen", "delivery_limit"))),
         click.option("--source", metavar="QUEUE", help="Only those that died first in this queue."),
     ):
@@ -33,7 +39,8 @@ def filter_options(command: Any) -> Any:
     return command
 
 
-def _meant(source: str | None, reason: str | None, headers: Pairs, body: str | None) -> dict[str, Any]:
+def meant_by(source: str | None, reason: str | None, headers: Pairs, body: str | None) -> dict[str, Any]:
+    """The filter, as a request has it."""
     given = {"queue": source, "reason": reason, "body": body}
     found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if headers:
@@ -54,21 +61,37 @@ def browse(client: Client, vhost: str, queue: str, start: int, meant: dict[str, 
         onward = page["next"]
 
 
+def batch_size(rate: float, count: int, done: int) -> int:
+    """How many a request may move: a tenth of a second's share, and of `count` what is not `done`; 0 is no bound."""
+    batch = min(BATCH, max(int(rate / 10), 1)) if rate else BATCH
+    return min(batch, count - done) if count else batch
+
+
+def say_left(left: dict[str, int]) -> str:
+    """How many stayed where they were, by reason, to be put behind how many did not."""
+    return "".join(f", {many} left ({why})" for why, many in sorted(left.items()))
+
+
 @click.command()
 @click.argument("name")
 @click.option("-n", "--count", default=10, show_default=True, type=NUMBER, help="How many to show; 0 is all.")
 @click.option("--from", "start", default=0, type=NUMBER, help="The offset to begin with.")
 @filter_options
-@click.option("--vhost", default="/", show_default=True)
+@click.option("--retained", is_flag=True, help="What was delivered already and is kept (x-retain), instead.")
+@vhost_option
 @output_options
 @click.pass_obj
 def peek(
     client: Client, name: str, count: int, start: int, source: str | None, reason: str | None,
-    headers: Pairs, body: str | None, vhost: str, wanted: str | None, columns: str | None,
+    headers: Pairs, body: str | None, retained: bool, vhost: str, wanted: str | None, columns: str | None,
 ) -> None:  # fmt: skip
-    """Show messages without taking them: ready, unacknowledged, and what waits in the queue itself."""
-    found = browse(client, vhost, name, start, _meant(source, reason, headers, body), count=min(count or 400, 400))
-    show(islice(found, count or None), PEEK_COLUMNS, wanted, columns)
+    """Show messages without taking them: ready, unacknowledged, and what waits in the queue itself; or a topic's."""
+    meant = meant_by(source, reason, headers, body) | ({"state": "retained"} if retained else {})
+    found = browse(client, vhost, name, start, meant, count=min(count or 400, 400))
+    shown = islice(found, count or None)
+    first = list(islice(shown, 1))
+    of_topic = ("partition",) if first and "partition" in first[0] else ()
+    show(chain(first, shown), (*of_topic, *PEEK_COLUMNS), wanted, columns)
 
 
 @click.group()
@@ -78,18 +101,20 @@ def dlq() -> None:
 
 @dlq.command("ls")
 @click.argument("name", required=False)
-@click.option("--vhost", default="/", show_default=True)
+@vhost_option
 @output_options
 @click.pass_obj
 def dlq_ls(client: Client, name: str | None, vhost: str, wanted: str | None, columns: str | None) -> None:
-    """Group the dead letters in NAME (or in every queue) by source, reason and age."""
+    """Group the dead letters in NAME by source, reason and age; or in every queue, and every topic that begins with
+    one."""
     queues = (
         [client.request("GET", path("queues", vhost, name))] if name else client.request("GET", path("queues", vhost))
     )
     groups: dict[tuple[str, str, str, str], int] = {}
-    with _progress("counting", sum(row["messages"] for row in queues)) as advance:
+    with progress("counting", sum(row["messages"] for row in queues)) as advance:
         for row in queues:
             onward: int | None = 0
+            seen = 0
             while onward is not None:
                 target = path("queues", vhost, row["name"], "deaths") + "?" + urlencode({"from": onward})
                 page = client.request("GET", target)
@@ -97,7 +122,10 @@ def dlq_ls(client: Client, name: str | None, vhost: str, wanted: str | None, col
                     key = (row["name"], one["source"], one["reason"], one["age"])
                     groups[key] = groups.get(key, 0) + one["messages"]
                 onward = page["next"]
+                seen += page["seen"]
                 advance(page["seen"])
+                if not name and row["type"] == "stream" and seen and not page["groups"]:
+                    break  # A topic of living records: nobody wants all of it looked at.
     rows = [
         {"queue": queue, "source": source, "reason": reason, "age": age, "messages": count}
         for (queue, source, reason, age), count in sorted(groups.items())
@@ -117,27 +145,26 @@ def dlq_ls(client: Client, name: str | None, vhost: str, wanted: str | None, col
 @filter_options
 @click.option("-n", "--count", default=0, type=NUMBER, help="At most so many; 0 is all.")
 @click.option("--rate", default=0.0, type=RATE, help="Messages a second at most; 0 is as fast as can be.")
-@click.option("--vhost", default="/", show_default=True)
+@vhost_option
 @click.pass_obj
 def dlq_replay(
     client: Client, name: str, to: str, source: str | None, reason: str | None, headers: Pairs,
     body: str | None, count: int, rate: float, vhost: str,
 ) -> None:  # fmt: skip
-    """Send dead letters back to where they died first: those that are in the queue now, and not what dies meanwhile.
+    """Send dead letters back to where they died first: those that are in NAME now, and not what dies meanwhile.
 
     Each is moved once; killed in between, just run it again.
     """
-    meant = _meant(source, reason, headers, body)
+    meant = meant_by(source, reason, headers, body)
     total = client.request("GET", path("queues", vhost, name))["messages_ready"]
     left: dict[str, int] = {}
     moved = 0
     onward: int | None = 0
     until: int | None = None
     began = time.monotonic()
-    with _progress("replaying", total) as advance:
+    with progress("replaying", total) as advance:
         while onward is not None and (not count or moved < count):
-            batch = min(BATCH, max(int(rate / 10), 1) if rate else BATCH, count - moved if count else BATCH)
-            asked = {**meant, "from": onward, "count": batch, "to": to}
+            asked = {**meant, "from": onward, "count": batch_size(rate, count, moved), "to": to}
             if until is not None:
                 asked["until"] = until
             answer = client.request("POST", path("queues", vhost, name, "replay"), asked)
@@ -149,33 +176,6 @@ def dlq_replay(
             advance(answer["moved"])
             if rate:
                 time.sleep(max(began + moved / rate - time.monotonic(), 0))
-    notes = "".join(f", {many} left ({why})" for why, many in sorted(left.items()))
-    click.echo(f"replayed {moved} of {name}{notes}", err=True)
+    click.echo(f"replayed {moved} of {name}{say_left(left)}", err=True)
     if left:
-        sys.exit(3)
-
-
-class _progress:
-    """A progress bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True))
-            self._task = self._bar.add_task(what, total=total)
-
-    def __enter__(self) -> Callable[[int], None]:
-        if self._bar is not None:
-            self._bar.start()
-        return self._advance
-
-    def _advance(self, many: int) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task, many)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        sys.exit(PARTIAL)

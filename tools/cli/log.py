@@ -12,11 +12,12 @@ from typing import Any
 import click
 
 from broker.core.catalog import read_catalog
-from broker.core.message import origin_names
+from broker.core.message import Message, origin_names
 from broker.core.record_format import read
 from broker.log.dump import Damage, Found, FoundBatch, FoundEntry, dump, files_of, is_segment
 from protocol.amqp import content as wire
-from protocol.kafka.records import CorruptBatch, read_records
+from protocol.kafka.compression import open_batch
+from protocol.kafka.records import COMPRESSION, CorruptBatch
 from tools.cli.kinds import NUMBER
 from tools.cli.nouns import output_options
 from tools.cli.output import show
@@ -74,18 +75,9 @@ def _batch(found: FoundBatch) -> dict[str, Any]:
 def _records(found: FoundBatch, *, whole: bool) -> Iterator[dict[str, Any]]:
     log_name = found.log if found.log is not None else found.file.parent.name
     header = found.header
-    try:
-        messages = read(found.data, found.at, header)
-    except CorruptBatch:
-        # Not a queue's: as Kafka would show it.
-        for record in read_records(found.data, found.at, header):
-            body = record.value or b""
-            shown = {
-                "key": _text(record.key or b""),
-                "octets": len(body),
-                "body": _text(body[: None if whole else SHOWN_OCTETS]),
-            }
-            yield {"log": log_name, "offset": record.offset, **shown}
+    messages = _messages(found)
+    if messages is None:
+        yield from _as_kafka_shows_it(found, log_name, whole=whole)
         return
     for offset, (origin, content) in enumerate(messages, header.base_offset):
         exchange, routing_key = origin_names(origin)
@@ -101,6 +93,30 @@ def _records(found: FoundBatch, *, whole: bool) -> Iterator[dict[str, Any]]:
             "octets": len(body),
             "body": _text(body if whole else body[:SHOWN_OCTETS]),
         }
+
+
+def _as_kafka_shows_it(found: FoundBatch, log_name: int | str, *, whole: bool) -> Iterator[dict[str, Any]]:
+    try:
+        for record in open_batch(found.data, found.at, found.header):
+            body = record.value or b""
+            shown = {
+                "key": _text(record.key or b""),
+                "octets": len(body),
+                "body": _text(body[: None if whole else SHOWN_OCTETS]),
+            }
+            yield {"log": log_name, "offset": record.offset, **shown}
+    except CorruptBatch as error:  # A producer's mistake, which nobody has opened yet.
+        yield {"log": log_name, "offset": found.header.base_offset, "body": f"({error})"}
+
+
+def _messages(found: FoundBatch) -> list[Message] | None:
+    """The messages of a queue's batch; None for a topic's."""
+    if found.header.attributes & COMPRESSION:
+        return None
+    try:
+        return read(found.data, found.at, found.header)
+    except CorruptBatch:
+        return None
 
 
 def _catalog(everything: Iterator[Found]) -> Iterator[dict[str, Any]]:

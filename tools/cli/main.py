@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 partial, 4 not found, 5 refused, 6 cannot
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -15,7 +16,8 @@ from tools.cli.client import DEFAULT_URL, ApiError, Client
 NOUNS = ("queue", "exchange", "binding", "connection", "channel", "consumer", "vhost")
 LAZY = {"message": "tools.cli.nouns:message", "health": "tools.cli.nouns:health", "bench": "tools.bench.cli:bench",
         "config": "tools.cli.config:config", "dlq": "tools.cli.dead_letters:dlq",
-        "policy": "tools.cli.policies:policy", "log": "tools.cli.log:log"}  # fmt: skip
+        "policy": "tools.cli.policies:policy", "log": "tools.cli.log:log",
+        "topic": "tools.cli.topics:topic", "group": "tools.cli.groups:group"}  # fmt: skip
 
 
 class LazyGroup(click.Group):
@@ -43,30 +45,49 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ApiError as error:
-            click.echo(f"jackalope: {error}", err=True)
+            from tools.cli.output import printable
+
+            click.echo(f"jackalope: {printable(str(error))}", err=True)  # It may quote what clients call themselves.
             ctx.exit(error.exit_code)
 
 
 @click.group(cls=LazyGroup)
 @click.option(
-    "--url", envvar="JACKALOPE_URL", default=DEFAULT_URL, help="The broker's HTTP API, with user and password."
+    "--url",
+    envvar="JACKALOPE_URL",
+    show_envvar=True,
+    default=DEFAULT_URL,
+    show_default=True,
+    help="The broker's HTTP API, with user and password.",
 )
 @click.version_option(package_name="jackalope")
 @click.pass_context
 def main(ctx: click.Context, url: str) -> None:
-    """A message broker: AMQP 0-9-1 in one small process. Start it with `serve`, look inside with the other nouns."""
+    """A broker for AMQP 0-9-1's and Kafka's clients. Start it with `serve`, look inside with the other nouns."""
     if ctx.invoked_subcommand not in ("serve", "bench", "config", "log"):
         ctx.obj = Client(url)
 
 
 @main.command()
 @click.option(
-    "-c", "--config", "paths", multiple=True, metavar="FILE", help="YAML, a folder of it, or definitions.json."
+    "-c",
+    "--config",
+    "paths",
+    multiple=True,
+    metavar="FILE",
+    help="YAML, a folder of it, or definitions.json; may be repeated.",
 )
-@click.option("--data", metavar="DIR", help="The data directory.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override one key; may be repeated.")
+@click.option("--data", metavar="DIR", help="The data directory, or memory. Default: what storage.dir says.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one key, such as listeners.amqp=127.0.0.1:5700; may be repeated.",
+)
 def serve(paths: tuple[str, ...], data: str | None, sets: tuple[str, ...]) -> None:
     """Run the broker in the foreground; logs go to stderr, the ready line to stdout."""
+    gc.disable()  # Until it is ready: next to nothing of what start-up makes is garbage, and looking for it takes time.
     from broker.app import run
 
     sys.exit(run(list(paths), data, list(sets)))

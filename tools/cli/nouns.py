@@ -17,7 +17,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "connection": ("name", "user", "vhost", "state", "channels", "ssl", "recv_oct", "send_oct"),
     "channel": ("name", "user", "vhost", "consumer_count", "prefetch_count", "messages_unacknowledged", "confirm"),
     "consumer": ("queue.vhost", "queue.name", "consumer_tag", "ack_required", "prefetch_count", "active",
-                 "channel_details.name"),
+                 "group.id", "group.partitions", "channel_details.name"),
     "vhost": ("name", "queues"),
 }  # fmt: skip
 BY_VHOST = frozenset({"queue", "exchange", "binding", "consumer"})
@@ -29,6 +29,11 @@ def output_options(command: Any) -> Any:
     return click.option("--format", "wanted", type=click.Choice(FORMATS), help="Default: table, or jsonl in a pipe.")(
         command
     )
+
+
+def vhost_option(command: Any) -> Any:
+    """`--vhost`, of what has a name in one."""
+    return click.option("--vhost", default="/", show_default=True)(command)
 
 
 def make_group(noun: str) -> click.Group:
@@ -54,12 +59,14 @@ def make_group(noun: str) -> click.Group:
 
 def _add_queue_verbs(group: click.Group) -> None:
     from tools.cli.dead_letters import peek
+    from tools.cli.redelivery import replay
 
     group.add_command(peek)
+    group.add_command(replay)
 
     @group.command("show")
     @click.argument("name")
-    @click.option("--vhost", default="/", show_default=True)
+    @vhost_option
     @click.pass_obj
     def show_queue(client: Client, name: str, vhost: str) -> None:
         """One queue with its consumers, as JSON."""
@@ -67,10 +74,10 @@ def _add_queue_verbs(group: click.Group) -> None:
 
     @group.command("purge")
     @click.argument("name")
-    @click.option("--vhost", default="/", show_default=True)
+    @vhost_option
     @click.pass_obj
     def purge(client: Client, name: str, vhost: str) -> None:
-        """Drop the ready messages of a queue."""
+        """Drop the ready messages of a queue. One with x-retain keeps them like what it has delivered."""
         client.request("DELETE", path("queues", vhost, name, "contents"))
         click.echo(f"purged {name}", err=True)
 
@@ -88,7 +95,7 @@ def message() -> None:
     "-p", "--property", "properties", type=PAIR, multiple=True,
     help="Such as content_type=text/plain or delivery-mode=2.",
 )  # fmt: skip
-@click.option("--vhost", default="/", show_default=True)
+@vhost_option
 @click.pass_obj
 def publish(
     client: Client, payload: str, routing_key: str, exchange: str, properties: tuple[tuple[str, str], ...], vhost: str
@@ -111,7 +118,7 @@ def publish(
 @click.option(
     "--ack", is_flag=True, help="Take the messages out of the queue; without it they go back to their places."
 )
-@click.option("--vhost", default="/", show_default=True)
+@vhost_option
 @output_options
 @click.pass_obj
 def get(client: Client, queue: str, count: int, ack: bool, vhost: str, wanted: str | None, columns: str | None) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
 RICH_ROWS_MAX = 500
 FORMATS = ("table", "json", "jsonl", "csv")
+DOCUMENT_FORMATS = ("table", "json", "jsonl")
 
 
 def chosen_format(wanted: str | None) -> str:
@@ -57,7 +58,40 @@ def show(rows: Iterable[Row], columns: Sequence[str], wanted: str | None, chosen
     if not cells:
         print("none", file=sys.stderr)
         return
-    _table(columns, [[_printable(cell) for cell in line] for line in cells])
+    _table(columns, [[printable(cell) for cell in line] for line in cells])
+
+
+def document_option(command: Any) -> Any:
+    """`--format`, of what is no list."""
+    return click.option(
+        "--format", "wanted", type=click.Choice(DOCUMENT_FORMATS), help="Default: table, or jsonl in a pipe."
+    )(command)
+
+
+def show_document(
+    document: Mapping[str, Any], wanted: str | None, sections: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """One thing with parts: `sections` writes it for people, JSON has all of it (a line, or indented with "json")."""
+    kind = chosen_format(wanted)
+    if kind == "table":
+        sections(document)
+    else:
+        print(json.dumps(document, indent=2 if kind == "json" else None))
+
+
+def show_fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values, a line each; a name that is empty goes on with the one before."""
+    lines = [(name, printable(value)) for name, value in pairs]
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, value in lines:
+        print(f"{name.ljust(width)}  {value}")
+
+
+def show_section(title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """A table under a title; nothing where there are no rows."""
+    if rows:
+        print(f"\n{title}", flush=True)
+        _table(columns, [[printable(_cell(column(row, name))) for name in columns] for row in rows])
 
 
 def _checked(rows: Iterable[Row], columns: Sequence[str]) -> Iterable[Row]:
@@ -77,10 +111,12 @@ def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
             print(" ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         return
     from rich.console import Console  # Imported only where a table is shown: it costs 50 ms.
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    # Folded, not cut off: a narrow terminal shows a name in two lines rather than half of it.
+    headers = (Column(name, overflow="fold") for name in columns)
+    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for line in cells:
         # As text, never as markup: names come from whoever may declare a queue.
         table.add_row(*map(Text, line))
@@ -97,6 +133,6 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without control characters, which could drive the terminal."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

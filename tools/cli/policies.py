@@ -7,7 +7,7 @@ import json
 import click
 
 from tools.cli.client import Client, path
-from tools.cli.nouns import output_options
+from tools.cli.nouns import output_options, vhost_option
 from tools.cli.output import show
 
 COLUMNS = ("vhost", "name", "pattern", "apply-to", "priority", "definition")
@@ -41,7 +41,7 @@ def ls(client: Client, vhost: str | None, operator: bool, wanted: str | None, co
 @click.option("--apply-to", type=click.Choice(APPLY_TO), default="all", show_default=True)
 @click.option("--priority", default=0, show_default=True)
 @click.option("--operator", is_flag=True)
-@click.option("--vhost", default="/", show_default=True)
+@vhost_option
 @click.pass_obj
 def set_policy(
     client: Client, name: str, pattern: str, definition: str, apply_to: str, priority: int, operator: bool, vhost: str
@@ -59,7 +59,7 @@ def set_policy(
 @policy.command("rm")
 @click.argument("name")
 @click.option("--operator", is_flag=True)
-@click.option("--vhost", default="/", show_default=True)
+@vhost_option
 @click.pass_obj
 def rm(client: Client, name: str, operator: bool, vhost: str) -> None:
     """Remove one."""

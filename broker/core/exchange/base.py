@@ -54,6 +54,15 @@ class Publication(Protocol):
         """
 
 
+def freeze(value: Any) -> Any:
+    """A hashable stand-in for a field value: equal arguments make equal bindings. Types count (1 is not true)."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return tuple(map(freeze, value))
+    return (type(value).__name__, value)
+
+
 class Binding:
     """A rule that leads from one exchange to one destination.
 

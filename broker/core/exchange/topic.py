@@ -172,28 +172,30 @@ class TopicRouter:
         root = self._root
         states = [root]
         loops: dict[_Node, None] = {}  # `#` nodes reached so far: once reached they match whatever follows.
+        walking: list[_Node] = []  # Those of them that words can lead on from.
         if root.loop is not None:
             loops[root.loop] = None
+            if root.loop.words:
+                walking.append(root.loop)
         for word in routing_key.split(".") if routing_key else ():
             reached = []
-            if loops:
-                for node in loops:
-                    if word in node.words:
-                        reached.append(node.words[word])  # noqa: PERF401
-                for node in reached:
-                    if node.loop is not None:
-                        loops[node.loop] = None
+            for node in walking:
+                if word in node.words:
+                    reached.append(node.words[word])  # noqa: PERF401
             for node in states:
                 if word in node.words:
-                    following = node.words[word]
-                    reached.append(following)
-                    if following.loop is not None:
-                        loops[following.loop] = None
+                    reached.append(node.words[word])
                 if node.star is not None:
                     reached.append(node.star)
-                    if node.star.loop is not None:
-                        loops[node.star.loop] = None
             states = reached
+            if not reached and not walking:
+                break  # No further word changes anything.
+            for node in reached:
+                loop = node.loop
+                if loop is not None and loop not in loops:
+                    loops[loop] = None
+                    if loop.words:
+                        walking.append(loop)
             if len(reached) + len(loops) > STATES_MAX:
                 text = f"routing key meets more than {STATES_MAX} patterns of a topic exchange at once"
                 raise Refused(PRECONDITION_FAILED, text)

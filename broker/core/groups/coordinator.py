@@ -14,6 +14,7 @@ from itertools import islice
 
 from broker.core.groups.members import protocol_bytes
 from broker.core.groups.retention import Retention
+from broker.core.groups.settings import GroupSettings
 from broker.core.groups.table import Entry, GroupTable
 from broker.core.groups.values import (
     CONSUMER,
@@ -25,7 +26,6 @@ from broker.core.groups.values import (
     Fetched,
     GroupDescription,
     GroupListing,
-    GroupSettings,
     GroupSnapshot,
     JoinRequest,
     JoinResult,
@@ -286,6 +286,20 @@ class Coordinator:
             for group_id, entry in self._table.by_id.items()
             if not wanted or entry.group.state.value.casefold() in wanted
         ]
+
+    def ids(self) -> list[str]:
+        """Of all groups; for whoever looks at them in steps."""
+        return list(self._table.by_id)
+
+    def offsets_of(self, group_id: str) -> list[tuple[TopicPartition, Committed]]:
+        """All that a group has committed; nothing of one that is not there."""
+        entry = self._table.by_id.get(group_id)
+        return list(entry.offsets) if entry is not None else []
+
+    def partitions_of(self, group_id: str, topic: str) -> tuple[int, ...]:
+        """The partitions of a topic that a group has committed offsets for."""
+        entry = self._table.by_id.get(group_id)
+        return entry.offsets.partitions(topic) if entry is not None else ()
 
     def delete(self, group_id: str, now_ms: int) -> ErrorCode:
         """Only a group without members goes, with its offsets. To be answered when that is durable."""

@@ -135,6 +135,7 @@ class Rebalance:
         """The group is deleted; only one without members can be."""
         assert not self.members
         self.members.pending.clear()
+        self._reasons[:], self._reason_count = ["the group is deleted"], 1
         self._enter(State.DEAD, now_ms)
 
     def restore(self, snapshot: GroupSnapshot, now_ms: int) -> None:

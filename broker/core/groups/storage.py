@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from broker.core.groups.coordinator import Coordinator, partition_for
+from broker.core.groups.settings import OFFSETS_TOPIC
 from broker.core.groups.values import (
     Committed,
     DropGroup,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from broker.core.topics.partition import Partition
     from broker.core.topics.registry import Topics
 
-TOPIC = "__consumer_offsets"
+TOPIC = OFFSETS_TOPIC
 PARTITIONS = 50
 """Kafka's figure; which partition a group is in is told to clients by hash."""
 OWN_PROTOCOLS_HEADER = b"protocols"

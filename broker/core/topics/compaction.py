@@ -5,10 +5,14 @@ there: records that a later one of their key supersedes are settled, like messag
 records without a key, and tombstones whose time is over. Offsets never change. Readers get batches without what is
 settled (`Partition.batches`); what is settled as a whole is read by nobody, and its file is given back.
 
+What is settled as a whole is not looked through after a restart either, so what its producers have sent last is written
+down before (`Partition.keep_producers`). Segments of which little is left are written anew by the next checkpoint
+(`broker.log.rewriting`).
+
 The end of the log is never compacted: not its last batch, nothing at or behind the high watermark, nothing younger than
-`min.compaction.lag.ms`. A pass is due when the part that none has seen is `min.cleanable.dirty.ratio` of the log, when
-its first record is older than `max.compaction.lag.ms`, or when the time of tombstones is over (`delete.retention.ms`
-after the first pass that has seen them: KIP-534).
+`min.compaction.lag.ms`. A pass is due when the part that none has seen is `min.cleanable.dirty.ratio` of what is left
+of the log, when its first record is older than `max.compaction.lag.ms`, or when the time of tombstones is over
+(`delete.retention.ms` after the first pass that has seen them: KIP-534).
 """
 
 from __future__ import annotations
@@ -20,10 +24,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.log.entries import merged
 from broker.log.extents import Batch
+from broker.log.rewriting import size_left
+from broker.log.segment import Segment
 from protocol.kafka.compression import open_batch
 
 if TYPE_CHECKING:
     from broker.core.topics.partition import Partition
+    from broker.log.log import Log
     from protocol.kafka.records import Record
 
 KEYS_MAX = 200_000
@@ -71,20 +78,45 @@ def is_due(partition: Partition, cleaned: Cleaned, now_ms: int) -> bool:
     if cleaned.removable(now_ms - config.delete_retention_ms) > cleaned.tombstones:
         return True
     dirty = max(cleaned.offset, partition.start_offset)
-    first = log.first_header(dirty) if dirty < partition.high_watermark else None
-    if first is None or first.next_offset >= log.next_offset:
+    batch = next(log.read(dirty), None) if dirty < partition.high_watermark else None
+    if batch is None or batch.header.next_offset >= log.next_offset:
         return False
-    if now_ms - first.max_timestamp_ms > config.max_compaction_lag_ms:
+    if now_ms - batch.header.max_timestamp_ms > config.max_compaction_lag_ms:
         return True
-    unseen = sum(one.size for one in log.extents if one.end > dirty)
-    return unseen >= log.size_bytes * config.min_cleanable_ratio
+    unseen = sum(
+        one.size * (one.end - max(one.first, dirty)) // (one.end - one.first) for one in log.extents if one.end > dirty
+    )
+    return unseen >= (unseen + _size_left(log, dirty)) * config.min_cleanable_ratio
+
+
+def _size_left(log: Log, end: int) -> int:
+    """About how many octets below `end` are not superseded, as if the disk had been given back already."""
+    left = sum(size_left(log, segment, end) for segment in log.segments if segment.base < end)
+    others = [one for one in log.extents if one.end <= end and not isinstance(one.source, Segment)]
+    if others:
+        first, last = others[0].first, others[-1].end
+        live = last - first - log.settled.count(first, last)
+        left += sum(one.size for one in others) * live // (last - first)
+    return left
 
 
 def compact(partition: Partition, cleaned: Cleaned, now_ms: int) -> Generator[int, None, Cleaned]:
     """A pass, in steps that yield units of work; returns what was done. Raises Corrupt, CorruptBatch and OSError."""
     latest: dict[bytes, int] = {}
-    end = max(cleaned.offset, partition.start_offset)
-    for batch in _unseen(partition, end, now_ms):
+    end = yield from _look(partition, max(cleaned.offset, partition.start_offset), now_ms, latest)
+    if partition.gone:
+        return cleaned
+    partition.keep_producers()
+    removable = max(cleaned.removable(now_ms - partition.config.delete_retention_ms), cleaned.tombstones)
+    yield from _settle(partition, end, removable, latest)
+    horizons = tuple(one for one in cleaned.horizons if one[1] > removable)[-HORIZONS_KEPT:]
+    return Cleaned(end, removable, (*horizons, (now_ms, end)) if end > cleaned.offset else horizons)
+
+
+def _look(partition: Partition, start: int, now_ms: int, latest: dict[bytes, int]) -> Generator[int, None, int]:
+    """Note where each key of what none has seen is last; returns how far it came."""
+    end = start
+    for batch in _unseen(partition, start, now_ms):
         for count, record in enumerate(open_batch(batch.data, batch.position, batch.header), 1):
             if record.key is not None:
                 latest[_short(record.key)] = record.offset
@@ -94,7 +126,12 @@ def compact(partition: Partition, cleaned: Cleaned, now_ms: int) -> Generator[in
         yield PIECE_UNITS
         if len(latest) >= KEYS_MAX:
             break
-    removable = max(cleaned.removable(now_ms - partition.config.delete_retention_ms), cleaned.tombstones)
+    return end
+
+
+def _settle(partition: Partition, end: int, removable: int, latest: dict[bytes, int]) -> Iterator[int]:
+    """Settle what is superseded below `end`, and tombstones below `removable`."""
+    log = partition.log
     for batch in _kept(partition, end):
         gone: list[tuple[int, int]] = []
         for count, record in enumerate(open_batch(batch.data, batch.position, batch.header), 1):
@@ -104,10 +141,9 @@ def compact(partition: Partition, cleaned: Cleaned, now_ms: int) -> Generator[in
                 yield RECORDS_AT_ONCE
         if not partition.gone:
             for first, last in merged(gone):
-                partition.log.settle(first, last)
+                log.settle(first, last)
+            log.has_waste = log.has_waste or bool(gone)
         yield PIECE_UNITS
-    horizons = tuple(one for one in cleaned.horizons if one[1] > removable)[-HORIZONS_KEPT:]
-    return Cleaned(end, removable, (*horizons, (now_ms, end)) if end > cleaned.offset else horizons)
 
 
 def _unseen(partition: Partition, start: int, now_ms: int) -> Iterator[Batch]:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from broker.core.topics.errors import TopicRefused
+from protocol.kafka.compression import LZ4_LEVEL_FAST
 from protocol.kafka.errors import ErrorCode
+from protocol.kafka.records import GZIP, LZ4, NO_COMPRESSION, SNAPPY, ZSTD
 
 LONG_MAX = 2**63 - 1
 INT_MAX = 2**31 - 1
+COMPRESSIONS = {"uncompressed": NO_COMPRESSION, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 
 
 class ConfigType(enum.IntEnum):
@@ -42,7 +45,10 @@ class Key(NamedTuple):
 
 def _number(kind: ConfigType, low: int, high: int, default: int, *, works: bool = True) -> Key:
     def read(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"not a number of type {kind.name}") from None
         if not low <= value <= high:
             raise ValueError(f"must be from {low} to {high}")
         return value
@@ -77,7 +83,10 @@ def _choice(default: str, *words: str) -> Key:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("not a number of type DOUBLE") from None
     if not 0 <= value <= 1:
         raise ValueError("must be from 0 to 1")
     return value
@@ -97,8 +106,8 @@ def _replicas(text: str) -> str:
 KEYS: dict[str, Key] = {
     "cleanup.policy": Key("delete", ConfigType.LIST, _policies, True),
     "compression.gzip.level": _int(-1, -1, high=9),
-    "compression.lz4.level": _int(1, 9, high=17),
-    "compression.type": _choice("producer", "producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"),
+    "compression.lz4.level": _int(1, LZ4_LEVEL_FAST, high=17),
+    "compression.type": _choice("producer", "producer", *COMPRESSIONS),
     "compression.zstd.level": _int(-131072, 3, high=22),
     "delete.retention.ms": _long(0, 86_400_000),
     "file.delete.delay.ms": _long(0, 60_000, works=False),
@@ -116,7 +125,7 @@ KEYS: dict[str, Key] = {
     "message.timestamp.type": _choice("CreateTime", "CreateTime", "LogAppendTime"),
     "min.cleanable.dirty.ratio": Key("0.5", ConfigType.DOUBLE, _share, True),
     "min.compaction.lag.ms": _long(0, 0),
-    "min.insync.replicas": _int(1, 1),
+    "min.insync.replicas": _int(1, 1, works=False),
     "preallocate": _boolean("false", works=False),
     "remote.storage.enable": _boolean("false", works=False),
     "retention.bytes": _long(-1, -1),
@@ -124,10 +133,11 @@ KEYS: dict[str, Key] = {
     "segment.bytes": _int(1_048_576, 1_073_741_824),
     "segment.index.bytes": _int(4, 10_485_760, works=False),
     "segment.jitter.ms": _long(0, 0, works=False),
-    "segment.ms": _long(1, 604_800_000),
+    "segment.ms": _long(1, 604_800_000, works=False),
     "unclean.leader.election.enable": _boolean("false", works=False),
 }
-"""Kafka 4's table. `segment.bytes` has its lower bound of 1 MiB (KIP-1030)."""
+"""Kafka 4's table. `segment.bytes` has its lower bound of 1 MiB (KIP-1030); larger than the storage's own 64 MiB it
+changes nothing. `segment.ms` has nothing to do: retention and compaction look at batches, whatever file they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +146,9 @@ class TopicConfig:
 
     compact: bool
     delete: bool
-    compression: str
+    compression: int | None
+    """As in a batch's attributes; None: as the producer had it."""
+    compression_level: int | None
     delete_retention_ms: int
     max_compaction_lag_ms: int
     max_message_bytes: int
@@ -145,11 +157,9 @@ class TopicConfig:
     log_append_time: bool
     min_cleanable_ratio: float
     min_compaction_lag_ms: int
-    min_insync_replicas: int
     retention_bytes: int
     retention_ms: int
     segment_bytes: int
-    segment_ms: int
 
 
 def check_overrides(overrides: Mapping[str, str | None]) -> dict[str, str]:
@@ -179,10 +189,12 @@ def read_config(overrides: Mapping[str, str]) -> TopicConfig:
         return key.read(overrides.get(name, key.default))
 
     policies = value("cleanup.policy")
+    compression = value("compression.type")
     return TopicConfig(
         compact="compact" in policies,
         delete="delete" in policies,
-        compression=value("compression.type"),
+        compression=COMPRESSIONS.get(compression),
+        compression_level=value(level) if (level := f"compression.{compression}.level") in KEYS else None,
         delete_retention_ms=value("delete.retention.ms"),
         max_compaction_lag_ms=value("max.compaction.lag.ms"),
         max_message_bytes=value("max.message.bytes"),
@@ -191,9 +203,7 @@ def read_config(overrides: Mapping[str, str]) -> TopicConfig:
         log_append_time=value("message.timestamp.type") == "LogAppendTime",
         min_cleanable_ratio=value("min.cleanable.dirty.ratio"),
         min_compaction_lag_ms=value("min.compaction.lag.ms"),
-        min_insync_replicas=value("min.insync.replicas"),
         retention_bytes=value("retention.bytes"),
         retention_ms=value("retention.ms"),
         segment_bytes=value("segment.bytes"),
-        segment_ms=value("segment.ms"),
     )

@@ -1,7 +1,8 @@
 """Hot path. A partition of a topic: producers' batches into its log, and out of it by offset.
 
 Budget: 15 µs per batch appended and 0.3 µs per uncompressed record in it, 10 µs per read of 256 KiB; held by
-`jackalope bench kafka`. Batches are stored as they came: only base offset and leader epoch are ours to set (KIP-98).
+`jackalope bench kafka`. Batches are stored as they came: only base offset and leader epoch are ours to set (KIP-98),
+unless the topic wants another compression (`compression.type`).
 
     log start <= ... read by consumers ... < high watermark <= ... not durable yet ... < log end
 
@@ -11,30 +12,24 @@ moves or the partition goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.intake import check_times, checked, in_topics_compression, layout_of
 from broker.core.topics.producers import KnownBatch, Producers, last_sequence
+from broker.core.topics.rates import NOTHING_IN
 from broker.core.topics.times import Times
+from broker.log.disk import FileRange
 from broker.log.extents import Batch
 from broker.log.log import Log
-from protocol.kafka.compression import open_batch
+from protocol.kafka.compression import without
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import (
     COMPRESSION,
-    CONTROL,
     LOG_APPEND_TIME,
-    MAGIC,
-    TRANSACTIONAL,
-    ZSTD,
-    BatchHeader,
-    CorruptBatch,
-    check_batch,
     clear_sequence,
-    count_records,
-    keep_records,
     parse_header,
     place_batch,
     stamp_batch,
@@ -42,7 +37,6 @@ from protocol.kafka.records import (
 
 EARLIEST, LATEST, MAX_TIMESTAMP = -2, -1, -3
 """What ListOffsets asks for instead of a time."""
-MAGIC_POSITION = 16
 
 
 class Waiter(Protocol):
@@ -62,7 +56,7 @@ class Appended(NamedTuple):
 class Read(NamedTuple):
     """Whole batches as they are stored, in pieces that lie one behind the other."""
 
-    pieces: list[memoryview]
+    pieces: Sequence[memoryview | FileRange]
     size: int
 
 
@@ -76,28 +70,48 @@ class Found(NamedTuple):
 class Partition:
     """See the module. Made by `Topic` only."""
 
-    __slots__ = ("_appended", "config", "frame", "gone", "index", "log", "producers", "recover", "start_offset",
-                 "times", "topic_name", "unsaved_bytes", "waiters")  # fmt: skip
+    __slots__ = ("_appended", "_begun_offset", "_save", "bytes_in", "config", "frame", "gone", "index", "log", "mark",
+                 "producers", "recover", "settled_count", "start_offset", "times", "topic_name", "unsaved_bytes",
+                 "waiters")  # fmt: skip
 
     def __init__(
-        self, topic_name: str, index: int, log: Log, config: TopicConfig, appended: Callable[[Partition, int], None]
+        self,
+        topic_name: str,
+        index: int,
+        log: Log,
+        config: TopicConfig,
+        appended: Callable[[Partition, int], None],
+        save: Callable[[Partition], None],
     ) -> None:
         self.topic_name = topic_name
         self.index = index
         self.log = log
-        self.config = config
+        self.configure(config)
         self.start_offset = log.settled.floor
         self.producers = Producers()
         self.times = Times(log)
         self.waiters: dict[Waiter, None] = {}
         self.gone = False
+        self.settled_count = 0
+        """Changes when a record goes that readers might have had: what was read before that is not to be read again."""
         self.frame = 0
         """The last frame that holds something of it: its high watermark moves when that is durable."""
         self.unsaved_bytes = 0
         """About what came in since the state of its producers was written."""
         self.recover: Callable[[Partition], None] | None = None
         """Brings back the producers, when the first of them sends again after a restart."""
+        self.bytes_in = 0
+        """Octets that came in since the start of the broker, as they are stored."""
+        self.mark = NOTHING_IN
+        """What had come in some seconds ago, see `rates`."""
+        self._begun_offset = log.next_offset
         self._appended = appended
+        self._save = save
+
+    @property
+    def messages_in(self) -> int:
+        """Records that came in since the start of the broker."""
+        return self.log.next_offset - self._begun_offset
 
     @property
     def high_watermark(self) -> int:
@@ -114,17 +128,27 @@ class Partition:
         """Of what is appended now."""
         return self.log.epoch
 
+    def configure(self, config: TopicConfig) -> None:
+        """From now on it has this configuration."""
+        self.config = config
+        self.log.layout = layout_of(config)
+        self.log.has_waste = config.compact and bool(self.log.segments)  # Nobody remembers; a look is cheap.
+
     # In.
 
     def append(self, data: bytes | memoryview, now_ms: int) -> Appended:
-        """Append one producer's batch; it is durable, and seen, once the log is synced past it. Raises TopicRefused."""
+        """Append one producer's batch; it is durable, and seen, once the log is synced past it. Raises TopicRefused.
+
+        The octets of a memoryview that can be written to are taken over: nobody else may change them any more.
+        """
         config = self.config
-        octets = bytearray(data)  # The one copy: from here on it is the log's.
-        header = self._checked(octets, config)
+        # What can be written to is a request that has its octets for itself. Else the one copy: they are the log's now.
+        octets = data if isinstance(data, memoryview) and not data.readonly else memoryview(bytearray(data))
+        header = checked(octets, config)
+        if config.compression is not None and header.attributes & COMPRESSION != config.compression:
+            octets, header = in_topics_compression(octets, header, config)
         if header.producer_id >= 0:
-            if self.recover is not None:
-                recover, self.recover = self.recover, None
-                recover(self)
+            self.know_producers()
             known = self.producers.check(
                 header.producer_id, header.producer_epoch, header.base_sequence, header.records
             )
@@ -137,7 +161,7 @@ class Partition:
             stamp = now_ms
             stamp_batch(octets, now_ms)
         else:
-            self._check_times(header, config, now_ms)
+            check_times(header, config, now_ms)
         log = self.log
         base = log.next_offset
         place_batch(octets, base, log.epoch)
@@ -158,49 +182,32 @@ class Partition:
         self._appended(self, len(records))
         return first
 
-    def _checked(self, data: bytearray, config: TopicConfig) -> BatchHeader:
-        """The header of what may be stored (rules of Kafka's LogValidator; codes as in `ErrorCode`)."""
-        if len(data) > config.max_message_bytes:
-            raise TopicRefused(
-                ErrorCode.MESSAGE_TOO_LARGE, f"{len(data)} octets are more than {config.max_message_bytes}"
-            )
-        if len(data) > MAGIC_POSITION and data[MAGIC_POSITION] != MAGIC:
-            raise TopicRefused(ErrorCode.INVALID_RECORD, f"message format v{data[MAGIC_POSITION]} is not taken")
-        try:
-            header = parse_header(data)
-        except CorruptBatch as error:
-            raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, str(error)) from None
-        if header.size < len(data):
-            raise TopicRefused(ErrorCode.INVALID_RECORD, "more than one batch for a partition")
-        if header.attributes & (CONTROL | TRANSACTIONAL):
-            raise TopicRefused(ErrorCode.INVALID_RECORD, "a control batch, or one of a transaction that nobody began")
-        # Without a producer the sequence says nothing: aiokafka's ordinary producer writes 0 there.
-        if header.base_sequence < -1 or header.producer_id < -1 or header.producer_id >= 0 > header.base_sequence:
-            raise TopicRefused(ErrorCode.INVALID_RECORD, f"producer {header.producer_id} without a sequence")
-        if header.records != header.last_offset_delta + 1 or not header.records:
-            raise TopicRefused(
-                ErrorCode.INVALID_RECORD, f"{header.records} records for {header.last_offset_delta + 1} offsets"
-            )
-        if header.attributes & COMPRESSION > ZSTD:
-            raise TopicRefused(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "no such compression")
-        try:
-            check_batch(data, 0, header, placed=False)
-            if not header.attributes & COMPRESSION:
-                count_records(data, 0, header)
-            is_keyed = not config.compact or all(one.key is not None for one in open_batch(data, 0, header))
-        except CorruptBatch as error:
-            raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, str(error)) from None
-        if not is_keyed:
-            raise TopicRefused(ErrorCode.INVALID_RECORD, "Compacted topic cannot accept message without key.")
-        return header
+    def extend_own(self, records: bytes, count: int, now_ms: int, joined: int) -> None:
+        """The same for records that may join the batch of those before: their deltas begin at `joined`, which
+        `log.open_count` has said."""
+        log = self.log
+        log.extend(records, count, now_ms, joined)
+        self.times.note(log.next_offset, now_ms, len(records))
+        self._appended(self, len(records))
 
-    @staticmethod
-    def _check_times(header: BatchHeader, config: TopicConfig, now_ms: int) -> None:
-        """One time far in the future would keep its segment for ever (KIP-937)."""
-        if header.max_timestamp_ms > now_ms + config.timestamp_after_max_ms:
-            raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.max_timestamp_ms} is in the future")
-        if header.base_timestamp_ms < now_ms - config.timestamp_before_max_ms:
-            raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.base_timestamp_ms} is too old")
+    def know_producers(self) -> bool:
+        """After a restart what they have sent is looked for when somebody first asks; returns whether it was just now.
+
+        Raises Corrupt and OSError.
+        """
+        if self.recover is None:
+            return False
+        recover, self.recover = self.recover, None
+        recover(self)
+        return True
+
+    def keep_producers(self) -> None:
+        """Batches are about to go: what their producers have sent is not to be looked for in them after a restart.
+
+        Raises Corrupt and OSError.
+        """
+        if self.know_producers() or self.unsaved_bytes:
+            self._save(self)
 
     def recover_producers(self, saved: bytes, offset: int) -> None:
         """What was `saved` of the producers counts up to `offset`; what came behind it is looked through.
@@ -210,12 +217,22 @@ class Partition:
         self.producers.restore(saved)
         for header, _, _ in self.log.read(offset):
             if header.producer_id >= 0:
-                last = last_sequence(header.base_sequence, header.records)
+                last = last_sequence(header.base_sequence, header.last_offset_delta + 1)
                 stamp = header.max_timestamp_ms if header.attributes & LOG_APPEND_TIME else -1
                 batch = KnownBatch(header.base_sequence, last, header.base_offset, stamp)
                 self.producers.note(header.producer_id, header.producer_epoch, batch, header.max_timestamp_ms)
 
     # Out.
+
+    def stored(self, offset: int, bytes_max: int) -> Read | None:
+        """What `read` would give, as far as it can be sent from files without being looked at (CRCs are the reader's).
+
+        None where it has to be read. Raises Corrupt and OSError.
+        """
+        if self.config.compact or self.log.settled.chunks:
+            return None  # What is settled has to be left out.
+        found = self.log.stored(offset, bytes_max, self.log.high_watermark)
+        return Read(found, sum(map(len, found))) if found else None
 
     def read(self, offset: int, bytes_max: int, *, at_least_one: bool) -> Read:
         """Whole batches from the one that holds `offset` on, below the high watermark, of `bytes_max` octets in all.
@@ -237,7 +254,7 @@ class Partition:
                 run, start = data, position
             stop = position + batch_size
             size += batch_size
-            if size >= bytes_max:
+            if size >= bytes_max or header.next_offset >= end:
                 break
         if run is not None:
             pieces.append(memoryview(run)[start:stop])
@@ -246,20 +263,37 @@ class Partition:
     def batches(self, offset: int) -> Iterator[Batch]:
         """The batches from the one that holds `offset` on, also those that are not durable yet.
 
-        Those of a compacted topic come without what was superseded. Raises Corrupt, CorruptBatch and OSError.
+        They come without what is settled: superseded in a compacted topic, or a dead letter that was replayed. Raises
+        Corrupt, CorruptBatch and OSError.
         """
-        if not self.config.compact:
+        settled = self.log.settled
+        if not self.config.compact and not settled.chunks:  # What is below the floor is below the log's start.
             yield from self.log.read(offset)
             return
-        settled = self.log.settled
         for batch in self.log.read(offset):
             header = batch.header
-            if settled.count(header.base_offset, header.next_offset):
-                records = open_batch(batch.data, batch.position, header)
-                data = keep_records(header, [one for one in records if one.offset not in settled])
-                yield Batch(parse_header(data), data, 0)
-            else:
+            live = header.last_offset_delta + 1 - settled.count(header.base_offset, header.next_offset)
+            if live == header.records:
                 yield batch
+            else:
+                data = without(batch.data, batch.position, header, settled)
+                yield Batch(parse_header(data), data, 0)
+
+    def last_batch_offset(self) -> int:
+        """Where the last batch that consumers may see begins; the high watermark when there is none.
+
+        Raises Corrupt and OSError.
+        """
+        end = self.log.high_watermark
+        header = self.log.first_header(end - 1) if end > self.start_offset else None
+        if header is None:
+            return end
+        found = header.base_offset
+        for header, _, _ in self.log.read(found):
+            if header.base_offset >= end:
+                break
+            found = header.base_offset
+        return max(found, self.start_offset)
 
     def check_offset(self, offset: int) -> None:
         """Raises TopicRefused 1 unless a consumer may go on from `offset`: from the log's start to its end."""
@@ -304,16 +338,33 @@ class Partition:
     # What goes.
 
     def delete_before(self, offset: int) -> int:
-        """Drop what is below `offset`, -1 being the high watermark; returns the log's start. Raises TopicRefused 1."""
+        """Drop what is below `offset`, -1 being the high watermark; returns the log's start.
+
+        Raises TopicRefused 1, Corrupt and OSError.
+        """
         if offset == -1:
             offset = self.high_watermark
         if not 0 <= offset <= self.high_watermark:
             raise TopicRefused(ErrorCode.OFFSET_OUT_OF_RANGE, f"{offset} is behind {self.high_watermark}")
         if offset > self.start_offset:
+            self.keep_producers()
             self.log.settle(self.start_offset, offset)
             self.start_offset = offset
             self.times.drop_before(offset)
         return self.start_offset
+
+    def wait(self, waiter: Waiter) -> None:
+        """Tell it when there is more, until it takes itself out of `waiters`."""
+        self.waiters[waiter] = None
+
+    def settle(self, offset: int) -> None:
+        """One record is done with: who reads from now on does not find it. `keep_producers` comes first."""
+        self.settled_count += 1
+        self.log.settle(offset, offset + 1)
+        floor = self.log.settled.floor
+        if floor > self.start_offset:
+            self.start_offset = floor
+            self.times.drop_before(floor)
 
     def wake(self) -> None:
         """The high watermark has moved, or the partition is gone: tell who waits."""

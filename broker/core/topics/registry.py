@@ -16,7 +16,8 @@ then; what came behind it is looked through when a producer first sends to the p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
@@ -24,6 +25,8 @@ from broker.core.topics.compaction import Cleaned, compact, is_due
 from broker.core.topics.config import check_overrides
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
+from broker.core.topics.queues import QueueTopics
+from broker.core.topics.rates import Rates
 from broker.core.topics.retention import expire
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
@@ -32,6 +35,7 @@ from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
     from broker.core.scheduler import Scheduler
+    from broker.log.log import Log
     from broker.log.store import Store
 
 NAME_LENGTH_MAX = 249
@@ -52,6 +56,18 @@ def check_name(name: str) -> None:
         )
 
 
+def _packed(numbers: Iterable[int]) -> bytes:
+    """One value of a table, which has room for some thousands only."""
+    return b"".join([number.to_bytes(8, "big") for number in numbers])
+
+
+def _unpacked(value: bytes | list[int]) -> list[int]:
+    """What `_packed` has made; a list is how the first versions wrote few."""
+    if isinstance(value, list):
+        return value
+    return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
+
+
 def _collision(name: str) -> str:
     """Names that are equal here cannot both exist: metrics write dots as underscores."""
     return name.replace(".", "_")
@@ -62,7 +78,9 @@ class Topics:
 
     __slots__ = (
         "_by_id", "_collisions", "_expire_every_ms", "_expire_ms", "_is_expiring", "_limit", "_next_producer_id",
-        "_producer_ids_end", "_topics", "on_deleted", "partition_count", "store", "unsynced", "vhost",
+        "_producer_ids_end", "_topics", "is_taken", "on_changed", "on_deleted", "partition_count", "queues", "rates",
+        "store",
+        "unsynced", "vhost",
     )  # fmt: skip
 
     def __init__(self, vhost: str, store: Store, partitions_max: int, expire_every_ms: int) -> None:
@@ -75,30 +93,37 @@ class Topics:
         self._is_expiring = False
         self.on_deleted: list[Callable[[str], None]] = []
         """Called with the name of a topic that is gone."""
+        self.on_changed: list[Callable[[Topic], None]] = []
+        """Called with a topic that is new or has more partitions."""
+        self.is_taken: Callable[[str], bool] = lambda _: False
+        """Whether something else that publishers and consumers can name has this name."""
         self.unsynced: list[tuple[int, Partition]] = []
         """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
+        self.rates = Rates()
         self._limit = partitions_max
         self._topics: dict[str, Topic] = {}
         self._by_id: dict[bytes, Topic] = {}
         self._collisions: dict[str, str] = {}
+        self.queues = QueueTopics(self)
+        """Queues that are open for reading; look-ups find them too."""
 
     # Look-up.
 
     def get(self, name: str) -> Topic | None:
         """The topic of this name."""
-        return self._topics.get(name)
+        return self._topics.get(name) or self.queues.get(name)
 
     def by_id(self, topic_id: bytes) -> Topic | None:
         """The topic of this id."""
-        return self._by_id.get(topic_id)
+        return self._by_id.get(topic_id) or self.queues.by_id(topic_id)
 
     def all(self) -> list[Topic]:
         """Every topic, by name."""
-        return [topic for _, topic in sorted(self._topics.items())]
+        return sorted((*self._topics.values(), *self.queues.all()), key=attrgetter("name"))
 
     def partition(self, name: str, index: int) -> Partition:
         """Raises TopicRefused 3 when there is no such partition."""
-        topic = self._topics.get(name)
+        topic = self.get(name)
         if topic is None or not 0 <= index < len(topic.partitions):
             raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no partition {index} of topic '{name}'")
         return topic.partitions[index]
@@ -118,11 +143,9 @@ class Topics:
         check_name(name)
         if name in self._topics:
             raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
-        other = self._collisions.get(_collision(name))
-        if other is not None:
-            raise TopicRefused(
-                ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topics: {other}"
-            )
+        if self.is_taken(name):
+            raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"'{name}' is a queue already")
+        self._check_collision(name)
         self._check_count(partitions, partitions)
         topic = Topic(name, self.store.new_uuid(), check_overrides(overrides), internal=internal)
         if validate_only:
@@ -130,7 +153,29 @@ class Topics:
         self._add(topic)
         self._grow(topic, partitions)
         self._put(topic)
+        self._tell(topic)
         return topic
+
+    def _check_collision(self, name: str) -> None:
+        other = self._collisions.get(_collision(name))
+        if other is not None:
+            raise TopicRefused(
+                ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topics: {other}"
+            )
+
+    def claim(self, name: str) -> None:
+        """A queue is to be found by this name. Raises TopicRefused 17 when it cannot."""
+        check_name(name)
+        self._check_collision(name)
+        self._collisions[_collision(name)] = name
+
+    def unclaim(self, name: str) -> None:
+        """It no longer is."""
+        del self._collisions[_collision(name)]
+
+    def _tell(self, topic: Topic) -> None:
+        for call in self.on_changed:
+            call(topic)
 
     def _check_count(self, partitions: int, more: int) -> None:
         if not 1 <= partitions <= PARTITIONS_PER_TOPIC_MAX:
@@ -143,6 +188,7 @@ class Topics:
 
     def add_partitions(self, topic: Topic, count: int, *, validate_only: bool = False) -> None:
         """Give the topic `count` partitions in all. Raises TopicRefused 37 when that is not more than it has."""
+        topic.check_changeable()
         if count <= len(topic.partitions):
             raise TopicRefused(
                 ErrorCode.INVALID_PARTITIONS,
@@ -153,16 +199,19 @@ class Topics:
         if not validate_only:
             self._grow(topic, count - len(topic.partitions))
             self._put(topic)
+            self._tell(topic)
 
     def configure(self, topic: Topic, overrides: Mapping[str, str | None], *, validate_only: bool = False) -> None:
         """Replace the overrides; None is a default. Raises TopicRefused 40."""
+        topic.check_changeable()
         checked = check_overrides(overrides)
         if not validate_only:
             topic.configure(checked)
             self._put(topic)
 
     def delete(self, topic: Topic) -> None:
-        """The topic goes with all that is in it; who waits for its data is woken."""
+        """The topic goes with all that is in it; who waits for its data is woken. Raises TopicRefused."""
+        topic.check_changeable()
         del self._topics[topic.name], self._by_id[topic.id], self._collisions[_collision(topic.name)]
         topic.gone = True
         self.partition_count -= len(topic.partitions)
@@ -200,17 +249,20 @@ class Topics:
     def _grow(self, topic: Topic, count: int) -> None:
         for _ in range(count):
             log = self.store.create_log(durable=True)
-            topic.partitions.append(Partition(topic.name, len(topic.partitions), log, topic.config, self._appended))
+            topic.partitions.append(self._partition(topic, len(topic.partitions), log))
         self.partition_count += count
+
+    def _partition(self, topic: Topic, index: int, log: Log) -> Partition:
+        return Partition(topic.name, index, log, topic.config, self._appended, self._save)
 
     def _put(self, topic: Topic) -> None:
         known: dict[str, Any] = {
             "id": topic.id.hex(),
             "internal": topic.internal,
-            "logs": [partition.log.number for partition in topic.partitions],
+            "logs": _packed(partition.log.number for partition in topic.partitions),
         }
         if topic.config.compact:
-            known["starts"] = [partition.start_offset for partition in topic.partitions]
+            known["starts"] = _packed(partition.start_offset for partition in topic.partitions)
         self.store.put(catalog.key(catalog.TOPIC, self.vhost, topic.name), catalog.value(known, topic.overrides))
 
     def _appended(self, partition: Partition, size: int) -> None:
@@ -220,44 +272,51 @@ class Topics:
         if partition.frame != store.frame:
             partition.frame = store.frame
             self.unsynced.append((store.frame, partition))
+        partition.bytes_in += size
         partition.unsaved_bytes += size
         if partition.unsaved_bytes >= SNAPSHOT_BYTES:
             self._save(partition)
 
     def synced(self, frame: int) -> None:
         """Everything up to `frame` is durable: who waits for data of these partitions may have it."""
+        if self.queues.watched:
+            self.queues.synced()
         unsynced = self.unsynced
         count = 0
         while count < len(unsynced) and unsynced[count][0] <= frame:
             count += 1
         moved = [partition for _, partition in unsynced[:count]]
         del unsynced[:count]
+        self.rates.note(moved)
         for partition in moved:
             if partition.waiters:
                 partition.wake()
 
     # Time.
 
-    def tick(self, scheduler: Scheduler) -> None:
-        """Time has passed: look, now and then, for what is too old or too much."""
+    def tick(self, scheduler: Scheduler, now_ms: int) -> None:
+        """Time has passed: look, now and then, for what is too old or too much. `now_ms` is monotonic."""
+        if self.rates.is_due(now_ms):
+            scheduler.add_job(self.rates.roll(now_ms))
         if self._topics and scheduler.wall_ms >= self._expire_ms and not self._is_expiring:
             self._is_expiring = True
             scheduler.add_job(self._expire(scheduler))
 
     def _expire(self, scheduler: Scheduler) -> Iterator[int]:
-        partitions = [partition for topic in self.all() for partition in topic.partitions]
-        try:
-            yield from expire(partitions, scheduler.wall_ms)
-            for partition in partitions:
-                yield from partition.times.catch_up()
-                if partition.config.compact and not partition.gone and not self._topics[partition.topic_name].internal:
-                    yield from self._compact(partition, scheduler.wall_ms)
-        except (StorageError, CorruptBatch, OSError) as error:
-            scheduler.report("what is too old in topics, or superseded, stays for now", error)
+        for partition in [partition for topic in self._topics.values() for partition in topic.partitions]:
+            try:
+                yield from self._clean(partition, scheduler.wall_ms)
+            except (StorageError, CorruptBatch, OSError) as error:
+                place = f"{partition.topic_name}-{partition.index} in vhost '{self.vhost}'"
+                scheduler.report(f"what is too old in {place}, or superseded, stays for now", error)
         self._expire_ms = scheduler.wall_ms + self._expire_every_ms
         self._is_expiring = False
 
-    def _compact(self, partition: Partition, now_ms: int) -> Iterator[int]:
+    def _clean(self, partition: Partition, now_ms: int) -> Iterator[int]:
+        yield from expire([partition], now_ms)
+        yield from partition.times.catch_up()
+        if partition.gone or not partition.config.compact or self._topics[partition.topic_name].internal:
+            return
         key = self._key(catalog.CLEANED, partition)
         cleaned = Cleaned.read(self.store.catalog.get(key, b""))
         yield 1
@@ -274,6 +333,7 @@ class Topics:
     def _save(self, partition: Partition) -> None:
         """Write what a restart would have to look for in the log."""
         partition.unsaved_bytes = 0
+        partition.log.has_waste = partition.config.compact  # The offsets of groups are settled as they come.
         if len(partition.producers):
             end = partition.log.next_offset.to_bytes(8, "big")
             self.store.put(self._key(catalog.PRODUCERS, partition), end + partition.producers.snapshot())
@@ -299,9 +359,9 @@ class Topics:
         """A topic that the catalog knows comes back; returns the numbers of its logs."""
         topic = Topic(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
         self._add(topic)
-        starts = known.get("starts", [])
-        for index, number in enumerate(known["logs"]):
-            partition = Partition(name, index, self.store.logs[number], topic.config, self._appended)
+        logs, starts = _unpacked(known["logs"]), _unpacked(known.get("starts", b""))
+        for index, number in enumerate(logs):
+            partition = self._partition(topic, index, self.store.logs[number])
             if index < len(starts):
                 partition.start_offset = starts[index]
             partition.recover = self._recover_producers
@@ -310,4 +370,5 @@ class Topics:
                 partition.times.restore(marks)
             topic.partitions.append(partition)
         self.partition_count += len(topic.partitions)
-        return list(known["logs"])
+        self._tell(topic)
+        return logs

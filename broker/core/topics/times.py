@@ -120,17 +120,27 @@ class Times:
     def largest(self, start: int, end: int) -> tuple[int, int]:
         """(time, offset) of the record of [start, end) with the largest time (KIP-734). Raises Corrupt and OSError."""
         self._look_through()
-        found: Batch | None = None
-        for batch in self._log.read(self._begin(self._largest_ms, start)):
-            if batch.header.base_offset >= end:
-                break
-            if found is None or batch.header.max_timestamp_ms > found.header.max_timestamp_ms:
-                found = batch
+        wanted_ms = self._marks[-1][0] if self._marks else NONE[0]
+        found = self._largest_batch(self._begin(wanted_ms, start), end)
+        found_ms = found.header.max_timestamp_ms if found is not None else NONE[0]
+        if found_ms < wanted_ms:
+            # The record that the mark knows of is gone. What is as large as what was found, and larger, is behind here.
+            found = self._largest_batch(self._begin(found_ms, start), end)
         best = NONE
         for record in _records(found) if found is not None else ():
             if start <= record.offset < end and record.timestamp_ms > best[0]:
                 best = record.timestamp_ms, record.offset
         return best
+
+    def _largest_batch(self, begin: int, end: int) -> Batch | None:
+        """The first of those from `begin` on that have the largest time."""
+        found: Batch | None = None
+        for batch in self._log.read(begin):
+            if batch.header.base_offset >= end:
+                break
+            if found is None or batch.header.max_timestamp_ms > found.header.max_timestamp_ms:
+                found = batch
+        return found
 
 
 def _records(batch: Batch) -> Iterator[Record]:

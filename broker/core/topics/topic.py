@@ -22,9 +22,12 @@ class Topic:
         self.partitions: list[Partition] = []
         self.gone = False
 
+    def check_changeable(self) -> None:
+        """Raises TopicRefused unless it may be configured, grown and deleted by whoever has the permissions."""
+
     def configure(self, overrides: Mapping[str, str]) -> None:
         """New overrides, which `check_overrides` has passed; partitions follow at once."""
         self.overrides = dict(overrides)
         self.config = read_config(overrides)
         for partition in self.partitions:
-            partition.config = self.config
+            partition.configure(self.config)

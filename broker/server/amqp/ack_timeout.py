@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from broker.core.arguments import type_name
-from broker.core.queue import Queue
+from broker.core.serving import Lender
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
@@ -24,7 +24,7 @@ NOTES_MAX = 100
 """Per channel: a timeout is as precise as a hundredth of itself, or a sweep of the ticker."""
 
 
-def timeout_of(queue: Queue, arguments: dict[str, Any]) -> int:
+def timeout_of(queue: Lender, arguments: dict[str, Any]) -> int:
     """The timeout of a consumer with these arguments in ms, 0 for none. Raises Refused 406."""
     own = arguments.get(ARGUMENT)
     if own is not None and (isinstance(own, bool) or not isinstance(own, int) or own < 0):

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access import TopicVerb, Verb
+from broker.core.access_lists import Kind, Operation
 from broker.core.broker import Broker
 from broker.core.message import Incoming
 from broker.core.routing import route
@@ -95,6 +96,8 @@ class Connection:
         "received_octets",
         "regular_size_max",
         "released",
+        "route_misses",
+        "route_misses_per_entry",
         "routes",
         "seen_received",
         "seen_sent",
@@ -142,6 +145,8 @@ class Connection:
         self.need = 0
         self.units = 0
         self.routes: dict[bytes, Route] = {}
+        self.route_misses = 0
+        self.route_misses_per_entry = 1
         self.ports: dict[bytes, Port] = {}
         self.probe = Incoming("", "", (b"", b""), 0)  # What cacheable routers are asked with.
         self._seen_epochs: tuple[int, int] = (0, 0)
@@ -481,9 +486,13 @@ class Connection:
         capabilities = self.client_properties.get("capabilities")
         return isinstance(capabilities, dict) and capabilities.get(capability) is True
 
-    def require(self, verb: Verb, kind: str, name: str) -> None:
-        """Raises Refused 403 unless the user may `configure`, `write` or `read` the queue or exchange."""
-        if not self.hub.access.can(self.user, self.vhost.name, verb, name):
+    def require(self, verb: Verb, kind: str, name: str, operation: Operation | None = None) -> None:
+        """Raises Refused 403 unless the user may `configure`, `write` or `read` the queue or exchange.
+
+        `operation` is what configuring a queue is to access lists, where it does not create it.
+        """
+        listed_as: Kind | None = "topic" if kind == "queue" else None
+        if not self.hub.access.can(self.user, self.vhost.name, operation or verb, name, listed_as, self.peer[0]):
             raise Refused(
                 ACCESS_REFUSED,
                 f"{verb} access to {kind} '{name}' in vhost '{self.vhost.name}' refused for user '{self.user.name}'",
@@ -498,11 +507,25 @@ class Connection:
                 f"refused for user '{self.user.name}'",
             )
 
+    def require_direct(self, routing_key: str) -> None:
+        """Raises Refused 403 where an access list denies to write to what has this name.
+
+        The default exchange leads there without a binding, which would have needed permission.
+        """
+        if self.hub.access.listed(self.user, self.vhost.name, "write", routing_key, "topic", self.peer[0]) is False:
+            raise Refused(
+                ACCESS_REFUSED,
+                f"write access to queue '{routing_key}' in vhost '{self.vhost.name}' refused for user"
+                f" '{self.user.name}'",
+            )
+
     def route_message(self, port: Port, incoming: Incoming, more_keys: Sequence[str]) -> tuple[Any, ...]:
         """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
         vhost = self.vhost
         if port.exchange is None:
-            found = map(vhost.queues.get, (incoming.routing_key, *more_keys))
+            for key in more_keys:
+                self.require_direct(key)
+            found = map(vhost.target, (incoming.routing_key, *more_keys))
             return tuple(dict.fromkeys(queue for queue in found if queue is not None))
         return route(vhost.exchanges, port.exchange, incoming, more_keys)
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from operator import is_
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from broker.core.cursor.lease import BATCH_MAX
 from broker.core.message import Message
@@ -20,6 +20,7 @@ from protocol.amqp.frames import FRAME_HEAD, METHOD, method_frame
 
 if TYPE_CHECKING:
     from broker.core.queue import Queue
+    from broker.core.serving import Lender
     from broker.server.amqp.channel import Channel
 
 _TAG = struct.Struct(">Q")
@@ -28,15 +29,6 @@ RUN_MIN = 4
 """From this many messages of one route on, building whole columns costs less than a loop."""
 _TAG_COLUMNS: dict[int, tuple[struct.Struct, struct.Struct]] = {}
 """Length of a run -> (packer of that many tags, cutter into that many octet strings); at most BATCH_MAX entries."""
-
-
-class ConsumingQueue(Protocol):
-    """What a consumer needs of what it consumes from: a queue, or the pseudo queue of direct reply-to."""
-
-    name: str
-
-    def wake(self) -> None:
-        """The consumer may have capacity again."""
 
 
 def _tag_column(first: int, count: int) -> tuple[bytes, ...]:
@@ -69,7 +61,7 @@ class Consumer:
     def __init__(
         self,
         channel: Channel,
-        queue: Queue,
+        queue: Lender,
         tag: str,
         *,
         no_ack: bool,

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.core.arguments import type_name
+from broker.core.arguments import not_of_type, type_name
 from broker.core.message import origin_names
+from broker.core.streams.start import GROUP
+from broker.core.streams.stream import Stream
 from broker.errors import Refused
 from broker.server.amqp import settle
 from broker.server.amqp.ack_timeout import timeout_of
 from broker.server.amqp.channel import handles
 from broker.server.amqp.delivery import Consumer, fitted
-from broker.server.amqp.methods_topology import queue_name
+from broker.server.amqp.methods_topology import queue_name, refuse_stream
 from broker.server.amqp.publish import REPLY_TO_NAME
+from broker.server.amqp.stream_consumers import consume_stream
 from broker.server.amqp.transaction import ENDED, REJECTED, RETURNED, Transaction
 from protocol.amqp.errors import NOT_ALLOWED, NOT_IMPLEMENTED, PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:
+    from broker.core.queue import Queue
     from broker.server.amqp.channel import Channel
 
 Table = dict[str, Any]
@@ -51,15 +55,32 @@ def _consume(
         return
     name = queue_name(channel, name)
     connection.require("read", "queue", name)
-    queue = connection.vhost.queue(name, connection)
-    priority = arguments.get("x-priority", 0)
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        wrong = f'"expected integer, got {type_name(priority)}"'
-        place = f"for queue '{name}' in vhost '{connection.vhost.name}'"
-        raise Refused(PRECONDITION_FAILED, f"invalid arg 'x-priority' {place}: {wrong}")
+    target = connection.vhost.destination(name, connection)
     settings = connection.settings
     if len(channel.consumers) >= settings.consumers_per_channel_max:
         raise PeerError(RESOURCE_ERROR, f"too many consumers on channel {channel.number}")
+    if isinstance(target, Stream):
+        consume_stream(channel, target, tag, arguments, no_ack=no_ack, exclusive=exclusive, nowait=nowait)
+    else:
+        _consume_queue(channel, target, tag, arguments, no_ack=no_ack, exclusive=exclusive, nowait=nowait)
+
+
+def _consume_queue(
+    channel: Channel, queue: Queue, tag: str, arguments: Table, *, no_ack: bool, exclusive: bool, nowait: bool
+) -> None:
+    settings = channel.connection.settings
+    if GROUP in arguments:
+        raise Refused(PRECONDITION_FAILED, f"invalid arg '{GROUP}' for {queue.place}: only streams are read in groups")
+    queue_type = queue.arguments.get("x-queue-type", "classic")
+    if queue_type == "quorum" and channel.prefetch:
+        raise PeerError(NOT_IMPLEMENTED, f"{queue.place} does not support global qos")
+    priority = arguments.get("x-priority", 0)
+    place = f"for {queue.place}"
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        wrong = f'"expected integer, got {type_name(priority)}"'
+        raise Refused(PRECONDITION_FAILED, f"invalid arg 'x-priority' {place}: {wrong}")
+    if "x-stream-offset" in arguments:
+        raise not_of_type("x-stream-offset", place, queue_type)
     consumer = Consumer(
         channel,
         queue,
@@ -109,6 +130,7 @@ def _get(channel: Channel, _ticket: int, name: str, no_ack: bool) -> None:
     name = queue_name(channel, name)
     connection = channel.connection
     connection.require("read", "queue", name)
+    refuse_stream(connection.vhost, name, "basic.get")
     queue = connection.vhost.queue(name, connection)
     queue.last_used_ms = connection.now_ms()
     got = queue.get()

@@ -13,12 +13,21 @@ from broker.core.exchange.base import Destination
 from broker.errors import Refused
 from broker.server.amqp.channel import handles, refuse_not_found_queue
 from broker.server.amqp.publish import REPLY_TO_NAME
-from protocol.amqp.errors import ACCESS_REFUSED
+from protocol.amqp.errors import ACCESS_REFUSED, NOT_IMPLEMENTED, PeerError
 
 if TYPE_CHECKING:
+    from broker.core.vhost import VHost
     from broker.server.amqp.channel import Channel
 
 Table = dict[str, Any]
+
+
+def refuse_stream(vhost: VHost, name: str, method: str) -> None:
+    """Raises PeerError 540 where a method is used on a stream that takes messages away (RabbitMQ's text)."""
+    if vhost.streams.get(name) is not None:
+        raise PeerError(
+            NOT_IMPLEMENTED, f"{method} not supported by stream queues queue '{name}' in vhost '{vhost.name}'"
+        )
 
 
 def clean_name(name: str) -> str:
@@ -82,13 +91,13 @@ def _bind(channel: Channel, source: str, kind: str, name: str, key: str, argumen
     connection.require("read", "exchange", source)
     destination: Destination | None
     if not add:
-        destination = vhost.queues.get(name) if kind == "queue" else vhost.exchanges.get(name)
+        destination = vhost.target(name) if kind == "queue" else vhost.exchanges.get(name)
         if destination is not None and source in vhost.exchanges:
             if kind == "queue":
-                vhost.queue(name, connection)
+                vhost.destination(name, connection)
             vhost.unbind(source, destination, key, arguments)
         return
-    destination = vhost.queue(name, connection) if kind == "queue" else vhost.exchange(name)
+    destination = vhost.destination(name, connection) if kind == "queue" else vhost.exchange(name)
     if vhost.exchange(source).type == "topic":
         connection.require_topic("read", source, key)
     vhost.bind(source, destination, key, arguments)
@@ -124,7 +133,7 @@ def _queue_declare(
         if name.startswith(REPLY_TO_NAME):
             _declare_reply_to(channel, name, nowait)
             return
-        queue = vhost.queue(queue_name(channel, name), connection)
+        queue = vhost.destination(queue_name(channel, name), connection)
         queue.last_used_ms = connection.now_ms()
     else:
         server_named = not name
@@ -146,7 +155,7 @@ def _queue_declare(
         )
     channel.last_queue = queue.name
     if not nowait:
-        channel.reply("queue.declare-ok", queue.name, queue.cursor.ready_count, len(queue.consumers))
+        channel.reply("queue.declare-ok", queue.name, queue.ready_count, len(queue.consumers))
 
 
 def _declare_reply_to(channel: Channel, name: str, nowait: bool) -> None:
@@ -181,6 +190,7 @@ def _queue_purge(channel: Channel, _ticket: int, name: str, nowait: bool) -> Non
     name = queue_name(channel, name)
     connection = channel.connection
     connection.require("read", "queue", name)
+    refuse_stream(connection.vhost, name, "queue.purge")
     count = connection.vhost.queue(name, connection).purge()
     if not nowait:
         channel.reply("queue.purge-ok", count)
@@ -190,7 +200,7 @@ def _queue_purge(channel: Channel, _ticket: int, name: str, nowait: bool) -> Non
 def _queue_delete(channel: Channel, _ticket: int, name: str, if_unused: bool, if_empty: bool, nowait: bool) -> None:
     name = queue_name(channel, name)
     connection = channel.connection
-    connection.require("configure", "queue", name)
+    connection.require("configure", "queue", name, "delete")
     count = connection.vhost.delete_queue(name, connection, if_unused=if_unused, if_empty=if_empty)
     if not nowait:
         channel.reply("queue.delete-ok", count)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from broker.core.arguments import TIME_MS_MAX
 from broker.server.amqp.publish import REPLY_TO_NAME
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.fields import without_entry
 
-_TIME_MS_MAX = 2**32 - 1
-_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
+_DIGITS_MAX = 19
 _WANTED = frozenset({"headers", "reply-to", "expiration", "user-id"})
 
 
@@ -65,13 +66,18 @@ def _check_user(user: Any, user_id: str | None) -> None:
 def _check_expiration(expiration: str | None) -> None:
     if expiration is None:
         return
-    if not _INTEGER.fullmatch(expiration):
+    number = _INTEGER.match(expiration)
+    if number is None:
         raise _refuse(f"invalid expiration '{expiration}': no_integer")
+    if number.end() < len(expiration):
+        raise _refuse(f"invalid expiration '{expiration}': {{leftover_string,\"{expiration[number.end() :]}\"}}")
+    if len(expiration) > _DIGITS_MAX:
+        raise _refuse(f"invalid expiration '{expiration}': {{value_too_large,{expiration}}}")
     value = int(expiration)
     if value < 0:
         raise _refuse(f"invalid expiration '{expiration}': {{value_negative,{value}}}")
-    if value > _TIME_MS_MAX:
-        raise _refuse(f"invalid expiration '{expiration}': {{value_too_big,{value}}}")
+    if value > TIME_MS_MAX:
+        raise _refuse(f"invalid expiration '{expiration}': {{value_too_large,{value}}}")
 
 
 def _rewrite_reply_to(address: str | None, content: bytes) -> bytes:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message
-from broker.core.queue import Queue
-from broker.core.routing import is_cacheable, route
+from broker.core.routing import Target, is_cacheable, route
 from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import ACCESS_REFUSED
@@ -32,15 +31,16 @@ METHOD_FRAME_MIN = 17
 """Octets of a publish method frame with empty names."""
 MANDATORY, IMMEDIATE = 1, 2
 RUN_MAX = 256
+MISSES_PER_ENTRY = 16
 CARE = wire.HEADERS | wire.REPLY_TO | wire.EXPIRATION | wire.USER_ID
 """Properties that may ask for more than being passed on."""
 REPLY_TO_NAME = "amq.rabbitmq.reply-to"
 _REPLY_TO = REPLY_TO_NAME.encode()
 
 
-Run = tuple[tuple[Queue, ...], Exchange | None, list[Message]]
+Run = tuple[tuple[Target, ...], Exchange | None, list[Message]]
 """Regular messages, in order, that an exchange sends to the same queues."""
-Gathered = dict[tuple[Queue, ...], list[Message]]
+Gathered = dict[tuple[Target, ...], list[Message]]
 """Messages of one exchange by the one queue they go to (a publisher that goes round many gives each its share at once),
 or those of one route to several: what goes to several queues goes out behind all that was before it, so that each queue
 has its messages in order."""
@@ -61,14 +61,15 @@ class Port:
 class Route:
     """Where the publishes with one method frame go. `queues` is None when every message has to be routed anew.
 
-    `following` is the route of the publish that came next the last time: who goes round many queues has the same round
-    again, and need not be looked up in the cache.
+    `regular` says that its publishes may be taken here: the general path routes anew, and returns what is mandatory.
+    `following` is the regular route of the publish that came next last time: who goes round many queues has the same
+    round again, and need not be looked up in the cache.
     """
 
-    __slots__ = ("exchange", "following", "mandatory", "method", "origin", "queues", "run_max", "single")
+    __slots__ = ("exchange", "following", "method", "origin", "queues", "regular", "run_max", "single")
 
     def __init__(
-        self, method: bytes, exchange: Exchange | None, queues: tuple[Queue, ...] | None, origin: bytes, mandatory: int
+        self, method: bytes, exchange: Exchange | None, queues: tuple[Target, ...] | None, origin: bytes, mandatory: int
     ) -> None:
         self.method = method
         self.following: Route | None = None
@@ -76,7 +77,7 @@ class Route:
         self.queues = queues
         self.single = queues is not None and len(queues) == 1
         self.origin = origin
-        self.mandatory = mandatory
+        self.regular = queues is not None and (bool(queues) or not mandatory)
         # A run may not cost more than a slice: with a thousand queues it is one message long.
         self.run_max = RUN_MAX if not queues or len(queues) < 4 else max(1, RUN_MAX * 4 // len(queues))
 
@@ -106,11 +107,13 @@ def open_port(connection: Connection, exchange_name: str) -> Port:
     return Port(exchange_name, exchange, cacheable=is_cacheable(vhost.exchanges, exchange), checks_topic=checks_topic)
 
 
-def find_queues(connection: Connection, port: Port, routing_key: str) -> tuple[Queue, ...] | None:
+def find_queues(connection: Connection, port: Port, routing_key: str) -> tuple[Target, ...] | None:
     """The queues for a routing key; None when it takes the message to know. Raises Refused 403 (topic permissions)."""
     vhost = connection.vhost
     if port.exchange is None:
-        sink = vhost.queues.get(routing_key) or connection.reply_sink(routing_key)
+        if connection.hub.access.lists:
+            connection.require_direct(routing_key)
+        sink = vhost.target(routing_key) or connection.reply_sink(routing_key)
         return (sink,) if sink is not None else ()
     if port.checks_topic:
         connection.require_topic("write", port.name, routing_key)
@@ -123,7 +126,11 @@ def find_queues(connection: Connection, port: Port, routing_key: str) -> tuple[Q
 
 
 def _learn(connection: Connection, frame: bytes) -> Route | None:
-    """The route of a publish method frame that is not in the cache; None when the general path has to see it."""
+    """The route of a publish method frame that is not in the cache; None when the general path has to see it.
+
+    Once the cache has overflowed, one miss in MISSES_PER_ENTRY makes an entry: keys that come again are soon in it, and
+    keys that never do no longer push everything through memory.
+    """
     size = len(frame) - 8
     exchange_end = 14 + frame[13]
     if exchange_end >= size + 6 or frame[-1] != FRAME_END:
@@ -143,13 +150,20 @@ def _learn(connection: Connection, frame: bytes) -> Route | None:
         queues = find_queues(connection, port, str(frame[exchange_end + 1 : key_end], "utf-8"))
     except (Refused, UnicodeDecodeError):
         return None
-    if queues is not None and any(queue.rejects for queue in queues):
-        queues = None  # Each publish may be refused, so the general path asks.
+    for queue in queues or ():
+        if queue.rejects:
+            queues = None  # Each publish may be refused, so the general path asks.
+            break
+    # Exchange and routing key stand in the frame as they will in the delivery.
+    origin = b"\x00%b\xce" % frame[13:key_end]
     routes = connection.routes
     if len(routes) >= cache_max:
         connection.forget_routes()
-    # Exchange and routing key stand in the frame as they will in the delivery.
-    origin = connection.hub.shared_origin(b"\x00%b\xce" % frame[13:key_end], frame[1:3], connection.frame_max)
+        connection.route_misses_per_entry = MISSES_PER_ENTRY
+    connection.route_misses += 1
+    if connection.route_misses % connection.route_misses_per_entry:
+        return Route(frame, port.exchange, queues, origin, frame[key_end] & MANDATORY)
+    origin = connection.hub.shared_origin(origin, frame[1:3], connection.frame_max)
     found = routes[frame] = Route(frame, port.exchange, queues, origin, frame[key_end] & MANDATORY)
     return found
 
@@ -169,7 +183,7 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     gathered: Gathered = {}
     messages: list[Message] = []
     append = messages.append
-    queues: tuple[Queue, ...] | None = None
+    queues: tuple[Target, ...] | None = None
     exchange: Exchange | None = None
     single = False
     origin = b""
@@ -193,10 +207,10 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
                     if header > end or len(method) < METHOD_FRAME_MIN:
                         break
                     found = _learn(connection, method)
-                if found is None or found.queues is None or (not found.queues and found.mandatory):
+                elif last is not None and found.regular:
+                    last.following = found  # Only ever to what stands in the cache, where it is found to be forgotten.
+                if found is None or not found.regular:
                     break
-                if last is not None:
-                    last.following = found
             last = found
             if found.queues is not queues or found.exchange is not exchange:
                 if gathered and not (single and found.single and found.exchange is exchange):

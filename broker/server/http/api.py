@@ -1,29 +1,41 @@
 """The paths of RabbitMQ's management API that are served: a table of routes, and what each answers.
 
 Handlers are synchronous and pure towards the network: request in, (status, JSON value) out; `Listing` is an answer
-that `server` builds in slices. Knows nothing of h11. Paths are split before they are decoded, so that the vhost `/`
-arrives as `%2F` (RabbitMQ's rule).
+that `server` builds in slices, and a handler that is a generator pauses where it yields (`Steps`). Knows nothing of
+h11. Paths are split before they are decoded, so that the vhost `/` arrives as `%2F` (RabbitMQ's rule).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from broker.core.access import User, Verb
-from broker.core.queue import Queue
+from broker.core.access_lists import Kind, Operation
+from broker.core.exchange.base import Binding
+from broker.core.routing import Target
+from broker.core.streams.stream import Stream
+from broker.core.topics.errors import TopicRefused
 from broker.core.vhost import VHost
 from broker.errors import Refused
+from broker.log.errors import StorageError
 from broker.server.amqp.delivery import Consumer
 from broker.server.http import messages, views
 from broker.server.hub import Hub
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_FOUND
+from protocol.kafka.errors import ErrorCode
+from protocol.kafka.records import CorruptBatch
 
 MONITORING = frozenset({"administrator", "monitoring"})
 MANAGEMENT = MONITORING | {"management", "policymaker"}
 _STATUS = {ACCESS_REFUSED: (401, "not_authorised"), NOT_FOUND: (404, "Object Not Found")}
+_TOPIC_STATUS = {
+    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: (404, "Object Not Found"),
+    ErrorCode.TOPIC_ALREADY_EXISTS: (409, "conflict"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +50,50 @@ class Request:
     hub: Hub
     statistics: Callable[[], dict[str, Any]]
     message_size_max: int
+    host: str = ""
+    """The peer's address."""
 
 
 class Listing:
-    """Rows to be shown one by one, so that a long list never holds the loop."""
+    """Rows to be shown one by one, so that a long list never holds the loop; None is a step that found no row.
 
-    def __init__(self, rows: Iterable[Any], view: Callable[[Any], dict[str, Any]]) -> None:
+    An answer, or one of the values of an object that is one.
+    """
+
+    def __init__(self, rows: Iterable[Any], view: Callable[[Any], dict[str, Any]] | None = None) -> None:
         self.rows = rows
-        self.view = view
+        self.view = view or _as_it_is
+
+
+def _as_it_is(row: Any) -> dict[str, Any]:
+    return row  # type: ignore[no-any-return]  # It is one.
+
+
+class Created:
+    """The answer 201, without a body: what a PUT named was not there before."""
+
+
+CREATED = Created()
+Work = Generator[None, None, Any]
+"""What a handler returns that takes longer: it pauses where it yields, and returns the answer."""
+
+
+class Steps:
+    """An answer under way."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.answer: Any = None
+
+    def advance(self) -> bool:
+        """Go on to the next pause; whether the answer is there. Raises HttpError."""
+        with _refusals_told():
+            try:
+                next(self._work)
+            except StopIteration as done:
+                self.answer = done.value
+                return True
+        return False
 
 
 class HttpError(Exception):
@@ -81,8 +129,26 @@ def split_target(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(unquote(segment) for segment in segments[1:]), {k: v[-1] for k, v in parse_qs(query).items()}
 
 
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """What the core says no to, in terms of HTTP."""
+    try:
+        yield
+    except Refused as refused:
+        status, error = _STATUS.get(refused.reply_code, (400, "bad_request"))
+        raise HttpError(status, error, refused.text) from None
+    except TopicRefused as refused:
+        status, error = _TOPIC_STATUS.get(refused.code, (400, "bad_request"))
+        raise HttpError(status, error, refused.text) from None
+    except UnicodeEncodeError:
+        # JSON can write half of a surrogate pair; AMQP cannot.
+        raise HttpError(400, "bad_request", "the body has text that is not Unicode") from None
+    except (StorageError, CorruptBatch, OSError) as error:
+        raise HttpError(500, "storage", str(error)) from None
+
+
 def answer(request: Request) -> Any:
-    """What to send: a JSON value, a Listing, or None for 204. Raises HttpError."""
+    """What to send: a JSON value, a Listing, CREATED for 201, None for 204; or the Steps to it. Raises HttpError."""
     allowed = set()
     for method, segments, handler in _ROUTES.get((request.parts[0], len(request.parts)), ()):
         if all(wanted in ("*", given) for wanted, given in zip(segments, request.parts, strict=True)):
@@ -91,11 +157,9 @@ def answer(request: Request) -> Any:
                 arguments = [given for wanted, given in zip(segments, request.parts, strict=True) if wanted == "*"]
                 if not request.user.tags & MANAGEMENT:
                     raise HttpError(401, "not_authorised", "Not management user")
-                try:
-                    return handler(request, *arguments)
-                except Refused as refused:
-                    status, error = _STATUS.get(refused.reply_code, (400, "bad_request"))
-                    raise HttpError(status, error, refused.text) from None
+                with _refusals_told():
+                    found = handler(request, *arguments)
+                    return Steps(found) if isinstance(found, Generator) else found
     if allowed:
         raise HttpError(405, "method_not_allowed", f"use {', '.join(sorted(allowed))}")
     raise HttpError(404, "Object Not Found", "Not Found")
@@ -117,8 +181,13 @@ def find_vhost(request: Request, name: str) -> VHost:
     raise HttpError(404, "Object Not Found", "Not Found")
 
 
-def require(request: Request, vhost: VHost, verb: Verb, kind: str, name: str) -> None:
-    if not request.hub.access.can(request.user, vhost.name, verb, name or "amq.default"):
+LISTED_AS: dict[str, Kind] = {"queue": "topic", "topic": "topic", "group": "group"}
+"""What access lists call it; exchanges are nothing to them."""
+
+
+def require(request: Request, vhost: VHost, verb: Verb | Operation, kind: str, name: str) -> None:
+    listed_as = LISTED_AS.get(kind)
+    if not request.hub.access.can(request.user, vhost.name, verb, name or "amq.default", listed_as, request.host):
         text = f"{verb} access to {kind} '{name}' in vhost '{vhost.name}' refused for user '{request.user.name}'"
         raise Refused(ACCESS_REFUSED, text)
 
@@ -194,13 +263,23 @@ def _all(request: Request, of: Callable[[VHost], Iterable[Any]], vhost: str | No
 @route_to("GET", "queues")
 @route_to("GET", "queues/*")
 def _list_queues(request: Request, vhost: str | None = None) -> Listing:
-    return Listing(_all(request, lambda home: home.queues.values(), vhost), lambda pair: views.queue_view(*pair))
+    return Listing(_all(request, _targets, vhost), lambda pair: views.target_view(*pair))
+
+
+def _targets(home: VHost) -> list[Target]:
+    """Queues and streams: everything that messages end up in."""
+    return [*home.queues.values(), *home.streams.all()]
 
 
 @route_to("GET", "queues/*/*")
 def _show_queue(request: Request, vhost: str, name: str) -> dict[str, Any]:
     home = find_vhost(request, vhost)
-    queue = home.queue(name)
+    queue = home.destination(name, None)
+    if isinstance(queue, Stream):
+        readers = [reading.consumer for reading in queue.consumers]
+        return views.stream_view(queue) | {
+            "consumer_details": [views.consumer_view(each) for each in readers if isinstance(each, Consumer)]
+        }
     return views.queue_view(queue, home) | {
         "consumer_details": [views.consumer_view(each) for each in queue.consumers if isinstance(each, Consumer)]
     }
@@ -221,7 +300,7 @@ def _show_exchange(request: Request, vhost: str, name: str) -> dict[str, Any]:
 
 
 def _bindings(home: VHost) -> Iterator[Any]:
-    yield from list(home.queues.values())
+    yield from _targets(home)
     for exchange in list(home.exchanges.values()):
         yield from list(exchange.bindings.values())
 
@@ -231,7 +310,7 @@ def _bindings(home: VHost) -> Iterator[Any]:
 def _list_bindings(request: Request, vhost: str | None = None) -> Listing:
     def view(pair: tuple[Any, VHost]) -> dict[str, Any]:
         each, home = pair
-        if isinstance(each, Queue):
+        if not isinstance(each, Binding):
             return views.default_binding_view(each, home)
         return views.binding_view(each, home)
 
@@ -259,14 +338,16 @@ def _list_channels(request: Request) -> Listing:
     return Listing(rows, views.channel_view)
 
 
+def _consumers_of(queue: Target) -> list[Any]:
+    if isinstance(queue, Stream):
+        return [reading.consumer for reading in queue.consumers if reading.consumer is not None]
+    return list(queue.consumers)
+
+
 @route_to("GET", "consumers")
 @route_to("GET", "consumers/*")
 def _list_consumers(request: Request, vhost: str | None = None) -> Listing:
-    rows = (
-        consumer
-        for queue, _ in _all(request, lambda home: home.queues.values(), vhost)
-        for consumer in list(queue.consumers)
-    )
+    rows = (consumer for queue, _ in _all(request, _targets, vhost) for consumer in _consumers_of(queue))
     return Listing(rows, views.consumer_view)
 
 
@@ -290,7 +371,11 @@ def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
         raise Refused(ACCESS_REFUSED, f"write access to topic '{routing_key}' in exchange '{name}' refused")
     if request.hub.broker.alarm is not None:
         raise HttpError(503, "blocked", request.hub.broker.alarm)
-    routed = messages.publish(home, name, request.body, request.user, request.message_size_max)
+
+    def is_denied(key: str) -> bool:
+        return request.hub.access.listed(request.user, vhost, "write", key, "topic", request.host) is False
+
+    routed = messages.publish(home, name, request.body, request.user, request.message_size_max, is_denied)
     return {"routed": routed}
 
 

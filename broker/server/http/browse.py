@@ -1,4 +1,4 @@
-"""Browsing queues, counting and replaying dead letters over HTTP; paths of our own, since no peer has them.
+"""Browsing queues and topics, counting and replaying dead letters over HTTP; paths of our own, since no peer has them.
 
 A request looks at LOOK_MAX messages at most, for LOOK_S, and says where the next one is to go on: a scan of a long
 queue is many short requests, none of which holds the loop.
@@ -8,43 +8,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from broker.core.message import Message
 from broker.core.queue import Queue
-from broker.core.replay import READY, Filter, Seen, browse, kind_of_death, replay
+from broker.core.redelivery import RETAINED, retained
+from broker.core.replay import READY, Filter, MayWrite, Seen, browse, kind_of_death, replay
+from broker.core.streams.letters import Letters, split_place, without_place
 from broker.core.vhost import VHost
 from broker.log.errors import StorageError
 from broker.server.http.api import HttpError, Request, find_vhost, require, route_to
+from broker.server.http.fields import NUMBER_MAX, bad, number
 from broker.server.http.messages import message_view
 from protocol.amqp import content as wire
+from protocol.kafka.records import CorruptBatch
 
 LOOK_MAX = 1000
 LOOK_S = 0.004
 MOVED_MAX = 400
 SHOWN_BYTES_MAX = 4 << 20
-OFFSET_MAX = (1 << 63) - 1
 
 
-def _number(given: Any, name: str, default: int, least: int = 0) -> int:
-    try:
-        number = int(given) if given is not None and not isinstance(given, (bool, float)) else default
-    except (TypeError, ValueError):
-        number = least - 1
-    if isinstance(given, (bool, float)) or not least <= number <= OFFSET_MAX:
-        raise HttpError(400, "bad_request", f"{name} is an integer from {least} on")
-    return number
-
-
-def _filter(given: dict[str, Any]) -> Filter:
+def read_filter(given: dict[str, Any]) -> Filter:
+    """Which messages a request means. Raises HttpError 400."""
     headers = given.get("headers") or {}
     if isinstance(headers, str):
         headers = dict(one.partition("=")[::2] for one in headers.split(","))
     if not isinstance(headers, dict):
-        raise HttpError(400, "bad_request", "headers is an object of names and values")
+        raise bad("headers is an object of names and values")
     texts = {name: given.get(name) for name in ("body", "queue", "reason")}
     if not all(text is None or isinstance(text, str) for text in texts.values()):
-        raise HttpError(400, "bad_request", "body, queue and reason are strings")
+        raise bad("body, queue and reason are strings")
     return Filter(
         headers={str(name): str(value) for name, value in headers.items()},
         body=(texts["body"] or "").encode(),
@@ -64,30 +59,29 @@ def _leased(request: Request, queue: Queue) -> dict[int, Message]:
     }
 
 
-class _Look:
+def _seen(request: Request, source: Queue | Letters, start: int) -> Iterator[Seen]:
+    if isinstance(source, Letters):
+        return source.browse(start)
+    return browse(source, start, _leased(request, source), LOOK_MAX)
+
+
+class Look:
     """What one request looks at; `onward` is where the next is to go on, None when all was seen."""
 
-    def __init__(self, request: Request, queue: Queue, start: int) -> None:
+    def __init__(self) -> None:
         self._deadline = time.perf_counter() + LOOK_S
         self.onward: int | None = None
-        self._found: list[Seen] = []
-        try:
-            # All of it before anything is done with it: what is replayed may come back to the same queue.
-            for seen in browse(queue, start, _leased(request, queue), LOOK_MAX):
-                if self._is_enough(len(self._found)):
-                    self.onward = seen.offset
-                    break
-                self._found.append(seen)
-        except (StorageError, OSError) as error:
-            raise HttpError(500, "storage", str(error)) from None
+        self.found: list[Seen] = []
+        """All of it before anything is done with it: what is replayed may come back to the same queue."""
 
-    def _is_enough(self, count: int) -> bool:
-        return count == LOOK_MAX or (count > 0 and time.perf_counter() > self._deadline)
+    def is_enough(self, count: int) -> bool:
+        """Whether a request has done its part, having looked at `count`."""
+        return count >= LOOK_MAX or (count > 0 and time.perf_counter() > self._deadline)
 
     def __iter__(self) -> Iterator[Seen]:
         self._deadline += LOOK_S
-        for count, seen in enumerate(self._found):
-            if self._is_enough(count):
+        for count, seen in enumerate(self.found):
+            if self.is_enough(count):
                 self.onward = seen.offset
                 return
             yield seen
@@ -97,7 +91,43 @@ class _Look:
         self.onward = seen.offset
 
 
-def _find(request: Request, vhost: str, name: str) -> tuple[VHost, Queue]:
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a queue's log cannot give is HttpError 500."""
+    try:
+        yield
+    except (StorageError, CorruptBatch, OSError) as error:
+        raise HttpError(500, "storage", str(error)) from None
+
+
+def _look(request: Request, source: Queue | Letters, start: int) -> Look:
+    """At what is not settled. Raises HttpError 500."""
+    look = Look()
+    with reading():
+        for seen in _seen(request, source, start):
+            if look.is_enough(len(look.found)):
+                look.onward = seen.offset
+                break
+            look.found.append(seen)
+    return look
+
+
+def look_back(queue: Queue, start: int, end: int) -> Look:
+    """At what the queue keeps of what it delivered, in [start, end). Raises HttpError 500."""
+    look = Look()
+    with reading():
+        for stretch in retained(queue, start):
+            look.found += [seen for seen in stretch.messages if seen.offset < end]
+            if stretch.end >= end:
+                break
+            if look.is_enough(len(look.found) or 1):
+                look.onward = stretch.end
+                break
+    return look
+
+
+def find_queue(request: Request, vhost: str, name: str) -> tuple[VHost, Queue]:
+    """A queue that whoever asks may read. Raises HttpError 404, Refused."""
     home = find_vhost(request, vhost)
     require(request, home, "read", "queue", name)
     queue = home.queue(name)
@@ -106,15 +136,55 @@ def _find(request: Request, vhost: str, name: str) -> tuple[VHost, Queue]:
     return home, queue
 
 
+def _find(request: Request, vhost: str, name: str) -> tuple[VHost, Queue | Letters]:
+    """The same, or a topic."""
+    home = find_vhost(request, vhost)
+    stream = home.streams.get(name)
+    if stream is None:
+        return find_queue(request, vhost, name)
+    require(request, home, "read", "queue", name)
+    return home, Letters(stream, home.scheduler)
+
+
+def write_permission(request: Request, home: VHost) -> MayWrite:
+    """Whether who asks may publish through an exchange with a routing key, asked for each: as for basic.publish."""
+    access, user, host = request.hub.access, request.user, request.host
+
+    def may_write(exchange: str, key: str) -> bool:
+        if not exchange and access.listed(user, home.name, "write", key, "topic", host) is False:
+            return False
+        return access.can(user, home.name, "write", exchange, None) and access.can_topic(
+            user, home.name, "write", exchange, key
+        )
+
+    return may_write
+
+
+def _where(source: Queue | Letters, seen: Seen) -> dict[str, int]:
+    if isinstance(source, Letters):
+        partition, offset = split_place(seen.offset)
+        return {"partition": partition, "offset": offset}
+    return {"offset": seen.offset}
+
+
 @route_to("GET", "queues/*/*/browse")
 def _browse(request: Request, vhost: str, name: str) -> dict[str, Any]:
-    """?from=OFFSET&count=N&body=TEXT&headers=A=B,C=D&queue=FIRST_DEATH&reason=R -> {items, next}."""
+    """?from=OFFSET&count=N&body=TEXT&headers=A=B,C=D&queue=FIRST_DEATH&reason=R&state=S -> {items, next}.
+
+    What is not settled; with the state `retained` what is, and is kept.
+    """
     _, queue = _find(request, vhost, name)
     query = request.query
-    count = min(_number(query.get("count"), "count", 100, 1), MOVED_MAX)
-    truncate = _number(query.get("truncate"), "truncate", 50_000)
-    meant = _filter(dict(query))
-    look = _Look(request, queue, _number(query.get("from"), "from", 0))
+    count = min(number(query.get("count"), "count", 100, 1), MOVED_MAX)
+    truncate = number(query.get("truncate"), "truncate", 50_000)
+    meant = read_filter(dict(query))
+    start = number(query.get("from"), "from", 0)
+    if query.get("state") not in (None, RETAINED) or ("state" in query and isinstance(queue, Letters)):
+        raise bad(f"state is '{RETAINED}', of a queue, or not given")
+    if "state" in query and isinstance(queue, Queue):
+        look = look_back(queue, start, queue.end_offset)
+    else:
+        look = _look(request, queue, start)
     items: list[dict[str, Any]] = []
     size = 0
     for seen in look:
@@ -124,7 +194,7 @@ def _browse(request: Request, vhost: str, name: str) -> dict[str, Any]:
                 break
             view = message_view(seen.message, "auto", truncate)
             size += min(view["payload_bytes"], truncate)
-            items.append({"offset": seen.offset, "state": seen.state, **view})
+            items.append({**_where(queue, seen), "state": seen.state, **view})
     return {"items": items, "next": look.onward}
 
 
@@ -132,7 +202,7 @@ def _browse(request: Request, vhost: str, name: str) -> dict[str, Any]:
 def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
     """?from=OFFSET -> {groups: [{source, reason, age, messages}], seen, next}: what there is of dead letters."""
     _, queue = _find(request, vhost, name)
-    look = _Look(request, queue, _number(request.query.get("from"), "from", 0))
+    look = _look(request, queue, number(request.query.get("from"), "from", 0))
     groups: dict[tuple[str, str, str], int] = {}
     count = 0
     last, kind = b"", None
@@ -150,33 +220,46 @@ def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
     return {"groups": rows, "seen": count, "next": look.onward}
 
 
+def _until(source: Queue | Letters, given: Any) -> list[int]:
+    """How far a replay goes that began before."""
+    if not isinstance(source, Letters):
+        return [min(number(given, "until", NUMBER_MAX), source.end_offset)]
+    ends = source.ends
+    if given is None:
+        return ends
+    if not isinstance(given, list) or len(given) > len(ends):
+        raise bad("until is a list with an offset for each partition")
+    numbers = [number(one, "until", 0) for one in given]
+    return [*map(min, numbers, ends), *[0] * (len(ends) - len(numbers))]
+
+
 @route_to("POST", "queues/*/*/replay")
 def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
     """{from, until, count, to: queue or exchange, body, headers, queue, reason} -> {moved, left, next, until}.
 
-    What comes in after the first request, perhaps because it has died again, is behind `until`.
+    What comes in after the first request, perhaps because it has died again, is behind `until`: an offset, or for a
+    topic one for each partition.
     """
     home, queue = _find(request, vhost, name)
     body = request.body
     to = body.get("to", "queue")
     if to not in ("queue", "exchange"):
-        raise HttpError(400, "bad_request", "to is 'queue' or 'exchange'")
+        raise bad("to is 'queue' or 'exchange'")
     require(request, home, "write", "queue", name)
-    count = min(_number(body.get("count"), "count", 100, 1), MOVED_MAX)
-    until = min(_number(body.get("until"), "until", OFFSET_MAX), queue.end_offset)
-    meant = _filter(body)
-    access, user = request.hub.access, request.user
-
-    def may_write(exchange: str, key: str) -> bool:
-        return access.can(user, home.name, "write", exchange) and access.can_topic(
-            user, home.name, "write", exchange, key
-        )
-
-    look = _Look(request, queue, _number(body.get("from"), "from", 0))
+    count = min(number(body.get("count"), "count", 100, 1), MOVED_MAX)
+    until = _until(queue, body.get("until"))
+    meant = read_filter(body)
+    may_write = write_permission(request, home)
+    look = _look(request, queue, number(body.get("from"), "from", 0))
     moved = 0
     left: dict[str, int] = {}
     for seen in look:
-        if seen.offset >= until:
+        if isinstance(queue, Letters):
+            partition, offset = split_place(seen.offset)
+            if offset >= until[partition]:
+                continue
+            seen = seen._replace(message=without_place(seen.message))
+        elif seen.offset >= until[0]:
             break
         if seen.state != READY or not meant(seen.message):
             continue
@@ -188,4 +271,5 @@ def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
             moved += 1
         else:
             left[outcome.reason] = left.get(outcome.reason, 0) + 1
-    return {"moved": moved, "left": left, "next": look.onward, "until": until}
+    return {"moved": moved, "left": left, "next": look.onward,
+            "until": until if isinstance(queue, Letters) else until[0]}  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from broker.core.access import User
 from broker.core.message import Incoming, Message, make_origin, origin_names
 from broker.core.queue import Queue
-from broker.core.routing import route
+from broker.core.routing import Target, route
 from broker.core.serving import Lease
 from broker.core.vhost import VHost
 from broker.errors import Refused
@@ -82,8 +82,18 @@ def encode_properties(properties: Mapping[str, Any]) -> tuple[int, bytes]:
     return flags, octets
 
 
-def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], user: User, size_max: int) -> bool:
-    """Route one message of `user`; True when it reached a queue. Raises Refused 403, 404, 406."""
+def publish(
+    vhost: VHost,
+    exchange: str,
+    body: Mapping[str, Any],
+    user: User,
+    size_max: int,
+    is_denied: Callable[[str], bool] = lambda _: False,
+) -> bool:
+    """Route one message of `user`; True when it reached a queue. Raises Refused 403, 404, 406.
+
+    `is_denied` says whether an access list forbids to write to the queue that the default exchange would lead to.
+    """
     routing_key = str(body.get("routing_key", ""))
     if len(routing_key.encode()) > 255:
         raise _bad("routing key longer than 255 bytes")
@@ -95,6 +105,8 @@ def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], user: User, si
     try:
         wire.parse_properties(wire.header_payload(content))  # A table may have more entries than anybody reads.
         content, more_keys = special.check(user, None, flags, content)
+        if not exchange and any(map(is_denied, (routing_key, *more_keys))):
+            raise Refused(ACCESS_REFUSED, f"write access to a queue in vhost '{vhost.name}' refused")
         message = (make_origin(exchange.encode(), routing_key.encode()), content)
         publication = Incoming(exchange, routing_key, message, vhost.scheduler.wall_ms)
         queues = _route(vhost, publication, more_keys)
@@ -106,10 +118,10 @@ def publish(vhost: VHost, exchange: str, body: Mapping[str, Any], user: User, si
     return any(accepted)
 
 
-def _route(vhost: VHost, publication: Incoming, more_keys: Sequence[str]) -> tuple[Queue, ...]:
+def _route(vhost: VHost, publication: Incoming, more_keys: Sequence[str]) -> tuple[Target, ...]:
     exchange = publication.exchange
     if not exchange:
-        found = map(vhost.queues.get, (publication.routing_key, *more_keys))
+        found = map(vhost.target, (publication.routing_key, *more_keys))
         return tuple(dict.fromkeys(queue for queue in found if queue is not None))
     source = vhost.exchange(exchange)
     if source.internal:

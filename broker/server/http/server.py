@@ -20,16 +20,24 @@ import trio
 from broker.config.limits import Limits
 from broker.core.access import User
 from broker.server.auth import LoginRefused
-from broker.server.http import browse, policies  # noqa: F401 - they fill the table of routes
-from broker.server.http.api import HttpError, Listing, Request, answer, split_target
+from broker.server.http import (  # noqa: F401 - they fill the table of routes
+    browse,
+    groups,
+    policies,
+    records,
+    redeliver,
+    resets,
+    topics,
+)
+from broker.server.http.api import Created, HttpError, Listing, Request, Steps, answer, split_target
 from broker.server.hub import Hub
 
 log = logging.getLogger("jackalope.http")
 
 READ_BYTES = 65_536
 LINGER_S = 2
-SLICE_ROWS = 200
-"""Rows encoded between checkpoints: about 2 ms."""
+SLICE_S = 0.002
+"""How long a listing is worked on between checkpoints."""
 _JSON = (b"content-type", b"application/json")
 
 
@@ -94,22 +102,32 @@ class HttpServer:
             log.warning("login refused: %s", error)
             raise refused from None
 
-    async def answer(self, method: str, target: str, body: bytes, user: User) -> Any:
+    async def answer(self, method: str, target: str, body: bytes, user: User, peer_host: str) -> Any:
         """Like `respond`, once what the request has changed is durable. Raises HttpError."""
         durability = self._hub.durability
         if durability is None:
-            return self.respond(method, target, body, user)
+            return _with_columns(await self._complete(self.respond(method, target, body, user, peer_host)), target)
         promised = durability.store.promised_count
-        result = self.respond(method, target, body, user)
+        result = await self._complete(self.respond(method, target, body, user, peer_host))
         if durability.store.promised_count != promised:
             try:
                 await durability.synced()
             except OSError as error:
                 raise HttpError(500, "storage_failed", str(error)) from None
-        return result
+        return _with_columns(result, target)
 
-    def respond(self, method: str, target: str, body: bytes, user: User) -> Any:
-        """The answer to an authenticated request. Raises HttpError."""
+    async def _complete(self, result: Any) -> Any:
+        """The answer of what goes in steps, others having their turns in between. Raises HttpError."""
+        if not isinstance(result, Steps):
+            return result
+        while not result.advance():
+            self._hub.end_turn()
+            await trio.lowlevel.checkpoint()
+        self._hub.end_turn()
+        return result.answer
+
+    def respond(self, method: str, target: str, body: bytes, user: User, peer_host: str) -> Any:
+        """The answer to an authenticated request, or the Steps to it. Raises HttpError."""
         parts, query = split_target(target)
         try:
             fields = json.loads(body, parse_constant=_no_number) if body else {}
@@ -118,19 +136,29 @@ class HttpServer:
         if not isinstance(fields, dict):
             raise HttpError(400, "bad_request", "the body is not a JSON object")
         request = Request(
-            method, parts, query, fields, user, self._hub, self._statistics, self._limits.message_size_max_bytes
+            method,
+            parts,
+            query,
+            fields,
+            user,
+            self._hub,
+            self._statistics,
+            self._limits.message_size_max_bytes,
+            peer_host,
         )
-        try:
-            result = answer(request)
-        except UnicodeEncodeError:
-            # JSON can write half of a surrogate pair; AMQP cannot.
-            raise HttpError(400, "bad_request", "the body has text that is not Unicode") from None
+        result = answer(request)
         self._hub.end_turn()
-        if isinstance(result, Listing) and query.get("columns"):
-            columns = query["columns"].split(",")
-            view = result.view
-            result = Listing(result.rows, lambda row: pick(view(row), columns))
         return result
+
+
+def _with_columns(result: Any, target: str) -> Any:
+    """The rows of a list with the columns that were asked for (?columns=)."""
+    columns = split_target(target)[1].get("columns", "")
+    if not isinstance(result, Listing) or not columns:
+        return result
+    view = result.view
+    names = columns.split(",")
+    return Listing(result.rows, lambda row: pick(view(row), names))
 
 
 def pick(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
@@ -230,16 +258,16 @@ class _Exchanges:
             method = request.method.decode("ascii")
             if method == "HEAD":
                 self._without_body, method = True, "GET"
-            result = await self._server.answer(method, request.target.decode("ascii"), body, user)
+            result = await self._server.answer(method, request.target.decode("ascii"), body, user, self._peer_host)
         except HttpError as error:
             await self._send(error.status, error.body)
             return
-        if isinstance(result, Listing):
-            await self._send_raw(200, await _encode_listing(result))
-        elif result is None:
+        if result is None:
             await self._send_raw(204, b"")
+        elif isinstance(result, Created):
+            await self._send_raw(201, b"")
         else:
-            await self._send(200, result)
+            await self._send_raw(200, (await _encode(result)).encode())
 
     async def _send(self, status: int, value: Any, close: bool = False) -> None:
         await self._send_raw(status, to_json(value).encode(), close)
@@ -260,10 +288,22 @@ class _Exchanges:
             await self._stream.send_all(head + data + end)
 
 
-async def _encode_listing(listing: Listing) -> bytes:
+async def _encode(value: Any) -> str:
+    """JSON of an answer; its listings in slices."""
+    if isinstance(value, Listing):
+        return await _encode_listing(value)
+    if isinstance(value, dict) and any(isinstance(one, Listing) for one in value.values()):
+        return "{" + ",".join([f"{to_json(name)}:{await _encode(one)}" for name, one in value.items()]) + "}"
+    return to_json(value)
+
+
+async def _encode_listing(listing: Listing) -> str:
     parts: list[str] = []
+    due = trio.current_time() + SLICE_S
     for row in listing.rows:
-        parts.append(to_json(listing.view(row)))
-        if len(parts) % SLICE_ROWS == 0:
+        if row is not None:
+            parts.append(to_json(listing.view(row)))
+        if trio.current_time() >= due:
             await trio.lowlevel.checkpoint()
-    return ("[" + ",".join(parts) + "]").encode()
+            due = trio.current_time() + SLICE_S
+    return "[" + ",".join(parts) + "]"

@@ -7,7 +7,10 @@ from typing import Any
 from broker.core.exchange.base import Binding
 from broker.core.exchange.exchange import Exchange
 from broker.core.queue import Queue
+from broker.core.routing import Target
 from broker.core.rules import effective_definition
+from broker.core.streams.group_reading import GroupReading
+from broker.core.streams.stream import Stream
 from broker.core.vhost import VHost
 from broker.server.amqp.channel import Channel
 from broker.server.amqp.connection import Connection
@@ -27,10 +30,11 @@ def channel_name(channel: Channel) -> str:
 
 
 def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
-    """One queue; message counts are exact and of this moment."""
+    """One queue; message counts are exact and of this moment (but for what is retained: see `Log.kept`)."""
     policy, operator = vhost.policies.of_queue(queue), vhost.policies.of_queue(queue, operator=True)
     effective = effective_definition(policy.definition if policy else {}, operator.definition if operator else {})
     ready, leased = queue.cursor.ready_count, queue.cursor.leased_count
+    kept, kept_bytes = queue.backlog.log.kept if queue.backlog is not None else (0, 0)
     return {
         "name": queue.name,
         "vhost": queue.vhost,
@@ -48,8 +52,41 @@ def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
         "messages": ready + leased,
         "messages_ready": ready,
         "messages_unacknowledged": leased,
+        "messages_retained": kept,
+        "message_bytes_retained": kept_bytes,
         "message_stats": {"publish": queue.enqueued_count, "settled": queue.settled_count},
     }
+
+
+def stream_view(stream: Stream) -> dict[str, Any]:
+    """One stream: a topic, whoever made it. Messages are those that a consumer from the first offset on would get."""
+    return {
+        "name": stream.name,
+        "vhost": stream.vhost,
+        "type": "stream",
+        "durable": True,
+        "auto_delete": False,
+        "exclusive": False,
+        "arguments": stream.arguments,
+        "state": "running",
+        "node": NODE,
+        "consumers": len(stream.consumers),
+        "messages": stream.ready_count,
+        "messages_ready": stream.ready_count,
+        "messages_unacknowledged": sum(
+            one.consumer.in_flight for one in stream.consumers if isinstance(one.consumer, Consumer)
+        ),
+        "message_stats": {"publish": stream.enqueued_count},
+        "partitions": [
+            {"partition": one.index, "first_offset": one.start_offset, "next_offset": one.high_watermark,
+             "bytes": one.size_bytes} for one in stream.topic.partitions
+        ],
+    }  # fmt: skip
+
+
+def target_view(target: Target, vhost: VHost) -> dict[str, Any]:
+    """A queue or a stream."""
+    return stream_view(target) if isinstance(target, Stream) else queue_view(target, vhost)
 
 
 def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
@@ -76,15 +113,15 @@ def binding_view(binding: Binding, vhost: VHost) -> dict[str, Any]:
         "source": binding.source,
         "vhost": vhost.name,
         "destination": binding.destination.name,
-        "destination_type": "queue" if isinstance(binding.destination, Queue) else "exchange",
+        "destination_type": "exchange" if isinstance(binding.destination, Exchange) else "queue",
         "routing_key": binding.routing_key,
         "arguments": dict(binding.arguments),
         "properties_key": binding.routing_key or "~",
     }
 
 
-def default_binding_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
-    """The binding of every queue to the default exchange, which nobody made."""
+def default_binding_view(queue: Target, vhost: VHost) -> dict[str, Any]:
+    """The binding of every queue and stream to the default exchange, which nobody made."""
     return {"source": "", "vhost": vhost.name, "destination": queue.name, "destination_type": "queue",
             "routing_key": queue.name, "arguments": {}, "properties_key": queue.name}  # fmt: skip
 
@@ -135,6 +172,16 @@ def channel_view(channel: Channel) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def group_view(reading: GroupReading) -> dict[str, Any]:
+    """The group that a consumer is a member of, and what it has been given."""
+    membership = reading.membership
+    return {
+        "id": membership.group_id if membership is not None else "",
+        "member_id": membership.member_id if membership is not None else "",
+        "partitions": reading.partitions,
+    }
+
+
 def consumer_view(consumer: Consumer) -> dict[str, Any]:
     """One consumer."""
     queue = consumer.queue
@@ -150,6 +197,7 @@ def consumer_view(consumer: Consumer) -> dict[str, Any]:
         "activity_status": "up" if active else "waiting",
         "messages_unacknowledged": consumer.in_flight,
         "queue": {"name": queue.name, "vhost": queue.vhost},
+        **({"group": group_view(queue)} if isinstance(queue, GroupReading) else {}),
         "channel_details": {"name": channel_name(consumer.channel), "number": consumer.channel.number,
                             "connection_name": connection_name(consumer.channel.connection)},
     }  # fmt: skip

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 BROKERS = 1
-NO_COORDINATOR = -1
 
 
 @handles(22)
@@ -89,7 +88,7 @@ def on_describe_log_dirs(
     wanted = None if request.topics is None else {one.topic: set(one.partitions) for one in request.topics}
     topics = []
     for topic in hub.topics.all():
-        if (wanted is not None and topic.name not in wanted) or not hub.can(connection, "read", topic.name):
+        if (wanted is not None and topic.name not in wanted) or not hub.can(connection, "describe", topic.name):
             continue
         indexes = None if wanted is None else wanted[topic.name]
         topics.append(
@@ -118,7 +117,7 @@ def on_elect_leaders(connection: KafkaConnection, slot: Slot, request: ElectLead
         for index in wanted.partitions:
             answer = PartitionResult(partition_id=index, error_message=None)
             try:
-                require(connection, "configure", wanted.topic)
+                require(connection, "alter", wanted.topic)
                 hub.topics.partition(wanted.topic, index)
                 answer.error_code = ErrorCode.ELECTION_NOT_NEEDED
             except TopicRefused as refused:
@@ -147,7 +146,7 @@ def on_alter_reassignments(
 def _reassign(connection: KafkaConnection, name: str, wanted: ReassignablePartition) -> ReassignablePartitionResponse:
     answer = ReassignablePartitionResponse(partition_index=wanted.partition_index, error_message=None)
     try:
-        require(connection, "configure", name)
+        require(connection, "alter", name)
         connection.hub.topics.partition(name, wanted.partition_index)
         if wanted.replicas is None:
             raise TopicRefused(ErrorCode.NO_REASSIGNMENT_IN_PROGRESS, "No partition reassignment is in progress.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from broker.core.access_lists import Operation
 from broker.core.topics.config import KEYS, ConfigType
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
@@ -42,19 +43,30 @@ SET, DELETE, APPEND, SUBTRACT = range(4)
 def on_describe_configs(
     connection: KafkaConnection, slot: Slot, request: DescribeConfigsRequest
 ) -> DescribeConfigsResponse:
-    """Every value with where it comes from, its type, and what it would be otherwise."""
-    return DescribeConfigsResponse(
-        results=[_describe(connection, one, synonyms=request.include_synonyms) for one in request.resources]
-    )
+    """Every value with where it comes from, its type, and what it would be otherwise.
+
+    What is asked for again in the same request is INVALID_REQUEST: a resource has some forty values.
+    """
+    seen: set[tuple[int, str]] = set()
+    results = []
+    for one in request.resources:
+        resource = (one.resource_type, one.resource_name)
+        results.append(_describe(connection, one, synonyms=request.include_synonyms, is_again=resource in seen))
+        seen.add(resource)
+    return DescribeConfigsResponse(results=results)
 
 
-def _describe(connection: KafkaConnection, wanted: DescribeConfigsResource, *, synonyms: bool) -> DescribeConfigsResult:
+def _describe(
+    connection: KafkaConnection, wanted: DescribeConfigsResource, *, synonyms: bool, is_again: bool
+) -> DescribeConfigsResult:
     result = DescribeConfigsResult(
         error_message=None, resource_type=wanted.resource_type, resource_name=wanted.resource_name
     )
     try:
+        if is_again:
+            raise TopicRefused(ErrorCode.INVALID_REQUEST, f"{wanted.resource_name} is asked for twice")
         if wanted.resource_type == TOPIC:
-            found = _describe_topic(_topic(connection, "read", wanted.resource_name), synonyms=synonyms)
+            found = _describe_topic(_topic(connection, "describe_configs", wanted.resource_name), synonyms=synonyms)
         elif wanted.resource_type == BROKER:
             if wanted.resource_name not in ("", str(connection.hub.settings.node_id)):
                 raise TopicRefused(ErrorCode.INVALID_REQUEST, f"there is no broker {wanted.resource_name}")
@@ -69,9 +81,9 @@ def _describe(connection: KafkaConnection, wanted: DescribeConfigsResource, *, s
     return result
 
 
-def _topic(connection: KafkaConnection, verb: str, name: str) -> Topic:
+def _topic(connection: KafkaConnection, operation: Operation, name: str) -> Topic:
     """Raises TopicRefused 29, 3."""
-    require(connection, verb, name)
+    require(connection, operation, name)
     topic = connection.hub.topics.get(name)
     if topic is None:
         raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic '{name}' does not exist")
@@ -164,7 +176,7 @@ def _alterable(connection: KafkaConnection, resource_type: int, name: str) -> To
     """Raises TopicRefused 29, 3, and 42 for what is no topic."""
     if resource_type != TOPIC:
         raise TopicRefused(ErrorCode.INVALID_REQUEST, "only the configuration of topics can be changed here")
-    return _topic(connection, "configure", name)
+    return _topic(connection, "alter_configs", name)
 
 
 def _changed(
@@ -204,7 +216,7 @@ def on_list_config_resources(
     wanted = request.resource_types or (TOPIC, BROKER)
     found = []
     if TOPIC in wanted:
-        names = [topic.name for topic in hub.topics.all() if hub.can(connection, "read", topic.name)]
+        names = [topic.name for topic in hub.topics.all() if hub.can(connection, "describe_configs", topic.name)]
         found += [ConfigResource(resource_name=name, resource_type=TOPIC) for name in names]
     if BROKER in wanted:
         found.append(ConfigResource(resource_name=str(hub.settings.node_id), resource_type=BROKER))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.server.kafka.handlers import HANDLERS
-from broker.server.kafka.sasl import log_in, on_token
+from broker.server.kafka.sasl import certified, log_in, on_token
 from protocol.kafka.headers import (
     RequestHeader,
     UnsupportedVersion,
@@ -36,6 +36,10 @@ OUT_BYTES_MAX = 1 << 20
 SLICE_REQUESTS = 16
 SLICE_BYTES = 1 << 20
 SIZE_OCTETS = 4
+LARGE_BYTES = 64 << 10
+"""A request that is larger is received into octets of its own, which the log may keep as they are."""
+LARGE_BYTES_FIRST = 64 << 10
+"""Room for the beginning of such a request, from a peer that has not sent a larger one yet."""
 LEAST_REQUEST_BYTES = 8
 NO_ANSWER = object()
 """What a handler returns when the peer expects nothing (Produce with acks=0)."""
@@ -72,10 +76,11 @@ class KafkaConnection:
     """See the module."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_have", "_position", "client_id", "client_software", "congested", "expects_token",
-        "external_name", "finished", "has_logged_in", "held", "hub", "last_heard_ms", "local", "login", "mechanism",
-        "need", "on_close", "out", "out_size", "peer", "received_octets", "requests_count", "sent_octets", "slots",
-        "started_ms", "tls", "touched", "transport", "user",
+        "_buffer", "_chunks", "_external_name", "_have", "_large", "_largest", "_position", "client_id",
+        "client_software", "congested", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
+        "last_heard_ms", "local", "login", "mechanism", "need", "on_close", "out", "out_size", "peer",
+        "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target", "tls", "touched",
+        "transport", "user",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
@@ -84,11 +89,12 @@ class KafkaConnection:
         self.local = local  # What the client dialled.
         self.user = hub.anonymous(peer[0])  # None until it has logged in, where that is needed.
         self.mechanism: str | None = None  # Of SASL, once agreed on.
+        self.exchange: Any = None  # Of SCRAM, between the first message and the final one.
         self.expects_token = False  # The next frame is a token of it, and no request.
         self.has_logged_in = False
         self.client_id = ""
         self.client_software = ""
-        self.external_name: str | None = None
+        self._external_name: str | None = None
         self.tls = False
         self.login: Any = None
         self.slots: deque[Slot] = deque()
@@ -102,11 +108,26 @@ class KafkaConnection:
         self.touched = self.congested = self.finished = False
         self.received_octets = self.sent_octets = self.requests_count = 0
         self.started_ms = self.last_heard_ms = hub.now_ms
-        self._buffer = b""
+        self._buffer: bytes | bytearray = b""
         self._position = 0
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
+        self._large = bytearray()
+        self._largest = LARGE_BYTES_FIRST  # Of those that came whole.
+        self.target: memoryview | None = None
+        """Where the next octets of a large request go; see `server.machine`."""
         self._have = 0
         self.need = 0
+
+    @property
+    def external_name(self) -> str | None:
+        """The name in the peer's verified certificate, set when TLS is established: it is the user, without SASL."""
+        return self._external_name
+
+    @external_name.setter
+    def external_name(self, name: str | None) -> None:
+        self._external_name = name
+        if name is not None:
+            self.user = certified(self, name)
 
     # Octets in.
 
@@ -139,14 +160,39 @@ class KafkaConnection:
             self._have += len(data)
             if self._have < self.need:
                 return
-            data = b"".join(self._chunks)
+            self._buffer = b"".join(self._chunks)
             self._chunks.clear()
         elif self._position < len(self._buffer):
-            data = self._buffer[self._position :] + data
-        self._buffer = data
+            self._buffer = self._buffer[self._position :] + data
+        else:
+            self._buffer = data
         self._position = 0
         self.need = 0
         self.proceed()
+
+    def received(self, count: int) -> None:
+        """Octets of a large request arrived."""
+        self.received_octets += count
+        self.last_heard_ms = self.hub.now_ms
+        self._have += count
+        if self._have < self.need:
+            self._grow()
+            return
+        self._largest = max(self._largest, self.need)
+        self._buffer, self._large = self._large, bytearray()
+        self._position = 0
+        self.need = 0
+        self.target = None
+        self.proceed()
+
+    def _grow(self) -> None:
+        """Have room for more of a large request: twice what has come, or has come before; none for a mere promise."""
+        size, have = len(self._large), self._have
+        if size == have:
+            larger = bytearray(min(self.need, max(2 * size, self._largest)))
+            larger[:size] = self._large
+            self._large = larger
+        self.target = memoryview(self._large)[have:]
 
     def proceed(self) -> None:
         """Work on what is buffered, until it is used up or a slice's worth of work is done."""
@@ -160,11 +206,17 @@ class KafkaConnection:
             requests -= 1
             octets -= size
             self._on_request(memoryview(self._buffer)[start : start + size])
-        if self.need:
+        if self.need > LARGE_BYTES and not self.tls:
+            self._large = bytearray(self._buffer[self._position :])
+            self._have = len(self._large)
+            self._grow()
+        elif self.need:
             self._chunks = [self._buffer[self._position :]]
             self._have = len(self._chunks[0])
-            self._buffer = b""
-            self._position = 0
+        elif self._position < len(self._buffer):
+            return
+        self._buffer = b""
+        self._position = 0
 
     def _next_size(self) -> int:
         """Octets of the request that is complete in the buffer; 0 when there is none (then `need` may say more)."""
@@ -184,6 +236,8 @@ class KafkaConnection:
 
     def _on_request(self, data: memoryview) -> None:
         self.requests_count += 1
+        if self.user is None or self.requests_count == 1:
+            self.hub.heard(self)
         if self.expects_token:
             slot = Slot(self, RequestHeader(0, 0, 0, None))
             self.slots.append(slot)
@@ -203,6 +257,9 @@ class KafkaConnection:
             return
         if not self.hub.may_ask(self, header.api_key):
             self.end(f"request {header.api_key} before authentication")
+            return
+        if header.api_key not in HANDLERS:
+            self.end(f"request {header.api_key} is not served")
             return
         if header.client_id:
             self.client_id = header.client_id

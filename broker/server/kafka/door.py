@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.config import Config
-from broker.core.groups.values import GroupSettings
+from broker.config.secret import Secret
+from broker.server.bulk import BulkPump
+from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
 from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
+    acls,
     cluster,
     configs,
     fetch,
@@ -17,13 +21,15 @@ from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
     groups,
     metadata,
     produce,
+    scram_admin,
 )
 from broker.server.kafka import topics as _topics  # noqa: F401
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings
 from broker.server.listener import Admit
-from broker.server.pump import Poller, Pump
+from broker.server.pump import Poller
+from broker.server.scram import Scram
 from broker.server.tls import Tls
 
 CLUSTER_ID_KEY = b"c"
@@ -35,20 +41,23 @@ class KafkaDoor:
 
     hub: KafkaHub
     poller: Poller
-    connections_max: int
+    limits: AcceptLimits
 
     def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
-        """Everybody up to the limit of connections."""
-        if len(self.hub.connections) >= self.connections_max:
+        """Everybody up to the limit of connections; half open ones, of either protocol, make room for new ones."""
+        if len(self.hub.connections) >= self.limits.connections_max:
             return False
+        self.hub.hub.half_open.make_room(peer[0], self.limits)
         connection = KafkaConnection(self.hub, peer, sock.getsockname()[:2])
         self.hub.add(connection)
-        self.poller.add(Pump(self.hub, self.poller, sock, connection, tls))
+        self.poller.add(BulkPump(self.hub, self.poller, sock, connection, tls))
         return True
 
 
-def kafka_door(hub: Hub, poller: Poller, config: Config) -> Admit:
-    """The Kafka face of this process. There has to be a store."""
+def kafka_door(
+    hub: Hub, poller: Poller, config: Config, accept: AcceptLimits, password_of: Callable[[str], Secret | None]
+) -> Admit:
+    """The Kafka face of this process. There has to be a store. `password_of` is for SCRAM, see there."""
     durability = hub.durability
     assert durability is not None
     topics = hub.broker.add_vhost(config.kafka.vhost).topics
@@ -66,15 +75,14 @@ def kafka_door(hub: Hub, poller: Poller, config: Config) -> Admit:
         request_bytes_max=config.limits.kafka_request_bytes_max,
         fetch_bytes_max=config.limits.kafka_fetch_bytes_max,
         auto_create_topics=config.kafka.auto_create_topics,
+        acls_max=config.limits.acls_max,
         partitions_default=config.kafka.partitions_default,
         login_timeout_ms=int(config.limits.handshake_timeout_s * 1000),
         login_refused_delay_ms=int(config.security.login_refused_delay_s * 1000),
         send_timeout_ms=int(config.limits.send_timeout_s * 1000),
         idle_timeout_ms=int(config.limits.kafka_idle_timeout_s * 1000),
-        groups=GroupSettings(
-            initial_rebalance_delay_ms=int(config.kafka.group_initial_rebalance_delay_s * 1000),
-            offsets_retention_ms=int(config.kafka.offsets_retention_s * 1000),
-        ),
     )
-    kafka = hub.kafka = KafkaHub(hub, topics, durability, settings)
-    return KafkaDoor(kafka, poller, config.limits.connections_max)
+    scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of)
+    scram.forget_others(hub.access.users.keys())
+    kafka = hub.kafka = KafkaHub(hub, topics, durability, settings, scram)
+    return KafkaDoor(kafka, poller, accept)

@@ -32,6 +32,8 @@ MAX_WAIT_MS = 60_000
 DISPATCH_COUNT = 16
 CACHED_READS, CACHED_BYTES_MAX = 64, 256 << 10
 FETCH_UNITS = 50
+RANGES_BYTES_MIN = 64 << 10
+"""Who wants less than that of a partition is not served from files."""
 
 
 class Reads:
@@ -40,11 +42,15 @@ class Reads:
     __slots__ = ("_reads",)
 
     def __init__(self) -> None:
-        self._reads: OrderedDict[tuple[int, int, int, int, bool], Read] = OrderedDict()
+        self._reads: OrderedDict[tuple[int, int, int, int, int, bool], Read] = OrderedDict()
 
-    def read(self, partition: Partition, offset: int, bytes_max: int, *, at_least_one: bool) -> Read:
-        """See `Partition.read`."""
-        key = (partition.log.number, offset, partition.high_watermark, bytes_max, at_least_one)
+    def read(self, partition: Partition, offset: int, bytes_max: int, *, at_least_one: bool, is_sent: bool) -> Read:
+        """See `Partition.read`; `is_sent`: it need not be looked at, and may come as pieces of files."""
+        if is_sent and bytes_max >= RANGES_BYTES_MIN:
+            stored = partition.stored(offset, bytes_max)
+            if stored is not None:
+                return stored
+        key = (partition.log.number, partition.settled_count, offset, partition.high_watermark, bytes_max, at_least_one)
         found = self._reads.get(key)
         if found is None:
             found = partition.read(offset, bytes_max, at_least_one=at_least_one)
@@ -100,7 +106,7 @@ class ParkedFetch:
         for wanted in self._plan.partitions:
             partition = _find(hub, wanted)
             if partition is not None:
-                partition.waiters[self] = None
+                partition.wait(self)
                 self._partitions.append(partition)
         self._slot.connection.on_close[self] = self.forget
         self._timer = hub.at(hub.now_ms + min(self._request.max_wait_ms, MAX_WAIT_MS), self._time_is_over)
@@ -224,8 +230,9 @@ def _read(
         bytes_max = min(wanted.bytes_max, room)
         if bytes_max <= 0 and not is_first:
             return answer, 0
-        found = fetches.reads.read(partition, wanted.offset, bytes_max, at_least_one=is_first)
-        if version < ZSTD_VERSION and any(_has_zstd(piece) for piece in found.pieces):
+        may_be_zstd = version >= ZSTD_VERSION
+        found = fetches.reads.read(partition, wanted.offset, bytes_max, at_least_one=is_first, is_sent=may_be_zstd)
+        if not may_be_zstd and any(_has_zstd(piece) for piece in found.pieces if isinstance(piece, memoryview)):
             raise TopicRefused(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Fetch 10")
     except TopicRefused as refused:
         answer.error_code = refused.code

@@ -61,7 +61,7 @@ def on_find_coordinator(
         error = ErrorCode.NONE
         if request.key_type != GROUP_KEY:
             error = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-        elif not hub.groups.may_use(connection, key):
+        elif not hub.may_see(connection, key):
             error = ErrorCode.GROUP_AUTHORIZATION_FAILED
         if error is not ErrorCode.NONE:
             return Coordinator(key=key, node_id=-1, port=-1, error_code=error, error_message=error.name)
@@ -95,7 +95,7 @@ def on_list_groups(connection: KafkaConnection, slot: Slot, request: ListGroupsR
                 group_type=CLASSIC,
             )
             for one in found
-            if groups.may_use(connection, one.group_id) and (not types or CLASSIC in types)
+            if connection.hub.may_see(connection, one.group_id) and (not types or CLASSIC in types)
         ],
     )
 
@@ -110,7 +110,7 @@ def on_describe_groups(
 
 def _describe(connection: KafkaConnection, group_id: str) -> DescribedGroup:
     groups = connection.hub.groups
-    if not groups.may_use(connection, group_id):
+    if not connection.hub.may_see(connection, group_id):
         return DescribedGroup(group_id=group_id, error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     error, found = groups.coordinator.describe(group_id)
     return DescribedGroup(
@@ -141,7 +141,7 @@ def on_delete_groups(connection: KafkaConnection, slot: Slot, request: DeleteGro
     groups = hub.groups
     results = []
     for group_id in request.groups_names:
-        if hub.can(connection, "configure", group_id):
+        if hub.can(connection, "delete", group_id, "group"):
             error = groups.coordinator.delete(group_id, groups.now_ms)
             groups.carry_out()
         else:
@@ -157,7 +157,7 @@ def on_offset_delete(
     """OffsetDelete: offsets of topics that no member subscribes to (KIP-496)."""
     hub = connection.hub
     groups = hub.groups
-    if not hub.can(connection, "configure", request.group_id):
+    if not hub.can(connection, "delete", request.group_id, "group"):
         return OffsetDeleteResponse(error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     places = [(topic.name, one.partition_index) for topic in request.topics for one in topic.partitions]
     error, errors = groups.coordinator.delete_offsets(request.group_id, places)
@@ -229,13 +229,13 @@ def _fetch_group(
     connection: KafkaConnection, asked: OffsetFetchRequestGroup, *, stable: bool
 ) -> OffsetFetchResponseGroup:
     hub = connection.hub
-    if not hub.groups.may_use(connection, asked.group_id):
+    if not hub.may_see(connection, asked.group_id):
         return OffsetFetchResponseGroup(group_id=asked.group_id, error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     wanted = None if asked.topics is None else {one.name: one.partition_indexes for one in asked.topics}
     error, found = hub.groups.coordinator.fetch(asked.group_id, wanted, require_stable=stable)
     answers = []
     for name, partitions in found.items():
-        may_read = hub.can(connection, "read", name)
+        may_read = hub.can(connection, "describe", name)
         if not may_read and wanted is None:
             continue
         code = ErrorCode.NONE if may_read else ErrorCode.TOPIC_AUTHORIZATION_FAILED

@@ -1,30 +1,23 @@
-"""Consumer groups on the wire: requests into the coordinator, its effects out to the disk and to who waits.
+"""Consumer groups on the wire: joins, syncs, heartbeats, leaves and commits, as `server.groups` understands them.
 
-Owns the coordinator, where it keeps things, and its clock. A parked join or sync is a ticket (the slot of its answer);
-when its connection goes the coordinator is told. Members and committers need `read` for the group's name.
+A parked join or sync is an `_Asker`. Members and committers need `read` for the group's name.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from broker.core.groups.coordinator import Coordinator
-from broker.core.groups.storage import GroupStore
 from broker.core.groups.values import (
     Committer,
-    GroupSettings,
     JoinRequest,
     JoinResult,
     Leaver,
     OffsetCommit,
-    Reply,
-    StateChanged,
     SyncRequest,
+    SyncResult,
 )
-from broker.core.scheduler import SLICE_UNITS
 from broker.server.kafka.handlers import handles
 from protocol.kafka.apis.heartbeat import HeartbeatRequest, HeartbeatResponse
 from protocol.kafka.apis.join_group import JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember
@@ -38,16 +31,11 @@ from protocol.kafka.apis.offset_commit import (
 )
 from protocol.kafka.apis.sync_group import SyncGroupRequest, SyncGroupResponse
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.group_records import subscribed_topics
 
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
     from broker.server.kafka.hub import KafkaHub
 
-log = logging.getLogger("jackalope.groups")
-
-SWEEP_MS = 60_000
-"""How often offsets are looked through for those that nobody needs any more."""
 ID_VERSION = 4
 """From this version of JoinGroup on a new member is told its id first (KIP-394)."""
 NULL_PROTOCOL_VERSION = 7
@@ -57,79 +45,33 @@ BATCH_VERSION = 3
 RETENTION_VERSION_MAX = 4
 
 
-class Groups:
-    """The groups of this process."""
+class _Asker:
+    """A join or sync whose answer goes into a slot; when its connection goes the coordinator is told."""
 
-    def __init__(self, hub: KafkaHub, settings: GroupSettings) -> None:
+    __slots__ = ("_group_id", "_hub", "_slot")
+
+    def __init__(self, hub: KafkaHub, group_id: str, slot: Slot) -> None:
         self._hub = hub
-        self._ahead_ms = hub.wall_ms - hub.now_ms
-        self._sweep_ms = 0
-        self.coordinator = Coordinator(settings, lambda prefix: f"{prefix}-{hub.hub.new_token()}", subscribed_topics)
-        self.store = GroupStore(hub.topics)
-        self.store.load(self.coordinator, self.now_ms)
+        self._group_id = group_id
+        self._slot = slot
+        slot.connection.on_close[slot] = self._forget
 
-    @property
-    def now_ms(self) -> int:
-        """The wall clock as it was at the start, and what a clock that never jumps has counted since."""
-        return self._ahead_ms + self._hub.now_ms
+    def _forget(self) -> None:
+        self._hub.groups.forget(self._group_id, self)
 
-    def tick(self) -> None:
-        """Time has passed."""
-        now_ms = self.now_ms
-        due_ms = self.coordinator.next_deadline_ms
-        if due_ms is not None and due_ms <= now_ms:
-            self.coordinator.tick(now_ms)
-            self.carry_out()
-        if now_ms >= self._sweep_ms:
-            is_more = self.coordinator.retention.sweep(now_ms)
-            self._sweep_ms = now_ms if is_more else now_ms + SWEEP_MS
-            self.carry_out()
-
-    def forget_topic(self, name: str) -> None:
-        """A topic is deleted: nobody has offsets of it any more."""
-        self._hub.hub.scheduler.add_job(self._forget_topic(name))
-
-    def _forget_topic(self, name: str) -> Iterator[int]:
-        for _ in self.coordinator.drop_topic(name):
-            self.carry_out()
-            yield SLICE_UNITS
-
-    def carry_out(self) -> None:
-        """Do what the coordinator wants, in order."""
-        hub = self._hub
-        for effect in self.coordinator.take_effects():
-            if isinstance(effect, Reply):
-                slot: Slot = effect.ticket  # type: ignore[assignment]  # tickets are slots here
-                slot.connection.on_close.pop(slot, None)
-                response = _answer(slot, effect)
-                if effect.after_save:
-                    hub.answer_when_durable(slot, response)
-                else:
-                    slot.answer(response)
-            elif isinstance(effect, StateChanged):
-                log.info("group %r: %s, generation %d: %s", effect.group_id, effect.state.value, effect.generation,
-                         effect.reason)  # fmt: skip
-            else:
-                self.store.save(effect, hub.wall_ms)
-
-    def park(self, group_id: str, slot: Slot) -> None:
-        """The slot waits for its group, unless it was answered at once."""
-        if slot.answered or slot.connection.finished:
-            return
-
-        def forget() -> None:
-            self.coordinator.forget(group_id, slot, self.now_ms)
-            self.carry_out()
-
-        slot.connection.on_close[slot] = forget
-
-    def may_use(self, connection: KafkaConnection, group_id: str) -> bool:
-        """Whether the user may be a member of the group, and see and commit its offsets."""
-        return self._hub.can(connection, "read", group_id)
+    def reply(self, result: JoinResult | SyncResult, *, after_save: bool) -> None:
+        """See `server.groups.Asker`."""
+        slot = self._slot
+        slot.connection.on_close.pop(slot, None)
+        response = _answer(slot, result)
+        if after_save:
+            self._hub.answer_when_durable(slot, response)
+        else:
+            slot.answer(response)
 
 
-def _answer(slot: Slot, reply: Reply) -> JoinGroupResponse | SyncGroupResponse:
-    result, version = reply.result, slot.header.api_version
+def _answer(slot: Slot, result: JoinResult | SyncResult) -> JoinGroupResponse | SyncGroupResponse:
+    version = slot.header.api_version
     if not isinstance(result, JoinResult):
         return SyncGroupResponse(
             error_code=result.error,
@@ -157,7 +99,7 @@ def _answer(slot: Slot, reply: Reply) -> JoinGroupResponse | SyncGroupResponse:
 def on_join_group(connection: KafkaConnection, slot: Slot, request: JoinGroupRequest) -> JoinGroupResponse | None:
     """JoinGroup: answered when the group's members are together."""
     groups = connection.hub.groups
-    if not groups.may_use(connection, request.group_id):
+    if not connection.hub.may_use(connection, request.group_id):
         return JoinGroupResponse(
             error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED, protocol_name="", member_id=request.member_id
         )
@@ -175,8 +117,7 @@ def on_join_group(connection: KafkaConnection, slot: Slot, request: JoinGroupReq
         can_skip_assignment=version >= SKIP_VERSION,
         reason=request.reason or "",
     )
-    groups.park(request.group_id, slot)
-    groups.coordinator.join(request.group_id, slot, join, groups.now_ms)
+    groups.coordinator.join(request.group_id, _Asker(connection.hub, request.group_id, slot), join, groups.now_ms)
     groups.carry_out()
     return None
 
@@ -185,7 +126,7 @@ def on_join_group(connection: KafkaConnection, slot: Slot, request: JoinGroupReq
 def on_sync_group(connection: KafkaConnection, slot: Slot, request: SyncGroupRequest) -> SyncGroupResponse | None:
     """SyncGroup: answered when the leader has assigned, and that is durable."""
     groups = connection.hub.groups
-    if not groups.may_use(connection, request.group_id):
+    if not connection.hub.may_use(connection, request.group_id):
         return SyncGroupResponse(error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     sync = SyncRequest(
         member_id=request.member_id,
@@ -195,8 +136,7 @@ def on_sync_group(connection: KafkaConnection, slot: Slot, request: SyncGroupReq
         protocol=request.protocol_name,
         assignments={one.member_id: one.assignment for one in request.assignments},
     )
-    groups.park(request.group_id, slot)
-    groups.coordinator.sync(request.group_id, slot, sync, groups.now_ms)
+    groups.coordinator.sync(request.group_id, _Asker(connection.hub, request.group_id, slot), sync, groups.now_ms)
     groups.carry_out()
     return None
 
@@ -205,7 +145,7 @@ def on_sync_group(connection: KafkaConnection, slot: Slot, request: SyncGroupReq
 def on_heartbeat(connection: KafkaConnection, slot: Slot, request: HeartbeatRequest) -> HeartbeatResponse:
     """Heartbeat: whether the member is still one, and whether it has to join again."""
     groups = connection.hub.groups
-    if not groups.may_use(connection, request.group_id):
+    if not connection.hub.may_use(connection, request.group_id):
         return HeartbeatResponse(error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     return HeartbeatResponse(
         error_code=groups.coordinator.heartbeat(
@@ -218,7 +158,7 @@ def on_heartbeat(connection: KafkaConnection, slot: Slot, request: HeartbeatRequ
 def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupRequest) -> LeaveGroupResponse:
     """LeaveGroup: the member, or several from version 3 on, each with an answer of its own."""
     groups = connection.hub.groups
-    if not groups.may_use(connection, request.group_id):
+    if not connection.hub.may_use(connection, request.group_id):
         return LeaveGroupResponse(error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     is_batch = slot.header.api_version >= BATCH_VERSION
     members = request.members if is_batch else [MemberIdentity(member_id=request.member_id)]
@@ -242,7 +182,7 @@ def on_offset_commit(
 ) -> OffsetCommitResponse | None:
     """OffsetCommit: answered when the offsets are durable."""
     groups = connection.hub.groups
-    if not groups.may_use(connection, request.group_id):
+    if not connection.hub.may_use(connection, request.group_id):
         return _commit_response(request, ErrorCode.GROUP_AUTHORIZATION_FAILED)
     retention_ms = request.retention_time_ms if slot.header.api_version <= RETENTION_VERSION_MAX else -1
     commits: list[OffsetCommit] = []

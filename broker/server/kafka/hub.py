@@ -13,10 +13,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from broker.core.access import Verb
+from broker.core.access_lists import CLUSTER_NAME, Kind, Operation
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
-from broker.server.kafka.groups import Groups
 from broker.server.kafka.settings import KafkaSettings
 from protocol.kafka.apis import APIS
 
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from broker.server.durability import Durability
     from broker.server.hub import Hub
     from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.scram import Scram
 
 log = logging.getLogger("jackalope.kafka")
 
 BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
+ADMINISTRATOR = "administrator"
 WATCH_EVERY_MS = 500
 UNAUTHENTICATED_BYTES_MAX = 64 << 10
 """A request before the login; the largest there is carries a token of some kilobytes."""
@@ -47,8 +48,9 @@ class Timer:
 class KafkaHub:
     """See the module. `hub` is the process's, `topics` those of the vhost that Kafka's clients see."""
 
-    def __init__(self, hub: Hub, topics: Topics, durability: Durability, settings: KafkaSettings) -> None:
+    def __init__(self, hub: Hub, topics: Topics, durability: Durability, settings: KafkaSettings, scram: Scram) -> None:
         self.hub = hub
+        self.scram = scram
         self.topics = topics
         self.durability = durability
         self.settings = settings
@@ -60,10 +62,9 @@ class KafkaHub:
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
         self._watch_ms = 0
-        self.groups = Groups(self, settings.groups)
+        self.groups = hub.groups_of(settings.vhost)
         durability.on_synced.append(self._synced)
         hub.on_tick.append(self._tick)
-        topics.on_deleted.append(self.groups.forget_topic)
 
     @property
     def now_ms(self) -> int:
@@ -78,13 +79,22 @@ class KafkaHub:
     # Connections.
 
     def add(self, connection: KafkaConnection) -> None:
-        """A connection was accepted."""
+        """A connection was accepted; it counts as half open until its user is known and it has made a request."""
         self.connections.add(connection)
+        self.hub.half_open.add(connection)
 
     def remove(self, connection: KafkaConnection) -> None:
         """Its socket is closed."""
         self.connections.discard(connection)
+        self.hub.half_open.discard(connection)
         self._held.discard(connection)
+
+    def heard(self, connection: KafkaConnection) -> None:
+        """It has made a request before its login, or its first; who need not log in is no longer half open."""
+        if connection.user is None:
+            self.hub.half_open.heard(connection)
+        else:
+            self.hub.half_open.discard(connection)
 
     # Who may do what.
 
@@ -103,9 +113,37 @@ class KafkaHub:
         """The largest request that is taken now."""
         return self.settings.request_bytes_max if connection.user is not None else UNAUTHENTICATED_BYTES_MAX
 
-    def can(self, connection: KafkaConnection, verb: Verb, name: str) -> bool:
-        """Whether the user may `configure`, `write` or `read` a topic or group: the vhost's permissions."""
-        return self.hub.access.can(connection.user, self.settings.vhost, verb, name)
+    def can(self, connection: KafkaConnection, operation: Operation, name: str, kind: Kind = "topic") -> bool:
+        """Whether the user may do that with the topic or group: the vhost's access list, then its permissions."""
+        return self.hub.access.can(connection.user, self.settings.vhost, operation, name, kind, connection.peer[0])
+
+    def listed(self, connection: KafkaConnection, operation: Operation, name: str, kind: Kind) -> bool | None:
+        """What the access list alone says."""
+        return self.hub.access.listed(connection.user, self.settings.vhost, operation, name, kind, connection.peer[0])
+
+    def is_administrator(self, connection: KafkaConnection) -> bool:
+        """Whether the user may change who may do what."""
+        return ADMINISTRATOR in connection.user.tags
+
+    def may_describe_cluster(self, connection: KafkaConnection) -> bool:
+        """Whether the user may see who may do what: administrators, and whom the access list allows it."""
+        listed = self.listed(connection, "describe", CLUSTER_NAME, "cluster")
+        return self.is_administrator(connection) if listed is None else listed
+
+    def may_use(self, connection: KafkaConnection, group_id: str) -> bool:
+        """Whether the user may be a member of the group, and commit its offsets."""
+        return self.can(connection, "read", group_id, "group")
+
+    def may_see(self, connection: KafkaConnection, group_id: str) -> bool:
+        """Whether the user may look at the group and its offsets."""
+        return self.can(connection, "describe", group_id, "group")
+
+    def may_create(self, connection: KafkaConnection, name: str) -> bool:
+        """Whether the user may create the topic: what the access list says of the cluster counts, too."""
+        return self.can(connection, "create", name) or (
+            self.listed(connection, "create", name, "topic") is None
+            and self.listed(connection, "create", CLUSTER_NAME, "cluster") is True
+        )
 
     # What waits for the disk.
 
@@ -120,7 +158,6 @@ class KafkaHub:
         self.durability.wait_frame(frame)
 
     def _synced(self, frame: int) -> None:
-        self.topics.synced(frame)
         waiting = self._waiting
         while waiting and waiting[0][0] <= frame:
             _, slot, response = waiting.popleft()
@@ -159,7 +196,6 @@ class KafkaHub:
             call = heapq.heappop(timers)[2].call
             if call is not None:
                 call()
-        self.groups.tick()
         if self._held:
             self._release_held()
         if now_ms >= self._watch_ms:
@@ -171,8 +207,9 @@ class KafkaHub:
         """Close who does not log in, takes nothing, or has said nothing for too long."""
         settings = self.settings
         transport = connection.transport
-        if connection.user is None and now_ms - connection.started_ms >= settings.login_timeout_ms:
-            why = "no login"
+        is_half_open = connection.user is None or not connection.requests_count
+        if is_half_open and now_ms - connection.started_ms >= settings.login_timeout_ms:
+            why = "no login" if connection.user is None else "no request"
         elif transport.pending_bytes and now_ms - transport.progress_ms >= settings.send_timeout_ms:
             why = "it takes nothing"
         elif now_ms - connection.last_heard_ms >= settings.idle_timeout_ms and not connection.slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from broker.core.topics.errors import TopicRefused
@@ -73,9 +74,7 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     before = hub.topics.partition_count
     if wants_all:
         found = [
-            _describe(connection, topic)
-            for topic in hub.topics.all()
-            if hub.can(connection, "read", topic.name) or hub.can(connection, "write", topic.name)
+            _describe(connection, topic) for topic in hub.topics.all() if hub.can(connection, "describe", topic.name)
         ]
     else:
         found = [
@@ -100,13 +99,15 @@ def _look_up(
     hub = connection.hub
     if name is None:
         topic = hub.topics.by_id(topic_id)
+        if topic is not None and not hub.can(connection, "describe", topic.name):
+            return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=None, topic_id=topic_id)
         code = ErrorCode.UNKNOWN_TOPIC_ID
     else:
-        if not (hub.can(connection, "read", name) or hub.can(connection, "write", name)):
+        if not hub.can(connection, "describe", name):
             return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=name, topic_id=NO_ID)
         topic = hub.topics.get(name)
         code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        if topic is None and may_create and hub.settings.auto_create_topics and hub.can(connection, "configure", name):
+        if topic is None and may_create and hub.settings.auto_create_topics and hub.may_create(connection, name):
             try:
                 topic = hub.topics.create(name, hub.settings.partitions_default, {})
             except TopicRefused as refused:
@@ -137,25 +138,37 @@ def _describe(connection: KafkaConnection, topic: Topic) -> MetadataResponseTopi
 
 @handles(2)
 def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffsetsRequest) -> ListOffsetsResponse:
-    """Offsets by time, or the ends of partitions; nothing at or behind a time is offset -1 and no error."""
+    """Offsets by time, or the ends of partitions; nothing at or behind a time is offset -1 and no error.
+
+    A partition that is asked for more than once is INVALID_REQUEST each time, as in Kafka: each is looked for in a log.
+    """
+    counts = Counter((topic.name, one.partition_index) for topic in request.topics for one in topic.partitions)
     return ListOffsetsResponse(
         topics=[
             ListOffsetsTopicResponse(
-                name=topic.name, partitions=[_list_offset(connection, topic.name, one) for one in topic.partitions]
+                name=topic.name,
+                partitions=[
+                    _list_offset(connection, topic.name, one, is_only=counts[topic.name, one.partition_index] == 1)
+                    for one in topic.partitions
+                ],
             )
             for topic in request.topics
         ]
     )
 
 
-def _list_offset(connection: KafkaConnection, name: str, asked: ListOffsetsPartition) -> ListOffsetsPartitionResponse:
+def _list_offset(
+    connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool
+) -> ListOffsetsPartitionResponse:
     answer = ListOffsetsPartitionResponse(
         partition_index=asked.partition_index, timestamp=-1, offset=-1, leader_epoch=-1
     )
     hub = connection.hub
     try:
-        if not hub.can(connection, "read", name):
+        if not hub.can(connection, "describe", name):
             raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, name)
+        if not is_only:
+            raise TopicRefused(ErrorCode.INVALID_REQUEST, f"partition {asked.partition_index} is asked for twice")
         partition = hub.topics.partition(name, asked.partition_index)
         partition.check_epoch(asked.current_leader_epoch)
         answer.timestamp, answer.offset = partition.offset_for(asked.timestamp)
@@ -182,7 +195,7 @@ def on_offset_for_leader_epoch(
         for one in topic.partitions:
             answer = EpochEndOffset(partition=one.partition, leader_epoch=-1, end_offset=-1)
             try:
-                if not hub.can(connection, "read", topic.topic):
+                if not hub.can(connection, "describe", topic.topic):
                     raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, topic.topic)
                 partition = hub.topics.partition(topic.topic, one.partition)
                 partition.check_epoch(one.current_leader_epoch)

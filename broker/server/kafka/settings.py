@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from broker.core.groups.values import GroupSettings
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +18,8 @@ class KafkaSettings:
     fetch_bytes_max: int = 8 << 20
     auto_create_topics: bool = True
     partitions_default: int = 1
+    acls_max: int = 10_000
     login_timeout_ms: int = 10_000
     login_refused_delay_ms: int = 3000
     send_timeout_ms: int = 30_000
     idle_timeout_ms: int = 600_000
-    groups: GroupSettings = field(default_factory=GroupSettings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from broker.core.access_lists import Operation
 from broker.core.topics.config import KEYS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
@@ -51,10 +52,10 @@ STANDARD = -1
 """Partitions or replicas: as the broker has it (KIP-464)."""
 
 
-def require(connection: KafkaConnection, verb: str, name: str) -> None:
+def require(connection: KafkaConnection, operation: Operation, name: str) -> None:
     """Raises TopicRefused 29 unless the user may."""
-    if not connection.hub.can(connection, verb, name):  # type: ignore[arg-type]  # one of the three verbs
-        raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, f"no {verb} permission for topic '{name}'")
+    if not connection.hub.can(connection, operation, name):
+        raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, f"no permission to {operation} topic '{name}'")
 
 
 @handles(19)
@@ -85,7 +86,8 @@ def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTop
 
 def _create(connection: KafkaConnection, wanted: CreatableTopic, *, validate_only: bool) -> tuple[Topic, int]:
     hub = connection.hub
-    require(connection, "configure", wanted.name)
+    if not hub.may_create(connection, wanted.name):
+        raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, f"no permission to create topic '{wanted.name}'")
     node_id = hub.settings.node_id
     count = wanted.num_partitions
     if wanted.assignments:
@@ -138,7 +140,7 @@ def _delete(connection: KafkaConnection, wanted: DeleteTopicState) -> DeletableT
             is_named = wanted.name is not None
             code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_named else ErrorCode.UNKNOWN_TOPIC_ID
             raise TopicRefused(code, "This server does not host this topic.")
-        require(connection, "configure", topic.name)
+        require(connection, "delete", topic.name)
         if topic.internal:
             raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, "The topic is the broker's own.")
         result.name, result.topic_id = topic.name, topic.id
@@ -161,7 +163,7 @@ def _grow(
     topics = connection.hub.topics
     result = CreatePartitionsTopicResult(name=wanted.name)
     try:
-        require(connection, "configure", wanted.name)
+        require(connection, "alter", wanted.name)
         topic = topics.get(wanted.name)
         if topic is None:
             raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "The topic does not exist.")
@@ -187,7 +189,7 @@ def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRe
         for one in topic.partitions:
             answer = DeleteRecordsPartitionResult(partition_index=one.partition_index, low_watermark=-1)
             try:
-                require(connection, "configure", topic.name)
+                require(connection, "delete", topic.name)
                 require(connection, "write", topic.name)
                 partition = hub.topics.partition(topic.name, one.partition_index)
                 answer.low_watermark = hub.topics.delete_records(partition, one.offset)

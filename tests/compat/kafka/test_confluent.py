@@ -265,8 +265,14 @@ def test_administration(server, topic):
         incremental_configs=[ConfigEntry("segment.ms", "5000", incremental_operation=AlterConfigOpType.SET)],
     )
     admin.incremental_alter_configs([change])[change].result(WAIT_S)
-    described = admin.describe_configs([resource])[resource].result(WAIT_S)
-    assert (described["segment.ms"].value, described["retention.ms"].value) == ("5000", "100000")
+    end_s = time.monotonic() + WAIT_S
+    while True:  # Apache Kafka's broker hears of it from its controller, some time after the answer.
+        described = admin.describe_configs([resource])[resource].result(WAIT_S)
+        found = described["segment.ms"].value, described["retention.ms"].value
+        if found == ("5000", "100000") or time.monotonic() > end_s:
+            break
+        time.sleep(0.1)
+    assert found == ("5000", "100000")
     produce(server, topic, [{"value": b"x", "partition": 1}] * 10)
     place = TopicPartition(topic, 1, 4)
     assert admin.delete_records([place])[place].result(WAIT_S).low_watermark == 4

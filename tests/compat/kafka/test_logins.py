@@ -1,15 +1,45 @@
-"""Clients log in with SASL PLAIN, over TCP and TLS."""
+"""Clients log in with SASL PLAIN and SCRAM, over TCP and TLS, or with a certificate."""
 
+import asyncio
 import contextlib
+import shutil
+import ssl
+import subprocess
 
 import pytest
+import trustme
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError as AioKafkaError
+from compat_brokers import in_ci
+from confluent_kafka import KafkaError as KafkaErrorCode
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient,
+    NewTopic,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialDeletion,
+    UserScramCredentialUpsertion,
+)
 from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from tools.bench.control import running_jackalope
+from tools.bench.kafka_control import fetch_kafka, kafka_missing
 
-CONFIG = 'users: {alice: {password: wonder, permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}}}\n'
+CONFIG = """
+users:
+  alice:
+    password: wonder
+    tags: [administrator]
+    permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
+  hatter:
+    password_hash: "YWJjZDvQcWWhBcf3Vi92b3OfPIeKhiMjpTAeg2wY+fkO9rcl"
+    permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
+"""
+MECHANISMS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+EACH = pytest.mark.parametrize("mechanism", MECHANISMS)
+OVER_BOTH = pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
 
 
 @pytest.fixture(scope="module")
@@ -19,40 +49,190 @@ def locked(tmp_path_factory, tls_files):
     path.write_text(CONFIG)
     settings = (
         "listeners.kafka=127.0.0.1:0", "listeners.kafkas=127.0.0.1:0", "kafka.anonymous=null",
-        "security.login_refused_delay_s=0.1", f"tls.cert={tls_files.cert_file}", f"tls.key={tls_files.key_file}",
+        "security.login_refused_delay_s=0.1", "security.login_failures_burst=10000",  # Clients try again and again.
+        f"tls.cert={tls_files.cert_file}", f"tls.key={tls_files.key_file}",
     )  # fmt: skip
     with running_jackalope("-c", str(path), settings=settings, http=False) as broker:
         names = {"SASL_PLAINTEXT": "kafka", "SASL_SSL": "kafkas"}
         yield {protocol: "{}:{}".format(*broker.addresses[name]) for protocol, name in names.items()}
 
 
-@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
-def test_librdkafka(locked, tls_files, protocol):
+def librdkafka(locked, tls_files, protocol, mechanism, password, name="alice"):
+    """confluent-kafka's administrator."""
+    return AdminClient(
+        {
+            "bootstrap.servers": locked[protocol],
+            "security.protocol": protocol,
+            "ssl.ca.location": str(tls_files.ca_file),
+            "sasl.mechanism": mechanism,
+            "sasl.username": name,
+            "sasl.password": password,
+        }
+    )
+
+
+@EACH
+@OVER_BOTH
+def test_librdkafka(locked, tls_files, protocol, mechanism):
     """The right password opens, a wrong one does not."""
+    assert librdkafka(locked, tls_files, protocol, mechanism, "wonder").list_topics(timeout=10).brokers
+    with pytest.raises(KafkaException):
+        librdkafka(locked, tls_files, protocol, mechanism, "wrong").list_topics(timeout=2)
+
+
+@EACH
+def test_kcat(locked, mechanism):
+    """Debian's kcat too, whose librdkafka 2.0 says its nonce twice under SCRAM."""
+    if shutil.which("kcat") is None:
+        (pytest.fail if in_ci() else pytest.skip)("missing (Debian: apt-get install kcat)")
+    login = ("-X", "security.protocol=SASL_PLAINTEXT", "-X", f"sasl.mechanism={mechanism}", "-X", "sasl.username=alice")
+    asked = ("kcat", "-b", locked["SASL_PLAINTEXT"], *login, "-L", "-m", "3")
+    right = subprocess.run([*asked, "-X", "sasl.password=wonder"], capture_output=True, text=True, timeout=20)
+    assert right.returncode == 0, right.stderr
+    wrong = subprocess.run([*asked, "-X", "sasl.password=wrong"], capture_output=True, text=True, timeout=20)
+    assert wrong.returncode != 0
+
+
+@EACH
+@OVER_BOTH
+def test_kafka_python(locked, tls_files, protocol, mechanism):
+    """The same."""
 
     def client(password):
-        return AdminClient(
-            {
-                "bootstrap.servers": locked[protocol],
-                "security.protocol": protocol,
-                "ssl.ca.location": str(tls_files.ca_file),
-                "sasl.mechanism": "PLAIN",
-                "sasl.username": "alice",
-                "sasl.password": password,
-            }
-        )
+        return KafkaAdminClient(
+            bootstrap_servers=locked[protocol], security_protocol=protocol, ssl_cafile=str(tls_files.ca_file),
+            sasl_mechanism=mechanism, sasl_plain_username="alice", sasl_plain_password=password,
+            bootstrap_timeout_ms=10_000 if password == "wonder" else 500,
+        )  # fmt: skip
 
-    assert client("wonder").list_topics(timeout=10).brokers
+    with contextlib.closing(client("wonder")) as admin:
+        admin.list_topics()
+    with pytest.raises(KafkaError):
+        client("wrong").list_topics()
+
+
+@EACH
+@OVER_BOTH
+def test_aiokafka(locked, tls_files, protocol, mechanism):
+    """The same, with messages."""
+    topic = f"aio-{protocol}-{mechanism}"
+
+    def options(password):
+        return {
+            "bootstrap_servers": locked[protocol], "security_protocol": protocol, "sasl_mechanism": mechanism,
+            "sasl_plain_username": "alice", "sasl_plain_password": password,
+            "ssl_context": ssl.create_default_context(cafile=str(tls_files.ca_file)),
+        }  # fmt: skip
+
+    async def work():
+        producer = AIOKafkaProducer(**options("wonder"))
+        await producer.start()
+        await producer.send_and_wait(topic, b"x")
+        await producer.stop()
+        reader = AIOKafkaConsumer(topic, auto_offset_reset="earliest", **options("wonder"))
+        await reader.start()
+        assert (await asyncio.wait_for(reader.getone(), 30)).value == b"x"
+        await reader.stop()
+        wrong = AIOKafkaProducer(**options("wrong"))
+        with pytest.raises(AioKafkaError):
+            await wrong.start()
+        await wrong.stop()
+
+    asyncio.run(work())
+
+
+def test_librdkafka_sets_credentials(locked, tls_files):
+    """A user who has a hash alone gets credentials, logs in with them, and no longer when they are deleted."""
+    admin = librdkafka(locked, tls_files, "SASL_SSL", "SCRAM-SHA-512", "wonder")
+
+    def tea():
+        return librdkafka(locked, tls_files, "SASL_PLAINTEXT", "SCRAM-SHA-256", "tea", "hatter").list_topics(timeout=3)
+
+    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 5000)
+    [done] = admin.alter_user_scram_credentials([UserScramCredentialUpsertion("hatter", info, b"tea")]).values()
+    done.result(10)
+    assert tea().brokers
+    [described] = admin.describe_user_scram_credentials(["hatter"]).values()
+    [shown] = described.result(10).scram_credential_infos
+    assert (shown.mechanism, shown.iterations) == (ScramMechanism.SCRAM_SHA_256, 5000)
+    everybody = admin.describe_user_scram_credentials().result(10)
+    assert set(everybody) == {"alice", "hatter"}
+    deletion = UserScramCredentialDeletion("hatter", ScramMechanism.SCRAM_SHA_256)
+    [done] = admin.alter_user_scram_credentials([deletion]).values()
+    done.result(10)
     with pytest.raises(KafkaException):
-        client("wrong").list_topics(timeout=3)
+        tea()
 
 
-@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
-def test_kafka_python(locked, tls_files, protocol):
+def test_java_tools(locked, tmp_path):
+    """Apache Kafka's own: topics by a SCRAM login, and kafka-configs, which gives a user credentials."""
+    if (reason := kafka_missing()) is not None:
+        (pytest.fail if in_ci() else pytest.skip)(reason)
+
+    def tool(name, *words, login=("alice", "wonder", "SCRAM-SHA-512")):
+        user, password, mechanism = login
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        (tmp_path / "client.properties").write_text(
+            f"security.protocol=SASL_PLAINTEXT\nsasl.mechanism={mechanism}\n"
+            f'sasl.jaas.config={module} required username="{user}" password="{password}";\n'
+        )
+        command = ["java", "-cp", f"{fetch_kafka()}/*", name, "--bootstrap-server", locked["SASL_PLAINTEXT"]]
+        options = ["--command-config", str(tmp_path / "client.properties"), *words]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout + done.stderr
+
+    topics = "org.apache.kafka.tools.TopicCommand"
+    assert "Created topic java-scram" in tool(topics, "--create", "--topic", "java-scram")
+    assert "java-scram" in tool(topics, "--list", login=("alice", "wonder", "SCRAM-SHA-256")).split()
+    assert "Authentication failed" in tool(topics, "--list", login=("alice", "wrong", "SCRAM-SHA-256"))
+    changed = tool(
+        "kafka.admin.ConfigCommand", "--alter", "--entity-type", "users", "--entity-name", "hatter", "--add-config",
+        "SCRAM-SHA-512=[iterations=8192,password=more]",
+    )  # fmt: skip
+    assert "Completed updating config for user hatter" in changed
+    assert "java-scram" in tool(topics, "--list", login=("hatter", "more", "SCRAM-SHA-512")).split()
+
+
+@pytest.fixture(scope="module")
+def mutual(tmp_path_factory):
+    """(HOST:PORT, directory) of a TLS listener that demands certificates; the directory has one of alice."""
+    directory = tmp_path_factory.mktemp("mutual")
+    authority = trustme.CA()
+    server, alice = authority.issue_cert("127.0.0.1"), authority.issue_cert("a@example.org", common_name="alice")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    for name, issued in (("server", server), ("alice", alice)):
+        issued.cert_chain_pems[0].write_to_path(directory / f"{name}.pem")
+        issued.private_key_pem.write_to_path(directory / f"{name}.key")
+    (directory / "c.yaml").write_text(
+        'users: {alice: {permissions: {"/": {configure: "^alice", write: "^alice", read: "^alice"}}}}\n'
+        f"tls: {{cert: '{directory}/server.pem', key: '{directory}/server.key', ca: '{directory}/ca.pem',"
+        " verify: require}\n"
+    )
+    settings = ("listeners.kafka=off", "listeners.kafkas=127.0.0.1:0", "kafka.anonymous=null")
+    with running_jackalope("-c", str(directory / "c.yaml"), settings=settings, http=False) as broker:
+        yield "{}:{}".format(*broker.addresses["kafkas"]), directory
+
+
+def test_a_certificate_by_librdkafka(mutual):
+    """security.protocol SSL: the certificate's name is the user, with that user's permissions; without one, nothing."""
+    server, directory = mutual
+    trust = {"bootstrap.servers": server, "security.protocol": "SSL", "ssl.ca.location": f"{directory}/ca.pem"}
+    own = {"ssl.certificate.location": f"{directory}/alice.pem", "ssl.key.location": f"{directory}/alice.key"}
+    admin = AdminClient(trust | own)
+    admin.create_topics([NewTopic("alice-1", 1)])["alice-1"].result(10)
+    with pytest.raises(KafkaException) as caught:
+        admin.create_topics([NewTopic("bob-1", 1)])["bob-1"].result(10)
+    assert caught.value.args[0].code() == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED
+    with pytest.raises(KafkaException):
+        AdminClient(trust).list_topics(timeout=2)
+
+
+def test_a_certificate_by_kafka_python(mutual):
     """The same."""
+    server, directory = mutual
     admin = KafkaAdminClient(
-        bootstrap_servers=locked[protocol], security_protocol=protocol, ssl_cafile=str(tls_files.ca_file),
-        sasl_mechanism="PLAIN", sasl_plain_username="alice", sasl_plain_password="wonder",
+        bootstrap_servers=server, security_protocol="SSL", ssl_cafile=f"{directory}/ca.pem",
+        ssl_certfile=f"{directory}/alice.pem", ssl_keyfile=f"{directory}/alice.key", ssl_check_hostname=False,
     )  # fmt: skip
     with contextlib.closing(admin):
-        assert admin.list_topics() == []
+        assert all(name.startswith("alice") for name in admin.list_topics())

@@ -33,6 +33,7 @@ class Site:
     def __init__(self, settings=AT_ONCE, *, load=True):
         self.now_ms = START_MS
         self.effects = []
+        self.kept = []  # The effects of the runs before.
         self.answers = {}
         self.tickets = 0
         self.ids = 0
@@ -140,7 +141,8 @@ class Site:
         other = Site(self.groups.settings, load=False)
         other.ids = self.ids
         other.now_ms = self.now_ms
-        for effect in self.effects:
+        other.kept = [*self.kept, *self.effects]
+        for effect in other.kept:
             if isinstance(effect, SaveGroup):
                 other.groups.load_group(effect.snapshot)
             elif type(effect).__name__ == "SaveOffsets":

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from broker.core.groups.coordinator import partition_for
 from broker.core.groups.offsets import Offsets
-from broker.core.groups.values import Committed, Committer, DropGroup, DropOffsets, Fetched, SaveOffsets, State
+from broker.core.groups.values import (
+    Committed,
+    Committer,
+    DropGroup,
+    DropOffsets,
+    Fetched,
+    SaveOffsets,
+    State,
+    StateChanged,
+)
 
 DAY_MS = 86_400_000
 
@@ -256,6 +265,8 @@ def test_a_group_is_deleted_with_its_offsets_when_it_is_empty():
     site.leave((a.member_id,))
     assert site.groups.delete("g", site.now_ms) is ErrorCode.NONE
     site.drain()
+    (dead,) = (one for one in site.effects if isinstance(one, StateChanged) and one.state is State.DEAD)
+    assert dead.reason == "the group is deleted"
     assert len(site.groups) == len(site.restarted().groups) == site.groups.held_bytes == 0
     assert site.groups.next_deadline_ms is None
 

@@ -8,6 +8,7 @@ from crc32c import crc32c
 from sim_disk import SimDisk
 
 from broker.core.broker import Broker
+from broker.log.checkpoint import Checkpoint
 from broker.log.recovery import open_store
 from protocol.kafka.records import CRC_START, encode_batch, render_record
 
@@ -54,6 +55,13 @@ class World:
         """Write and sync what there is, and tell who waits."""
         self.store.flush()
         self.topics.synced(self.store.synced_frame)
+
+    def checkpoint(self):
+        """One, to its end."""
+        for job in Checkpoint(self.store).steps():
+            if job is not None:
+                job()
+            self.store.flush()
 
     def restart(self, partition):
         """The same partition after a stop in order."""

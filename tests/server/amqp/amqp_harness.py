@@ -99,6 +99,8 @@ class World:
         self.hub.now_ms += milliseconds
         self.broker.scheduler.wall_ms += milliseconds
         self.broker.tick(self.hub.now_ms)
+        for call in self.hub.on_tick:
+            call(self.hub.now_ms)
         self.settle()
 
     def kill(self, **next_run):

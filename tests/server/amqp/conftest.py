@@ -1,6 +1,5 @@
 """A world and a client in it, for every module here."""
 
-import gc
 import random
 
 import pytest
@@ -18,16 +17,3 @@ def world(request):
 def client(world):
     """An open connection with channel 1 open."""
     return world.connect()
-
-
-@pytest.fixture
-def as_served():
-    """What was there before does not take part in garbage collection, and collections are as rare as in a broker that
-    serves (`broker.app`)."""
-    gc.collect()
-    gc.freeze()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 50)
-    yield
-    gc.set_threshold(*thresholds)
-    gc.unfreeze()

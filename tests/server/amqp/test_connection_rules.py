@@ -142,6 +142,51 @@ def test_unknown_methods_get_a_proper_close(world, number, code):
     assert closed(client.feed(frame(1, 1, struct.pack(">HH", *number))).frames())[0] == code
 
 
+FRAMING_ERRORS = {
+    "bad end": (b"\x01\x00\x01\x00\x00\x00\x04\x00\x14\x00\x28\x00", 501,
+                "FRAME_ERROR - type 1, all octets = <<0,20,0,40>>: {invalid_frame_end_marker,0}"),
+    "type 9": (frame(9, 1, b"abc"), 501, 'FRAME_ERROR - type 9, all octets = <<"abc">>: unknown_frame'),
+    "filled heartbeat": (frame(8, 0, b"abc"), 501, 'FRAME_ERROR - type 8, all octets = <<"abc">>: unknown_frame'),
+    "heartbeat on a channel": (frame(8, 1, b""), 505, "UNEXPECTED_FRAME - type 8, all octets = <<>>"),
+    "too large": (frame(3, 1, bytes(131_073)), 501,
+                  "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,131073,131064}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FRAMING_ERRORS)
+def test_octets_that_are_no_frame_end_the_connection(world, name):
+    """501, 505 for a heartbeat out of place, with RabbitMQ's words and no class or method."""
+    octets, code, text = FRAMING_ERRORS[name]
+    client = world.connect()
+    client.raw()
+    assert closed(client.feed(octets).frames()) == (code, text, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (b"\x00", (501, "FRAME_ERROR - cannot decode <<0>>", 50, 10)),
+        (b"\x00\x00\x02\xff\xfe\x00\x00\x00\x00\x00", (501, "FRAME_ERROR - Malformed UTF-8 in shortstr", 0, 0)),
+    ],
+)
+def test_arguments_that_cannot_be_decoded(world, arguments, expected):
+    """501, whether they end too early or a name is no UTF-8."""
+    client = world.connect()
+    client.raw()
+    assert closed(client.feed(frame(1, 1, struct.pack(">HH", 50, 10) + arguments)).frames()) == expected
+
+
+def test_a_body_frame_may_take_the_whole_frame_max(world):
+    """frame_max counts 8 octets around the payload; RabbitMQ lets senders forget them, and never does so."""
+    client = world.connect()
+    client.declare("q")
+    for size in (131_065, 131_072):
+        method = method_frame(1, "basic.publish", 0, "", "q", False, False)
+        client.feed(method + frame(2, 1, struct.pack(">HHQH", 60, 0, size, 0)) + frame(3, 1, bytes(size)))
+        frames = client.call(1, "basic.get", 0, "q", True)
+        assert [len(octets) for kind, _, octets in frames if kind == "body"] == [131_064, size - 131_064]
+
+
 CONTENT_ERRORS = {
     "expected method frame, got non method frame instead": (frame(3, 1, b"x"), 0, 0),
     "expected content header for class 60, got non content header frame instead": (
@@ -163,6 +208,14 @@ def test_content_out_of_order_is_505(world, text):
     client.raw()
     expected = (505, f"UNEXPECTED_FRAME - {text}", class_id, method_id)
     assert closed(client.feed(octets).frames()) == expected
+
+
+def test_a_weight_in_the_content_header_is_505(world):
+    """The unused field has to be 0 (spec 4.2.6.1); RabbitMQ takes another for no content header."""
+    client = world.connect()
+    method = method_frame(1, "basic.publish", 0, "", "q", False, False)
+    client.feed(method + frame(2, 1, struct.pack(">HHQH", 60, 1, 1, 0)))
+    assert closed(client.frames())[0] == 505
 
 
 def test_a_truncated_property_list_is_541(world):

@@ -93,6 +93,22 @@ def test_the_channels_prefetch_comes_on_top(filled):
     assert bodies(qos(filled, 4, everywhere=True)) == "6"
 
 
+def test_a_quorum_queue_knows_no_global_qos(client):
+    """540 on the connection, as in RabbitMQ; a consumer's own prefetch is fine."""
+    client.declare("q", durable=True, x_queue_type="quorum")
+    qos(client, 5)
+    assert client.consume("q")[0][0] == "basic.consume-ok"
+    qos(client, 5, everywhere=True)
+    assert refusal(client.consume("q")) == (540, "queue 'q' in vhost '/' does not support global qos")
+
+
+def test_only_a_stream_has_offsets(client):
+    """`x-stream-offset` on a queue is 406: who asks for it believes to read a stream."""
+    client.declare("q")
+    text = "invalid arg 'x-stream-offset' for queue 'q' in vhost '/' of queue type rabbit_classic_queue"
+    assert refusal(client.consume("q", x_stream_offset="first")) == (406, text)
+
+
 def test_prefetch_0_and_no_ack_are_unlimited(filled):
     """No-ack consumers are not limited by basic.qos."""
     qos(filled, 1)
@@ -239,6 +255,31 @@ def test_single_active_consumer(world, client):
         taken.append([tag for tag, *_ in deliveries(client.frames())])
         client.call(1, "basic.cancel", gone, False)
     assert taken == [["a", "a"], ["b", "b"], ["c", "c"]]
+
+
+def test_a_higher_priority_takes_a_quorum_queue_over(world, client):
+    """The single active consumer goes on until another of higher priority comes and what it holds is settled; then the
+    other is served, in order. A classic queue's stays (RabbitMQ 4.0)."""
+    client.declare("q", durable=True, x_queue_type="quorum", x_single_active_consumer=True)
+    qos(client, 2)
+    client.consume("q", "low")
+    client.publish("q", b"0").publish("q", b"1").publish("q", b"2")
+    client.frames()
+    high, equal = world.connect(), world.connect()
+    assert bodies(high.consume("q", "high", x_priority=1)) == ""
+    assert bodies(equal.consume("q", "equal", x_priority=1)) == ""
+    assert bodies(ack(client, 1)) == ""
+    assert bodies(high.frames()) == ""
+    client.send(1, "basic.nack", 2, False, True)
+    assert bodies(high.frames()) == "12"
+    high.call(1, "basic.cancel", "high", False)
+    high.send(1, "basic.ack", 2, True)
+    client.publish("q", b"3")
+    assert bodies(equal.frames()) == "3"
+    equal.send(1, "basic.ack", 1, False)
+    equal.drop()
+    client.publish("q", b"4")
+    assert bodies(client.frames()) == "4"
 
 
 def test_get_says_how_many_remain(filled):

@@ -3,6 +3,8 @@
 import pytest
 from amqp_harness import Client, refusal
 
+from protocol.amqp.fields import Long
+
 
 def spelled(text):
     """The tables below say Q where RabbitMQ names queue and vhost."""
@@ -22,6 +24,16 @@ QUEUE_REFUSALS = [
     ({"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "k" * 256},
      "invalid arg 'x-dead-letter-routing-key' for Q: {longer_than,255}"),
     ({"x_queue_type": "foo"}, "invalid arg 'x-queue-type' for Q: \"unsupported queue type 'foo'\""),
+    ({"x_queue_type": 1}, "invalid arg 'x-queue-type' for Q: {unacceptable_type,signedint}"),
+    ({"x_message_ttl": 315_360_000_001}, "invalid arg 'x-message-ttl' for Q: {value_too_large,315360000001}"),
+    ({"x_quorum_initial_group_size": 0}, "invalid arg 'x-quorum-initial-group-size' for Q: {value_zero,0}"),
+    ({"x_queue_leader_locator": "here"}, "invalid arg 'x-queue-leader-locator' for Q: invalid_queue_locator_arg"),
+    ({"x_max_age": "1h"}, "invalid arg 'x-max-age' for Q of queue type rabbit_classic_queue"),
+    ({"x_max_age": "1h", "x_queue_type": "quorum", "durable": True},
+     "invalid arg 'x-max-age' for Q of queue type rabbit_quorum_queue"),
+    ({"x_max_priority": 5, "x_queue_type": "quorum", "durable": True},
+     "invalid arg 'x-max-priority' for Q of queue type rabbit_quorum_queue"),
+    ({"x_queue_type": "quorum", "durable": True, "auto_delete": True}, "invalid property 'auto-delete' for Q"),
     ({"x_queue_type": "quorum"}, "invalid property 'non-durable' for Q"),
     ({"x_queue_type": "quorum", "durable": True, "exclusive": True}, "invalid property 'exclusive-owner' for Q"),
 ]  # fmt: skip
@@ -53,6 +65,8 @@ def test_unknown_arguments_and_integer_widths_do_not_matter(client):
     """Arguments nobody knows are kept and ignored; 60000 is 60000 in any width."""
     client.declare("q", x_a=1, x_message_ttl=60_000)
     assert client.declare("q", x_a=2, x_message_ttl=60_000)[0][0] == "queue.declare-ok"
+    assert client.declare("q", x_a=2, x_message_ttl=Long(60_000))[0][0] == "queue.declare-ok"
+    assert refusal(client.declare("q", x_message_ttl=Long(60_001)))[0] == 406
 
 
 def test_reserved_names(client):
@@ -247,6 +261,34 @@ def test_permissions_come_before_everything(world, client, method, text):
     assert refusal(reader.call(1, *method)) == (403, f"{text} in vhost '/' refused for user 'reader'")
 
 
+READING = [
+    (("basic.get", 0, "q", True), "read access to queue 'q'"),
+    (("basic.consume", 0, "q", "", False, True, False, False, {}), "read access to queue 'q'"),
+    (("queue.purge", 0, "q", False), "read access to queue 'q'"),
+    (("queue.bind", 0, "q", "amq.direct", "k", False, {}), "read access to exchange 'amq.direct'"),
+    (("exchange.bind", 0, "x", "amq.direct", "k", False, {}), "read access to exchange 'amq.direct'"),
+    (("exchange.bind", 0, "amq.direct", "x", "k", False, {}), "write access to exchange 'amq.direct'"),
+    (("queue.declare", 0, "dying", False, False, False, False, False, {"x-dead-letter-exchange": "x"}),
+     "read access to queue 'dying'"),
+    (("queue.declare", 0, "x", False, False, False, False, False, {"x-dead-letter-exchange": "amq.direct"}),
+     "write access to exchange 'amq.direct'"),
+    (("exchange.declare", 0, "x2", "direct", False, False, False, False, False, {"alternate-exchange": "x"}),
+     "read access to exchange 'x2'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "text"), READING, ids=lambda value: value if isinstance(value, str) else value[0])
+def test_what_leads_messages_on_is_reading_and_writing(world, client, method, text):
+    """read to get, consume and purge, and on what is bound; dead letters are read, and written to their exchange."""
+    client.declare("q")
+    client.declare_exchange("x", "direct")
+    world.allow("writer", ".*", "^(q|x)$", "^x$")
+    writer = Client(world)
+    writer.log_in(user="writer")
+    writer.call(1, "channel.open", "")
+    assert refusal(writer.call(1, *method)) == (403, f"{text} in vhost '/' refused for user 'writer'")
+
+
 def test_publishing_needs_write_on_the_exchange(world, client):
     """The default exchange is called amq.default; a permission that is taken away counts at once."""
     client.declare("q")
@@ -274,6 +316,17 @@ def test_topic_permissions_narrow_routing_keys(world, client):
     shop.publish("shop.a", b"yes", exchange="amq.topic")
     assert shop.get("q")[2] == b"yes"
     assert refusal(shop.publish("other.a", b"no", exchange="amq.topic").frames())[0] == 403
+
+
+def test_binding_twice_is_binding_once(world, client):
+    """Key and arguments make a binding: the same again changes nothing, other arguments are another one."""
+    client.declare("q")
+    for arguments in ({}, {}, {"a": 1}, {"a": 1}, {"a": 2}):
+        assert client.bind("q", "amq.headers", "k", arguments)[0][0] == "queue.bind-ok"
+    bindings = world.broker.vhosts["/"].exchanges["amq.headers"].bindings
+    assert [binding.arguments for binding in bindings.values()] == [{}, {"a": 1}, {"a": 2}]
+    client.call(1, "queue.unbind", 0, "q", "amq.headers", "k", {"a": 1})
+    assert len(bindings) == 2
 
 
 def test_a_long_chain_of_auto_delete_exchanges_goes_at_once(world, client):

@@ -8,13 +8,15 @@ from broker.server.amqp.channel import Channel
 from protocol.amqp.frames import method_frame
 
 BODIES = st.one_of(st.binary(max_size=5), st.just(b"x" * 100), st.just(b"y" * 5000))
-PROPERTIES = st.sampled_from([{}, {"delivery_mode": 2}, {"content_type": "text"}])
+PROPERTIES = st.sampled_from(
+    [{}, {"delivery_mode": 2}, {"content_type": "text"}, {"headers": {"x-deduplication-header": "one"}}]
+)
 PUBLISH = st.builds(
     lambda exchange, key, body, properties, mandatory: publish(
         1, exchange, key, body, mandatory, frame_max=4096, **properties
     ),
-    st.sampled_from(["", "amq.topic", "amq.fanout"]),
-    st.sampled_from(["a", "b", "a.b", "nowhere"]),
+    st.sampled_from(["", "amq.topic", "amq.fanout", "amq.headers", "seen"]),
+    st.sampled_from(["a", "b", "a.b", "nowhere", "full"]),
     BODIES,
     PROPERTIES,
     st.booleans(),
@@ -27,11 +29,15 @@ OTHER = st.one_of(
     st.just(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x28\xce"),  # A publish without arguments.
     st.just(b"\x08\x00\x00\x00\x00\x00\x00\xce"),
 )
-STREAMS = st.lists(st.one_of(PUBLISH, PUBLISH, OTHER), max_size=12).map(b"".join)
+# Publishers go round: what comes next is guessed from the last round.
+ROUNDS = st.builds(
+    lambda some, times: b"".join(some) * times, st.lists(PUBLISH, min_size=2, max_size=4), st.integers(3, 5)
+)
+STREAMS = st.lists(st.one_of(PUBLISH, ROUNDS, ROUNDS, OTHER), min_size=2, max_size=12).map(b"".join)
 
 
 def run(stream, cuts, regular=None):
-    """(frames out with confirms expanded, bodies left in the queues) of one stream, cut into pieces."""
+    """(frames out, what each publish was told, what is left in a queue, deliveries) of one stream, cut into pieces."""
     original = Channel.regular
     if regular is not None:
         Channel.regular = regular
@@ -44,6 +50,10 @@ def run(stream, cuts, regular=None):
             client.declare(queue)
             client.call(1, "queue.bind", 0, queue, "amq.topic", f"{queue}.#", False, {})
             client.call(1, "queue.bind", 0, queue, "amq.fanout", "", False, {})
+            client.call(1, "queue.bind", 0, queue, "amq.headers", "", False, {"x-match": "all"})
+        client.declare("full", x_max_length=2, x_overflow="reject-publish")
+        client.declare_exchange("seen", "x-message-deduplication", x_cache_size=10)
+        client.bind("a", "seen", "a")
         client.call(1, "confirm.select", False)
         other = world.connect()
         other.consume("b", "c")
@@ -51,21 +61,14 @@ def run(stream, cuts, regular=None):
         for cut in [*sorted(cuts), len(stream)]:
             client.feed(stream[position:cut])
             position = max(position, cut)
-        confirmed = 0
-        out = []
+        confirms, rest = {}, []
         for name, channel, values in parse(client.raw()):
-            if name == "basic.ack":
-                out += (
-                    [("confirm", seq) for seq in range(confirmed + 1, values[0] + 1)]
-                    if values[1]
-                    else [("confirm", values[0])]
-                )
-                confirmed = values[0]
-            else:
-                out.append((name, channel, values))
+            if name not in ("basic.ack", "basic.nack"):
+                rest.append((name, channel, values))
+                continue
+            first = min(set(range(1, values[0] + 1)) - set(confirms)) if values[1] else values[0]
+            confirms.update((number, name) for number in range(first, values[0] + 1) if number not in confirms)
         left = [message for _, message in sorted(world.queue("a").cursor.returned)] + list(world.queue("a").cursor.head)
-        confirms = [one for one in out if one[0] == "confirm"]
-        rest = [one for one in out if one[0] != "confirm"]
         return rest, confirms, left, other.raw()
     finally:
         Channel.regular = original

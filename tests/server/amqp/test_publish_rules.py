@@ -1,5 +1,7 @@
 """Routing, publishing, confirms and transactions: one rule of RabbitMQ's behaviour (or the specification) a test."""
 
+from dataclasses import replace
+
 import pytest
 from amqp_harness import Client, World, answer, deliveries, parse, publish, refusal
 
@@ -32,6 +34,22 @@ def test_one_copy_a_queue_not_a_binding(world, client):
     client.publish("a.b", exchange="amq.topic")
     client.publish("q", headers={"CC": ["q", "q"]})
     assert depth(world, "q") == [2]
+
+
+@pytest.mark.parametrize("entries_max", [0, 1, 3, 40])
+def test_a_route_cache_that_overflows_never_answers_for_bindings_that_were(world, client, entries_max):
+    """More keys than the cache holds, again and again, while their bindings move from one queue to the other."""
+    client.machine.settings = replace(world.settings, route_cache_entries_max=entries_max)
+    keys = [f"k.{number % 60}" for number in range(200)] + ["k.0", "k.1"] * 20
+    here, there = "q", "r"
+    for name in (here, there):
+        client.declare(name)
+    for _ in range(4):
+        client.bind(here, "amq.topic", "k.*")
+        client.feed(b"".join(publish(1, "amq.topic", key, b"x") for key in keys))
+        client.call(1, "queue.unbind", 0, here, "amq.topic", "k.*", {})
+        here, there = there, here
+    assert depth(world, "q", "r") == [2 * len(keys), 2 * len(keys)]
 
 
 def test_cycles_of_exchange_bindings_end(world, client):
@@ -335,12 +353,34 @@ def test_consumers_and_the_silent_go_on_under_an_alarm(world):
     assert parse(consumer.raw()) == []
 
 
-@pytest.mark.parametrize("expiration", ["--5", "5-", "-", "\u0665", "9" * 20])
+BAD_EXPIRATIONS = {
+    "--5": "no_integer",
+    "-": "no_integer",
+    "\u0665": "no_integer",
+    "5-": '{leftover_string,"-"}',
+    "5s": '{leftover_string,"s"}',
+    "1.5": '{leftover_string,".5"}',
+    "-1": "{value_negative,-1}",
+    "315360000001": "{value_too_large,315360000001}",
+    "9" * 20: "{value_too_large,99999999999999999999}",
+}
+
+
+@pytest.mark.parametrize("expiration", BAD_EXPIRATIONS)
 def test_an_expiration_that_is_no_number(client, expiration):
-    """406 with RabbitMQ's text, whatever stands there."""
+    """406 with RabbitMQ's term, whatever stands there."""
     client.declare("q")
-    text = f"invalid expiration '{expiration}': no_integer"
+    text = f"invalid expiration '{expiration}': {BAD_EXPIRATIONS[expiration]}"
     assert refusal(client.publish("q", expiration=expiration).frames()) == (406, text)
+
+
+def test_an_expiration_may_be_as_long_as_ten_years(client):
+    """RabbitMQ's bound, as that of x-message-ttl; a sign in front is fine."""
+    assert client.declare("q", x_message_ttl=315_360_000_000)[0][0] == "queue.declare-ok"
+    for expiration in ("315360000000", "+5184000000"):
+        client.publish("q", expiration=expiration)
+    client.world.advance(5_184_000_001)
+    assert client.world.queue("q").cursor.ready_count == 1
 
 
 def test_properties_that_are_not_utf_8(client):
@@ -430,6 +470,26 @@ def test_who_goes_round_many_queues_is_not_led_by_an_old_round(world, client):
     client.declare("b", durable=True)
     send("abc")
     assert depth(world, *"abc") == [8, 1, 8]
+
+
+def test_what_is_looked_at_each_time_is_so_in_a_round_too(world, client):
+    """A headers exchange, a full queue and mandatory to nowhere, between publishes with a known queue: none is lost."""
+    for name in ("known", "matched"):
+        client.declare(name)
+    client.declare("full", x_max_length=1, x_overflow="reject-publish")
+    client.bind("matched", "amq.headers", "", {"x-match": "all"})
+    client.call(1, "confirm.select", False)
+    for irregular in (
+        publish(1, "amq.headers", "", b"x"),
+        publish(1, "", "nowhere", b"x", True),
+        publish(1, "", "full", b"x"),
+    ):
+        for _ in range(2):
+            client.feed((publish(1, "", "known", b"x") + irregular * 2) * 3)
+    found = client.frames()
+    assert depth(world, "known", "matched", "full") == [18, 12, 1]
+    assert sum(name == "basic.return" for name, *_ in found) == 12
+    assert sum(name == "basic.nack" for name, *_ in found) == 11
 
 
 def test_a_round_over_one_and_several_queues_keeps_each_in_order(world, client):

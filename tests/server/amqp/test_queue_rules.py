@@ -163,6 +163,30 @@ def test_reject_publish(world, client):
     assert bodies(client, "q") == [b"1", b"5"]
 
 
+def test_reject_publish_without_confirms(world, client):
+    """Nobody is told of what a full queue refuses, mandatory or not: it was routed. It is no dead letter either."""
+    dead_lettering(client, x_max_length=1, x_overflow="reject-publish")
+    for body in (b"in", b"out"):
+        client.feed(publish(1, "", "q", body, True))
+    assert client.frames() == []
+    assert depth(world, "q", "dead") == [1, 0]
+
+
+@pytest.mark.parametrize("overflow", ["reject-publish", "reject-publish-dlx"])
+def test_what_comes_back_to_a_full_queue_that_rejects_stays(world, client, overflow):
+    """It was taken and confirmed: a return may make the queue longer than its limit, and no limit makes it shorter."""
+    client.declare("q", durable=True, x_max_length=2, x_max_length_bytes=20, x_overflow=overflow)
+    for body in (b"0", b"1"):
+        client.publish("q", body)
+    tag = client.get("q")[0]
+    client.publish("q", b"2")
+    client.send(1, "basic.nack", tag, False, True)
+    assert depth(world, "q") == [3]
+    policy(world, "short", "q", {"max-length": 1})
+    assert depth(world, "q") == [3]
+    assert [client.get("q", no_ack=True)[2] for _ in range(3)] == [b"0", b"1", b"2"]
+
+
 def test_reject_publish_dlx(world, client):
     """What is refused goes to the dead letter exchange, with reason maxlen, and is still refused."""
     dead_lettering(client, x_max_length=1, x_overflow="reject-publish-dlx")

@@ -5,8 +5,11 @@ import time
 import pytest
 from kafka_wire import BY_NAME, NOW_MS, Wire, batch
 
+from broker.server.kafka.fetch import Reads
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import parse_header
+from tests.core.topics.world import World
+from tests.core.topics.world import batch as core_batch
 
 
 def bases(octets):
@@ -220,3 +223,35 @@ def test_delete_records(wire, topic):
     assert delete_before(wire, topic, 1).low_watermark == 3
     assert delete_before(wire, topic, -1).low_watermark == 5
     assert wire.produce(topic, batch([b"y"])).base_offset == 5
+
+
+def test_a_letter_that_was_replayed_is_not_served_again():
+    """Also not to who asks for what somebody has just read: where it stood is the same, what is there is not."""
+    with World() as world:
+        partition = world.partition()
+        partition.append(core_batch(10, NOW_MS), NOW_MS)
+        world.sync()
+        reads = Reads()
+
+        def records():
+            read = reads.read(partition, 0, 1 << 20, at_least_one=True, is_sent=False)
+            return sum(parse_header(piece).records for piece in read.pieces)
+
+        assert records() == 10
+        for offset in (3, 5):
+            partition.settle(offset)
+        assert records() == 8
+
+
+def test_a_partition_is_asked_for_its_offsets_once_in_a_request(wire, topic):
+    """Each is looked for in the log. Twice is INVALID_REQUEST (Kafka), and the others have their answers."""
+    wire.create(f"{topic}-other")
+    topic_class = BY_NAME["ListOffsets"].request.SPECS["topics"].of
+    one = topic_class.SPECS["partitions"].of
+    asked = [
+        topic_class(name=topic, partitions=[one(partition_index=0, timestamp=place) for place in (-1, -3)]),
+        topic_class(name=f"{topic}-other", partitions=[one(partition_index=0, timestamp=-1)]),
+    ]
+    twice, once = wire.ask("ListOffsets", 7, replica_id=-1, topics=asked).topics
+    assert [answer.error_code for answer in twice.partitions] == [ErrorCode.INVALID_REQUEST] * 2
+    assert [(answer.error_code, answer.offset) for answer in once.partitions] == [(0, 0)]

@@ -1,9 +1,11 @@
 """Logging in over Kafka's protocol."""
 
+import ssl
 import struct
 import time
 
 import pytest
+import trustme
 from kafka_wire import Closed, Wire, batch
 
 from broker.server.auth import new_hash
@@ -84,7 +86,9 @@ def test_mechanisms(locked):
     """Another mechanism is error 33 with the list, and the connection goes on."""
     with Wire(locked) as wire:
         refused = wire.ask("SaslHandshake", 1, mechanism="GSSAPI")
-        assert (refused.error_code, refused.mechanisms) == (ErrorCode.UNSUPPORTED_SASL_MECHANISM, ["PLAIN"])
+        assert (refused.error_code, refused.mechanisms) == (
+            ErrorCode.UNSUPPORTED_SASL_MECHANISM, ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        )  # fmt: skip
         assert log_in(wire, "alice", "wonder").error_code == 0
 
 
@@ -147,3 +151,81 @@ def test_permissions(locked):
             assert wire.ask("DeleteTopics", 5, topic_names=["tea-party"], timeout_ms=10).responses[0].error_code == (
                 ErrorCode.TOPIC_AUTHORIZATION_FAILED
             )
+
+
+# Client certificates.
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    """(address, context maker) of a TLS listener that asks for certificates; context(name) is a client's."""
+    directory = tmp_path_factory.mktemp("certificates")
+    authority, stranger = trustme.CA(), trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    server.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    server.private_key_pem.write_to_path(directory / "key.pem")
+    (directory / "c.yaml").write_text(
+        CONFIG.replace("HASH", new_hash("tea")).replace("{anonymous: null}", "{anonymous: hatter}")
+        + f"tls: {{cert: '{directory}/cert.pem', key: '{directory}/key.pem', ca: '{directory}/ca.pem',"
+        " verify: request}\n"
+    )
+
+    def context(name, issuer=authority):
+        made = ssl.create_default_context(cafile=str(directory / "ca.pem"))
+        if name is not None:
+            issuer.issue_cert("client@example.org", common_name=name).configure_cert(made)
+        return made
+
+    settings = ("listeners.kafka=off", "listeners.kafkas=127.0.0.1:0")
+    with running_jackalope("-c", str(directory / "c.yaml"), settings=settings, http=False) as broker:
+        yield broker.addresses["kafkas"], context, stranger
+
+
+class TlsWire(Wire):
+    """One connection over TLS."""
+
+    def __init__(self, address, context):
+        super().__init__(address)
+        self.sock = context.wrap_socket(self.sock, server_hostname=address[0])
+
+
+def may_create(wire, name):
+    """Whether the user of the connection may create that topic: alice may `alice...`, hatter anything."""
+    try:
+        wire.create(name)
+    except AssertionError as error:
+        return "error_code=29" not in str(error) and pytest.fail(str(error))
+    return True
+
+
+def test_a_certificate_is_a_login(certified):
+    """Its name is the user, without SASL; without one the listener's peers are anonymous; a SASL login replaces it."""
+    address, context, _ = certified
+    with TlsWire(address, context("alice")) as wire:
+        assert may_create(wire, "alice-by-certificate")
+        assert not may_create(wire, "other")
+        assert log_in(wire, "hatter", "tea").error_code == 0
+        assert may_create(wire, "other")
+    with TlsWire(address, context(None)) as wire:
+        assert may_create(wire, "by-nobody")
+
+
+def test_a_certificate_of_no_user(certified):
+    """Who has a name is not anonymous: nothing is answered before a login by SASL, which opens."""
+    address, context, _ = certified
+    with TlsWire(address, context("nobody")) as wire, pytest.raises(Closed):
+        wire.ask("Metadata", 9, topics=[])
+    with TlsWire(address, context("nobody")) as wire:
+        assert log_in(wire, "alice", "wonder").error_code == 0
+        assert may_create(wire, "alice-by-sasl")
+
+
+def test_a_certificate_of_another_authority(certified):
+    """Is no certificate: the handshake fails."""
+    address, context, stranger = certified
+    with (
+        pytest.raises((ssl.SSLError, Closed, ConnectionResetError)),
+        TlsWire(address, context("alice", stranger)) as wire,
+    ):
+        wire.ask("ApiVersions", 0)

@@ -226,3 +226,12 @@ def test_a_cluster_of_one(wire, topic):
         ErrorCode.NO_REASSIGNMENT_IN_PROGRESS, ErrorCode.INVALID_REPLICA_ASSIGNMENT
     ]  # fmt: skip
     assert wire.ask("ListPartitionReassignments", 0, topics=None).topics == []
+
+
+def test_a_configuration_is_described_once_in_a_request(wire, topic):
+    """A request may name a hundred thousand resources: what it names again is refused, and its first time answered."""
+    resource = BY_NAME["DescribeConfigs"].request.SPECS["resources"].of
+    asked = [resource(resource_type=2, resource_name=topic, configuration_keys=["retention.ms"]) for _ in range(2)]
+    first, again = wire.ask("DescribeConfigs", 4, resources=asked).results
+    assert (first.error_code, [one.name for one in first.configs]) == (0, ["retention.ms"])
+    assert (again.error_code, again.configs) == (ErrorCode.INVALID_REQUEST, [])

@@ -1,0 +1,108 @@
+"""The streams of a vhost: one for each topic, kept in step with them; declared and deleted as queues are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from broker.core import arguments as checks
+from broker.core.streams import declaration
+from broker.core.streams.position import Decoded
+from broker.core.streams.stream import Stream
+from broker.core.topics.errors import TopicRefused
+from broker.errors import Refused
+from protocol.amqp.errors import PRECONDITION_FAILED
+
+if TYPE_CHECKING:
+    from broker.core.topics.topic import Topic
+    from broker.core.vhost import VHost
+
+
+class Streams:
+    """By name. None of them is internal to the broker."""
+
+    __slots__ = ("_by_name", "_vhost", "decoded")
+
+    def __init__(self, vhost: VHost) -> None:
+        self._vhost = vhost
+        self._by_name: dict[str, Stream] = {}
+        self.decoded = Decoded()
+        topics = vhost.topics
+        if topics is not None:
+            topics.on_changed.append(self._changed)
+            topics.on_deleted.append(self._deleted)
+            topics.is_taken = vhost.queues.__contains__
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def wall_ms(self) -> int:
+        """The wall clock."""
+        return self._vhost.scheduler.wall_ms
+
+    def get(self, name: str) -> Stream | None:
+        """The stream of this name."""
+        return self._by_name.get(name)
+
+    def all(self) -> list[Stream]:
+        """Every stream, by name."""
+        return [stream for _, stream in sorted(self._by_name.items())]
+
+    def _changed(self, topic: Topic) -> None:
+        if topic.internal:
+            return
+        found = self._by_name.get(topic.name)
+        if found is not None:
+            found.grown()
+            return
+        vhost = self._vhost
+        assert vhost.store is not None
+        self._by_name[topic.name] = Stream(topic, vhost.name, vhost.scheduler, vhost.store)
+        vhost.epoch += 1
+
+    def _deleted(self, name: str) -> None:
+        stream = self._by_name.pop(name, None)
+        if stream is not None:
+            self._vhost.forget_destination(stream)
+            stream.close()
+
+    def declare(
+        self, name: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
+    ) -> Stream:
+        """Create it, or check that the one there is equivalent. Raises Refused 406."""
+        vhost = self._vhost
+        queue = vhost.queues.get(name)
+        if queue is not None:
+            checks.check_equivalent("queue", name, vhost.name, arguments, queue.arguments)
+        found = self._by_name.get(name)
+        place = f"for queue '{name}' in vhost '{vhost.name}'"
+        if declaration.is_stream(arguments):
+            checks.check_queue(
+                name, vhost.name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete
+            )
+            declaration.check(arguments, place)
+        if found is not None:
+            declaration.check_equivalent(found.topic, vhost.name, arguments)
+            return found
+        if vhost.topics is None:
+            raise Refused(PRECONDITION_FAILED, f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
+        try:
+            vhost.topics.create(name, declaration.partitions_of(arguments), declaration.overrides_of(arguments))
+        except TopicRefused as refused:
+            raise Refused(PRECONDITION_FAILED, f"cannot declare stream {place}: {refused.text}") from None
+        vhost.store.promised_count += 1  # type: ignore[union-attr]  # Where there are topics there is a store.
+        return self._by_name[name]
+
+    def delete(self, stream: Stream, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """The topic goes with all that is in it; returns how much that was. Raises Refused 406."""
+        vhost = self._vhost
+        count = stream.ready_count
+        if if_unused and stream.consumers:
+            raise Refused(PRECONDITION_FAILED, f"queue '{stream.name}' in vhost '{vhost.name}' in use")
+        if if_empty and count:
+            raise Refused(PRECONDITION_FAILED, f"queue '{stream.name}' in vhost '{vhost.name}' not empty")
+        assert vhost.topics is not None
+        vhost.topics.delete(stream.topic)
+        vhost.store.promised_count += 1  # type: ignore[union-attr]  # As above.
+        return count

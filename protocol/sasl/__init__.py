@@ -1,0 +1,1 @@
+"""SASL mechanisms that have messages of their own."""

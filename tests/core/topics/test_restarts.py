@@ -1,0 +1,44 @@
+"""What a restart finds of topics."""
+
+import pytest
+
+from broker.core import catalog
+from broker.core.topics.registry import PARTITIONS_PER_TOPIC_MAX
+from tests.core.topics.world import World, batch
+
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.mark.parametrize("overrides", [{}, {"cleanup.policy": "compact"}])
+def test_the_widest_topic_comes_back(overrides):
+    """As many partitions as a topic may have, each with its log and its start; more than a field table has room for."""
+    with World() as world:
+        topic = world.topics.create("wide", PARTITIONS_PER_TOPIC_MAX, overrides)
+        last = topic.partitions[-1]
+        last.append(batch(2, NOW_MS, key=b"k"), NOW_MS)
+        world.sync()
+        world.topics.delete_records(last, 1)
+        world.sync()
+        again = world.crash(last)
+        found = world.topics.get("wide")
+        assert len(found.partitions) == PARTITIONS_PER_TOPIC_MAX
+        assert (again.start_offset, again.log.next_offset) == (1, 2)
+        assert [one.log.number for one in found.partitions] == [one.log.number for one in topic.partitions]
+
+
+def test_an_older_catalog_is_read():
+    """Logs and starts of the first versions were lists of numbers."""
+    with World() as world:
+        partition = world.partition({"cleanup.policy": "compact"})
+        partition.append(batch(3, NOW_MS, key=b"k"), NOW_MS)
+        key = catalog.key(catalog.TOPIC, "/", partition.topic_name)
+        known = {
+            "id": world.topics.get(partition.topic_name).id.hex(),
+            "internal": False,
+            "logs": [partition.log.number],
+            "starts": [2],
+        }
+        world.store.put(key, catalog.value(known, {"cleanup.policy": "compact"}))
+        world.sync()
+        again = world.crash(partition)
+        assert (again.start_offset, again.log.next_offset) == (2, 3)
