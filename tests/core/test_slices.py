@@ -1,4 +1,4 @@
-"""No step holds the loop: whatever is long is cut into slices of a few milliseconds of CPU."""
+"""No step holds the loop: whatever is long is cut into slices of a few milliseconds."""
 
 from steps import assert_short_steps
 
@@ -10,14 +10,14 @@ from broker.core.scheduler import Scheduler
 def test_purging_a_million_messages():
     """The purge answers at once, and the memory is given back in slices."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         scheduler = Scheduler()
         queue = Queue("q", "/", scheduler)
         for start in range(0, 1_000_000, 10_000):
             queue.enqueue([(b"\x00", b"%d" % (start + index)) for index in range(10_000)])
-        stopwatch.run(queue.purge)
+        counter.run(queue.purge)
         assert queue.cursor.ready_count == 0
-        stopwatch.run_while_busy(scheduler)
+        counter.run_while_busy(scheduler)
 
     assert_short_steps(scenario)
 
@@ -36,5 +36,5 @@ def test_one_publish_to_a_thousand_queues():
         for queue in vhost.queues.values():
             queue.enqueue([(b"\x00", b"body")])
 
-    assert_short_steps(lambda stopwatch: stopwatch.run(publish))
+    assert_short_steps(lambda counter: counter.run(publish))
     assert min(queue.cursor.ready_count for queue in vhost.queues.values()) >= 1

@@ -1,41 +1,66 @@
-"""How long the steps of a scenario hold the loop: CPU of the thread, judged so that a slow moment of a shared machine
-does not pass for a long step."""
+"""How long the steps of a scenario hold the loop, counted in work, so that the answer is the same on any machine.
 
+A step's work is the lines of Python it runs (a line of a loop counts each time round, the body of a comprehension or a
+generator as well), plus what it gives back or takes of memory at one blow: the allocator's blocks, since what the
+interpreter does in C for a million objects at once (freeing a list, copying a dict) runs no line at all.
+"""
+
+import gc
+import sys
 from collections.abc import Callable
-from time import thread_time
+from types import FrameType
 from typing import Any
 
-STEP_MS_MAX = 10.0
-"""No step of the broker may take more CPU than this."""
-ATTEMPTS = 4
-"""A step that is too long is so each time; a neighbour on the same core is not."""
+LINES_MAX = 150_000
+"""No step of the broker may run more lines, which take 3 to 10 ms on the machines of 2026. The steps tested here run
+4,000 to 103,000; without slices the least of them runs 500,000."""
+BLOCKS_MAX = 150_000
+"""Objects by which memory may grow or shrink in one step: freeing so many takes 5 to 10 ms."""
 
 
-class Stopwatch:
-    """Times steps, and keeps the longest."""
+class StepCounter:
+    """Counts the work of steps, and keeps the longest."""
 
     def __init__(self) -> None:
-        self.worst_ms = 0.0
+        self.lines_worst = 0
+        self.blocks_worst = 0
+        self._lines = 0
 
     def run(self, step: Callable[..., Any], *arguments: Any) -> None:
         """Take one step."""
-        began = thread_time()
-        step(*arguments)
-        self.worst_ms = max(self.worst_ms, (thread_time() - began) * 1000)
+        self._lines = 0
+        before = sys.gettrace()
+        blocks = sys.getallocatedblocks()
+        sys.settrace(self._called)
+        try:
+            step(*arguments)
+        finally:
+            sys.settrace(before)
+        self.blocks_worst = max(self.blocks_worst, abs(sys.getallocatedblocks() - blocks))
+        self.lines_worst = max(self.lines_worst, self._lines)
 
     def run_while_busy(self, scheduler: Any) -> None:
         """Take every slice that waits."""
         while scheduler.busy:
             self.run(scheduler.run_slice)
 
+    def _called(self, _frame: FrameType, _event: str, _argument: Any) -> Callable[..., Any]:
+        self._lines += 1
+        return self._traced
 
-def assert_short_steps(scenario: Callable[[Stopwatch], None]) -> None:
-    """The scenario, which makes its world anew each time, takes no step longer than STEP_MS_MAX."""
-    worst = []
-    for _ in range(ATTEMPTS):
-        stopwatch = Stopwatch()
-        scenario(stopwatch)
-        worst.append(stopwatch.worst_ms)
-        if stopwatch.worst_ms < STEP_MS_MAX:
-            return
-    raise AssertionError(f"a step took {worst} ms of CPU, each time more than {STEP_MS_MAX}")
+    def _traced(self, _frame: FrameType, _event: str, _argument: Any) -> Callable[..., Any]:
+        self._lines += 1
+        return self._traced
+
+
+def assert_short_steps(scenario: Callable[[StepCounter], None]) -> None:
+    """No step of the scenario does more work than LINES_MAX and BLOCKS_MAX allow."""
+    counter = StepCounter()
+    gc.collect()
+    gc.disable()  # What others have left behind is no work of these steps.
+    try:
+        scenario(counter)
+    finally:
+        gc.enable()
+    assert counter.lines_worst < LINES_MAX, f"a step runs {counter.lines_worst} lines of Python"
+    assert counter.blocks_worst < BLOCKS_MAX, f"a step takes or frees {counter.blocks_worst} blocks of memory"

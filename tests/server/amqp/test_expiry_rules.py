@@ -62,19 +62,18 @@ def test_what_died_long_before_a_restart_is_given_to_nobody():
             assert client.get("q")[2] == b"alive"
 
 
-@pytest.mark.usefixtures("as_served")
 def test_a_backlog_that_expires_after_a_restart_does_so_in_short_steps():
     """However large: it is loaded and dropped bit by bit."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world, client = disk_world()
         client.declare("q", durable=True, x_message_ttl=10_000)
         client.fill("q", 10_000, 1000, delivery_mode=2)
         world = world.kill()
         scheduler = world.broker.scheduler
         scheduler.wall_ms += 11_000
-        stopwatch.run(world.broker.tick, world.hub.now_ms)
-        stopwatch.run_while_busy(scheduler)
+        counter.run(world.broker.tick, world.hub.now_ms)
+        counter.run_while_busy(scheduler)
         assert ready(world, "q") == 0
 
     assert_short_steps(scenario)
@@ -283,13 +282,12 @@ def test_a_limit_is_kept_while_the_log_cannot_be_read(monkeypatch):
 # Steps.
 
 
-@pytest.mark.usefixtures("as_served")
 @pytest.mark.parametrize("how", ["nack", "limit", "policy", "expiry"])
 def test_many_deaths_are_several_short_steps(how):
     """Dead letters by the thousand leave others their turn; all of them arrive."""
     count = 3000
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world, client = disk_world()
         client.declare("dead", durable=True)
         told = {"x_message_ttl": 5000} if how == "expiry" else {"x_delivery_limit": 0} if how == "limit" else {}
@@ -297,14 +295,14 @@ def test_many_deaths_are_several_short_steps(how):
         client.fill("q", count, 10, delivery_mode=2)
         if how in ("nack", "limit"):
             client.consume("q")
-            stopwatch.run(client.machine.receive, method_frame(1, "basic.nack", 0, True, how == "limit"))
+            counter.run(client.machine.receive, method_frame(1, "basic.nack", 0, True, how == "limit"))
         elif how == "policy":
             policy = make_policy("p", "q", "queues", 0, {"max-length": 0})
-            stopwatch.run(lambda: world.broker.vhosts["/"].policies.set(policy, operator=False))
+            counter.run(lambda: world.broker.vhosts["/"].policies.set(policy, operator=False))
         else:
             world.broker.scheduler.wall_ms += 6000
-            stopwatch.run(world.broker.tick, world.hub.now_ms)
-        stopwatch.run_while_busy(world.broker.scheduler)
+            counter.run(world.broker.tick, world.hub.now_ms)
+        counter.run_while_busy(world.broker.scheduler)
         assert ready(world, "dead") == count
 
     assert_short_steps(scenario)

@@ -8,7 +8,6 @@ from broker.core.policies import make_policy
 from protocol.amqp.frames import method_frame
 
 COUNT = 50_000
-pytestmark = pytest.mark.usefixtures("as_served")
 
 
 def filled_world():
@@ -28,12 +27,12 @@ def filled_world():
 def test_the_end_of_a_connection_with_many_unacknowledged():
     """They return in slices, in order, and nothing is handed out before they are all back."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world, client = filled_world()
         other = world.connect()
         other.consume("q", "d", no_ack=True)
         client.machine.abort()
-        stopwatch.run_while_busy(world.broker.scheduler)
+        counter.run_while_busy(world.broker.scheduler)
         got = deliveries(other.frames())
         assert len(got) == COUNT
         assert all(redelivered for _, _, redelivered, _ in got)
@@ -44,13 +43,13 @@ def test_the_end_of_a_connection_with_many_unacknowledged():
 def test_a_multiple_ack_over_many_deliveries():
     """One basic.ack for everything is applied in slices, and then it is all gone."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world, client = filled_world()
         machine = client.machine
-        stopwatch.run(machine.receive, method_frame(1, "basic.ack", COUNT, True))
+        counter.run(machine.receive, method_frame(1, "basic.ack", COUNT, True))
         slices = 1
         while machine.more:
-            stopwatch.run(machine.proceed)
+            counter.run(machine.proceed)
             slices += 1
         assert slices > 5
         assert world.queue("q").cursor.leased_count == 0
@@ -67,12 +66,12 @@ def test_a_multiple_ack_over_many_deliveries():
 def test_returning_many_deliveries_at_once(method):
     """They go back in slices, and none is handed out again before all are in their places."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world, client = filled_world()
         world.queue("q").remove_consumer(world.queue("q").consumers[0], 0)
-        stopwatch.run(client.machine.receive, method_frame(1, *method))
+        counter.run(client.machine.receive, method_frame(1, *method))
         assert world.queue("q").get() is None
-        stopwatch.run_while_busy(world.broker.scheduler)
+        counter.run_while_busy(world.broker.scheduler)
         returned = COUNT - 1 if COUNT - 1 in method else COUNT
         assert world.queue("q").cursor.ready_count == returned
         assert world.queue("q").cursor.take(2)[1] == [0, 1]
@@ -113,18 +112,18 @@ def test_a_policy_over_many_queues():
     """They follow it in slices, soon, all of them; those that come meanwhile follow it at once."""
     count = 5000
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world = World()
         home = world.broker.vhosts["/"]
         for number in range(count):
             declare(home, f"q{number}")
         first = make_policy("p", "^q", "queues", 0, {"max-length": 5})
-        stopwatch.run(lambda: home.policies.set(first, operator=False))
+        counter.run(lambda: home.policies.set(first, operator=False))
         world.broker.scheduler.run_slice()
         second = make_policy("p", "^q", "queues", 0, {"max-length": 7, "expires": 60_000})
-        stopwatch.run(lambda: home.policies.set(second, operator=False))
+        counter.run(lambda: home.policies.set(second, operator=False))
         declare(home, "qq")
-        stopwatch.run_while_busy(world.broker.scheduler)
+        counter.run_while_busy(world.broker.scheduler)
         assert {queue.rules.length_max for queue in home.queues.values()} == {7}
         assert len(home.expiring) == count + 1
 
@@ -134,18 +133,18 @@ def test_a_policy_over_many_queues():
 def test_many_queues_expire_at_once():
     """Some with each tick, and soon all of those that nobody uses."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world = World()
         home = world.broker.vhosts["/"]
         for number in range(5000):
             declare(home, f"q{number}", {"x-expires": 1000})
         kept = home.queues["q77"]
         for _ in range(20):
-            stopwatch.run(world.broker.tick, 500)
+            counter.run(world.broker.tick, 500)
         assert len(home.queues) == 5000
         for _ in range(100):
             kept.last_used_ms = 2000
-            stopwatch.run(world.broker.tick, 2000)
+            counter.run(world.broker.tick, 2000)
             world.settle()
         assert list(home.queues.values()) == [kept]
         assert home.expiring == {kept}

@@ -334,13 +334,13 @@ def test_a_commit_keeps_the_order_of_each_queue(world, client):
 def test_a_commit_of_many_is_quick():
     """Messages of one kind go into their queues in runs."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world = World(SimDisk(random.Random(1).randrange))
         client = world.connect()
         client.declare("q", durable=True)
         client.call(1, "tx.select")
         client.feed(b"".join(publish(1, "", "q", b"x" * 10, delivery_mode=2) for _ in range(4000)))
-        stopwatch.run(client.machine.receive, method_frame(1, "tx.commit"))
+        counter.run(client.machine.receive, method_frame(1, "tx.commit"))
         world.settle()
         assert world.queue("q").cursor.ready_count == 4000
 

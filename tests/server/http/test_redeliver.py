@@ -154,17 +154,17 @@ def test_a_queue_that_keeps_nothing():
 def test_a_filter_that_nothing_passes_is_looked_for_in_short_steps():
     """50,000 messages, of which none is meant, and as many that are shown from the middle on."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         world, _ = make_world(50_000)
         onward, total = 0, 0
         while onward is not None:
             found = []
-            stopwatch.run(lambda: found.append(ask(world, body="nowhere", **{"from": onward, "to": 50_000})))  # noqa: B023
+            counter.run(lambda: found.append(ask(world, body="nowhere", **{"from": onward, "to": 50_000})))  # noqa: B023
             onward = found[0]["next"]
             total += found[0]["copied"]
         assert total == 0
         query = {"state": "retained", "from": "25000", "count": "100"}
-        stopwatch.run(ask, world, "GET", "browse", query)
+        counter.run(ask, world, "GET", "browse", query)
         assert ask(world, "GET", "browse", query)["items"][0]["offset"] == 25_000
 
     assert_short_steps(scenario)

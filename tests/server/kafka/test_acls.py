@@ -488,7 +488,7 @@ def test_a_change_costs_a_publisher_one_look(site, root):
 def test_many_filters_against_many_entries_hold_nobody_up():
     """A request may have a hundred thousand filters: they go on in slices, and each entry is in one answer only."""
 
-    def scenario(stopwatch):
+    def scenario(counter):
         access, answers, gone = Access(), [], []
         for number in range(4_000):
             access.add_acl("/", Acl("topic", f"t{number}", "literal", "User:bob", "*", "read", "allow"))
@@ -504,9 +504,9 @@ def test_many_filters_against_many_entries_hold_nobody_up():
         request = BY_NAME["DeleteAcls"].request
         made = request.SPECS["filters"].of
         filters = [made(**meant(name=f"t{number % 5}")) for number in range(100)] + [made(**meant())]
-        stopwatch.run(on_delete_acls, connection, slot, request(filters=filters))
+        counter.run(on_delete_acls, connection, slot, request(filters=filters))
         assert not answers
-        stopwatch.run_while_busy(scheduler)
+        counter.run_while_busy(scheduler)
         [answer] = answers
         counts = [len(result.matching_acls) for result in answer.filter_results]
         assert counts == [1] * 5 + [0] * 95 + [3_995]

@@ -1,0 +1,35 @@
+"""How long tests wait for what is going to happen: until it does. The one bound is there for what hangs.
+
+Tests never wait for "long enough": they name the event and wait for it, on a machine of any speed.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+REFERENCE_MS = 1.3
+"""What `_reference` takes on a quiet machine of 2026."""
+
+
+def _reference() -> float:
+    began = time.perf_counter()
+    table: dict[int, Any] = {}
+    for number in range(20_000):
+        table[number & 255] = (number, number + 1)
+    return (time.perf_counter() - began) * 1000
+
+
+SLOWNESS = max(1.0, min(_reference() for _ in range(3)) / REFERENCE_MS)
+"""How many times slower than a quiet machine this one was when the tests began."""
+HANG_S = 300.0 * SLOWNESS
+"""What has not happened after this hangs. It is no measure of speed: nothing is to come near it."""
+
+
+def wait_until(done: Callable[[], Any], what: Any = "", pause_s: float = 0.02) -> Any:
+    """Ask `done` until it says something true, and return that. Raises AssertionError, with `what` it was (or what
+    calling it tells), after HANG_S."""
+    deadline_s = time.monotonic() + HANG_S
+    while not (answer := done()):
+        assert time.monotonic() < deadline_s, f"not within {HANG_S:.0f} s: {what() if callable(what) else what}"
+        time.sleep(pause_s)
+    return answer
