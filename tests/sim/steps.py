@@ -13,7 +13,7 @@ from typing import Any
 
 LINES_MAX = 150_000
 """No step of the broker may run more lines, which take 3 to 10 ms on the machines of 2026. The steps tested here run
-4,000 to 103,000; without slices the least of them runs 500,000."""
+4,000 to 103,000; without slices the least of them runs 270,000."""
 BLOCKS_MAX = 150_000
 """Objects by which memory may grow or shrink in one step: freeing so many takes 5 to 10 ms."""
 
