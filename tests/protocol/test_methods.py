@@ -75,7 +75,7 @@ def test_pamqp_reads_every_method(name):
     """pamqp finds in our octets the values that we put there, argument by argument."""
 
     @given(arguments_of(name))
-    @settings(max_examples=8, suppress_health_check=[HealthCheck.filter_too_much])
+    @settings(max_examples=8, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
     def check(values):
         types = METHODS[name][2]
         if any(value >= UNSIGNED.get(letter, 2**64) for letter, value in zip(types, values, strict=True)

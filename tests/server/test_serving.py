@@ -1,20 +1,23 @@
 """A broker process as its operator meets it: mutual TLS with EXTERNAL, reloading users, the ready line."""
 
+import contextlib
 import os
 import signal
 import socket
 import ssl
 import struct
-import time
+from pathlib import Path
 
 import pika
 import pytest
 import trustme
+from waiting import HANG_S, PATIENT, wait_until
 
 from tools.bench.control import running_jackalope
 from tools.bench.frames import publish
 from tools.bench.link import Target, open_link
-from tools.bench.processes import cpu_s
+
+CONNECTION_BLOCKED = struct.pack(">HH", 10, 60)
 
 
 def test_external_login_over_mutual_tls(tmp_path):
@@ -39,7 +42,7 @@ def test_external_login_over_mutual_tls(tmp_path):
             options = pika.SSLOptions(context, "127.0.0.1")
             credentials = pika.credentials.ExternalCredentials()
             parameters = pika.ConnectionParameters(
-                "127.0.0.1", broker.tls_port, ssl_options=options, credentials=credentials
+                "127.0.0.1", broker.tls_port, ssl_options=options, credentials=credentials, **PATIENT
             )
             return pika.BlockingConnection(parameters)
 
@@ -58,7 +61,8 @@ def log_in(broker, user, password):
     """Whether a login succeeds."""
     credentials = pika.PlainCredentials(user, password)
     try:
-        pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port, credentials=credentials)).close()
+        parameters = pika.ConnectionParameters(broker.host, broker.port, credentials=credentials, **PATIENT)
+        pika.BlockingConnection(parameters).close()
     except pika.exceptions.AMQPError:
         return False
     return True
@@ -72,21 +76,21 @@ def test_sighup_swaps_users_or_keeps_the_old_ones(tmp_path):
     )
     config.write_text(users.format(name="one"))
     with running_jackalope("-c", str(config), http=False) as broker:
-        import os
+        log = broker.directory / "stderr.log"
 
-        def reload():
+        def reload(told):
             os.kill(broker.root_pid, signal.SIGHUP)
-            time.sleep(0.5)
+            wait_until(lambda: told in log.read_text(), log.read_text)
 
         assert log_in(broker, "one", "one")
         config.write_text("usres: {}\n")
-        reload()
+        reload("configuration not reloaded")
         assert log_in(broker, "one", "one")
         config.write_text(users.format(name="two"))
-        reload()
+        reload("configuration reloaded")
         assert log_in(broker, "two", "two")
         assert not log_in(broker, "one", "one")
-        assert "usres" in (broker.directory / "stderr.log").read_text()
+        assert "usres" in log.read_text()
 
 
 def test_the_ready_line_says_that_storage_is_memory():
@@ -99,7 +103,7 @@ def test_the_ready_line_says_that_storage_is_memory():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline().split()
         process.send_signal(signal.SIGTERM)
-        logged = process.communicate(timeout=10)[1]
+        logged = process.communicate(timeout=HANG_S)[1]
         assert process.returncode == 0
     assert "no kafka listener" in logged
     assert line[0] == "ready"
@@ -114,29 +118,44 @@ def test_an_orderly_stop_with_a_tls_peer_in_its_handshake(tmp_path):
     server.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     server.private_key_pem.write_to_path(tmp_path / "key.pem")
     settings = ["listeners.amqps=127.0.0.1:0", f"tls.cert={tmp_path / 'cert.pem'}", f"tls.key={tmp_path / 'key.pem'}"]
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
     with (
         running_jackalope(settings=settings, http=False, directory=tmp_path) as broker,
         socket.create_connection((broker.host, broker.tls_port)),
     ):
-        time.sleep(0.1)
+        with socket.create_connection((broker.host, broker.tls_port), timeout=HANG_S) as raw:
+            context.wrap_socket(raw, server_hostname="127.0.0.1").close()  # Who came later is through.
         os.kill(broker.root_pid, signal.SIGTERM)
         assert os.waitid(os.P_PID, broker.root_pid, os.WEXITED | os.WNOWAIT).si_status == 0
     with running_jackalope(http=False, directory=tmp_path):
         assert "did not stop in order" not in (tmp_path / "stderr.log").read_text()
 
 
+def sockets(pid):
+    """How many a process has open."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return sum(one.startswith("socket:") for one in found)
+
+
 def test_a_blocked_publisher_that_leaves_costs_nothing(tmp_path):
     """Under an alarm its socket is not read; when the peer resets it, it is closed instead of reported for ever."""
     settings = ["limits.memory_watermark=1MiB"]
     with running_jackalope(settings=settings, http=False, directory=tmp_path) as broker:
+        before = sockets(broker.root_pid)
         link = open_link(Target(broker.host, broker.port, broker.user, broker.password, broker.vhost, "", ""))
         link.socket.sendall(publish("", "nowhere", b"x"))
-        time.sleep(0.2)
+        link.socket.settimeout(HANG_S)
+        told = b""
+        while CONNECTION_BLOCKED not in told:
+            told += link.socket.recv(4096)
+        assert sockets(broker.root_pid) == before + 1
         link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         link.socket.close()
-        began = cpu_s([broker.root_pid])
-        time.sleep(1)
-        assert cpu_s([broker.root_pid]) - began < 0.3
+        wait_until(lambda: sockets(broker.root_pid) == before, "its socket is open still")
 
 
 def test_a_tls_peer_that_ends_is_answered(tmp_path):
@@ -151,7 +170,7 @@ def test_a_tls_peer_that_ends_is_answered(tmp_path):
     authority.configure_trust(context)
     with (
         running_jackalope(settings=settings, http=False) as broker,
-        socket.create_connection((broker.host, broker.tls_port), timeout=5) as raw,
+        socket.create_connection((broker.host, broker.tls_port), timeout=HANG_S) as raw,
         context.wrap_socket(raw, server_hostname="127.0.0.1") as sock,
     ):
         sock.sendall(b"AMQP\0\0\x09\1")

@@ -7,6 +7,7 @@ import sys
 
 import pika
 import pytest
+from waiting import HANG_S
 
 from tests.faults.load import PERSISTENT, exit_code, parameters
 from tools.bench.control import REPOSITORY, running_jackalope
@@ -29,7 +30,7 @@ def serve(directory):
     argv = [sys.executable, "-m", "tools.cli.main", "serve", "--data", str(directory / "data")]
     argv += ["--set", "listeners.amqp=127.0.0.1:0", "--set", "listeners.http=off", "--set", "listeners.kafka=off"]
     done = subprocess.run(
-        argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+        argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG_S, check=False, stdin=subprocess.DEVNULL
     )
     return done.returncode, done.stderr
 
@@ -85,7 +86,7 @@ def test_the_directory_goes(tmp_path, keep_root):
         data = tmp_path / "data"
         for path in list(data.iterdir()) if keep_root else [data]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        assert exit_code(broker.root_pid, timeout_s=5) == STORAGE_FAILED
+        assert exit_code(broker.root_pid, timeout_s=HANG_S) == STORAGE_FAILED
         text, criticals = said(tmp_path)
     assert criticals == 1
     assert "CRITICAL jackalope.storage storage failed, stopping: [Errno 2]" in text
@@ -120,8 +121,8 @@ def test_what_the_ticker_meets(tmp_path, method, error, code, line):
     command = broken(TICKER.format(method=method, error=error))
     with running_jackalope(directory=tmp_path, http=False, command=command) as broker:
         with contextlib.suppress(pika.exceptions.AMQPError):
-            pika.BlockingConnection(parameters(broker)).process_data_events(5)
-        assert exit_code(broker.root_pid, timeout_s=5) == code
+            pika.BlockingConnection(parameters(broker)).process_data_events(HANG_S)
+        assert exit_code(broker.root_pid, timeout_s=HANG_S) == code
         text, criticals = said(tmp_path)
     assert criticals == 1
     assert line in text
@@ -150,8 +151,8 @@ def test_an_error_of_ours_in_the_journals_thread(tmp_path):
             channel.basic_publish("", "q", b"poison", PERSISTENT)
         with contextlib.suppress(pika.exceptions.AMQPError):
             if connection.is_open:
-                connection.process_data_events(2)
-        assert exit_code(broker.root_pid, timeout_s=5) == STORAGE_FAILED
+                connection.process_data_events(HANG_S)
+        assert exit_code(broker.root_pid, timeout_s=HANG_S) == STORAGE_FAILED
         text, criticals = said(tmp_path)
     assert criticals == 1
     assert "Traceback" in text

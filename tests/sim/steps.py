@@ -39,6 +39,11 @@ class StepCounter:
         self.blocks_worst = max(self.blocks_worst, abs(sys.getallocatedblocks() - blocks))
         self.lines_worst = max(self.lines_worst, self._lines)
 
+    @property
+    def lines(self) -> int:
+        """The lines of the last step."""
+        return self._lines
+
     def run_while_busy(self, scheduler: Any) -> None:
         """Take every slice that waits."""
         while scheduler.busy:
@@ -51,6 +56,13 @@ class StepCounter:
     def _traced(self, _frame: FrameType, _event: str, _argument: Any) -> Callable[..., Any]:
         self._lines += 1
         return self._traced
+
+
+def lines_of(step: Callable[..., Any], *arguments: Any) -> int:
+    """How many lines of Python something takes, on any machine. What it raises is raised."""
+    counter = StepCounter()
+    counter.run(step, *arguments)
+    return counter.lines
 
 
 def assert_short_steps(scenario: Callable[[StepCounter], None]) -> None:

@@ -23,6 +23,9 @@ SLOWNESS = max(1.0, min(_reference() for _ in range(3)) / REFERENCE_MS)
 """How many times slower than a quiet machine this one was when the tests began."""
 HANG_S = 300.0 * SLOWNESS
 """What has not happened after this hangs. It is no measure of speed: nothing is to come near it."""
+HANG_MS = int(HANG_S * 1000)
+PATIENT = {"heartbeat": 0, "socket_timeout": HANG_S, "stack_timeout": HANG_S}
+"""For pika's ConnectionParameters: by themselves they give up a handshake after 10 s, and close who was held up."""
 
 
 def wait_until(done: Callable[[], Any], what: Any = "", pause_s: float = 0.02) -> Any:

@@ -1,10 +1,10 @@
 """What routing costs on the path of a route cache's miss; the budgets in the modules' first lines.
 
-The ratio is the promise: with 10,000 bindings a never-repeated key costs at most twice what it costs with 10. The two
-sides are measured in turns, in CPU time, and the median of the rounds' ratios is compared, so that a neighbour's load
-hits both; the limit is the promise itself, without margin (measured 1.1 to 1.4 on two busy cores).
-Absolute budgets are for a quiet core (direct and fanout 0.3 µs, three words 2 µs); on shared ones the best of the
-rounds is compared with three times the budget, which still tells a prebuilt answer from one that is made per message.
+The ratio is the promise: with 10,000 bindings a never-repeated key costs at most twice what it costs with 10. It is
+held in lines of Python, which are the same on any machine. What C does in one line is seen in CPU time: the two sides
+in turns, so that a neighbour's load hits both, and the median of the rounds' ratios (measured 1.1 to 1.4) against
+thrice the promise. Absolute budgets (direct and fanout 0.3 µs, three words 2 µs) are for `make bench` on a quiet core;
+here stands how many lines they are.
 """
 
 from statistics import median
@@ -12,13 +12,18 @@ from time import process_time
 
 import pytest
 from exchange_helpers import Publishing, Target, bind, made
+from steps import lines_of
 
 from broker.core.exchange.direct import DirectRouter
 from broker.core.exchange.fanout import FanoutRouter
 from broker.core.exchange.topic import TopicRouter
 
-KEY_COUNT = 100_000
-ROUNDS = 5
+KEY_COUNT = 20_000
+ROUNDS = 9
+LINES_MAX = 100
+"""A key, of a topic exchange with ten bindings: 80 when this was written."""
+PREBUILT_LINES_MAX = 10
+"""A key whose answer is there: 7, of which 3 are this loop's."""
 SHAPES = ("a.{}.c", "b.*.{}", "c.{}.#", "#.{}", "*.{}.*")
 
 
@@ -29,29 +34,41 @@ def topic_with(count):
     return router
 
 
-def cost_us(router, keys):
-    """Microseconds a key, setting the key included."""
+def new_keys(turn):
+    """None of them seen before, most with a word that some binding names."""
+    return [f"{'abc'[number % 3]}.{number}.{turn}" for number in range(KEY_COUNT)]
+
+
+def route_all(router, keys):
     publication, route = Publishing(), router.route
-    start = process_time()
     for key in keys:
         publication.routing_key = key
         route(publication)
-    return (process_time() - start) * 1e6 / len(keys)
 
 
-def test_ten_thousand_bindings_at_most_double_the_cost_of_new_keys():
-    """100,000 keys a round, none seen before, most with a word that some binding names."""
+def cpu_s(router, keys):
+    start_s = process_time()
+    route_all(router, keys)
+    return process_time() - start_s
+
+
+def test_ten_thousand_bindings_at_most_double_the_lines_of_new_keys():
+    """And what there is of them with ten is what three words take."""
+    keys = new_keys(0)
+    few, many = (lines_of(route_all, topic_with(count), keys) / KEY_COUNT for count in (10, 10_000))
+    assert many <= 2 * few, (few, many)
+    assert few <= LINES_MAX, few
+
+
+def test_ten_thousand_bindings_cost_new_keys_nothing_that_grows_with_them():
+    """Also not in C, where no line is run."""
     few, many = topic_with(10), topic_with(10_000)
-    ratios, best_us = [], 1e9
-    for turn in range(ROUNDS):
-        keys = [f"{'abc'[number % 3]}.{number}.{turn}" for number in range(KEY_COUNT)]
-        few_us = cost_us(few, keys)
-        many_us = cost_us(many, keys)
-        ratios.append(many_us / few_us)
-        best_us = min(best_us, few_us)
-    print(f"topic: {best_us:.2f} us with 10 bindings, ratios {[round(ratio, 2) for ratio in ratios]}")
-    assert median(ratios) <= 2
-    assert best_us <= 3 * 2
+    ratios = []
+    for turn in range(1, ROUNDS + 1):
+        keys = new_keys(turn)
+        few_s = cpu_s(few, keys)
+        ratios.append(cpu_s(many, keys) / few_s)
+    assert median(ratios) <= 3 * 2, ratios
 
 
 @pytest.mark.parametrize("router_class", [DirectRouter, FanoutRouter])
@@ -61,6 +78,4 @@ def test_prebuilt_answers(router_class):
     for number in range(1000):
         bind(router, Target(number), f"k{number}")
     keys = [f"k{number % 1000}" for number in range(KEY_COUNT)]
-    best_us = min(cost_us(router, keys) for _ in range(ROUNDS))
-    print(f"{router_class.type_name}: {best_us:.3f} us")
-    assert best_us <= 3 * 0.3
+    assert lines_of(route_all, router, keys) / KEY_COUNT <= PREBUILT_LINES_MAX

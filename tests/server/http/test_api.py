@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+from waiting import HANG_S, PATIENT
 
 from tools.bench.control import running_jackalope
 
@@ -21,7 +22,7 @@ def api():
 
 def ask(api, method, path, body=None, headers=GUEST):
     """(status, decoded JSON or None)."""
-    connection = http.client.HTTPConnection(*api, timeout=10)
+    connection = http.client.HTTPConnection(*api, timeout=HANG_S)
     connection.request(method, path, None if body is None else json.dumps(body), headers)
     response = connection.getresponse()
     raw = response.read()
@@ -31,7 +32,7 @@ def ask(api, method, path, body=None, headers=GUEST):
 
 def raw(api, octets):
     """What comes back for octets, up to the close."""
-    with socket.create_connection(api, timeout=10) as sock:
+    with socket.create_connection(api, timeout=HANG_S) as sock:
         sock.sendall(octets)
         answer = b""
         while part := sock.recv(65536):
@@ -74,7 +75,7 @@ def test_wrong_method_is_405(api):
 def test_without_a_valid_login_401(api, header):
     """No, malformed, or wrong credentials: 401, and which scheme is meant."""
     headers = {} if header is None else {"Authorization": header}
-    connection = http.client.HTTPConnection(*api, timeout=10)
+    connection = http.client.HTTPConnection(*api, timeout=HANG_S)
     connection.request("GET", "/api/overview", headers=headers)
     response = connection.getresponse()
     assert response.status == 401
@@ -87,7 +88,7 @@ def test_publish_get_and_purge(api):
     import pika
 
     with running_jackalope() as broker:
-        connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port))
+        connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port, **PATIENT))
         channel = connection.channel()
         channel.queue_declare("q")
         properties = {"content_type": "text/plain", "headers": {"n": 1}, "delivery_mode": 2}
@@ -124,7 +125,7 @@ def test_lists_show_what_a_client_holds(api):
     import pika
 
     with running_jackalope() as broker:
-        connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port))
+        connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port, **PATIENT))
         channel = connection.channel()
         channel.queue_declare("q")
         channel.queue_bind("q", "amq.topic", "a.#")
@@ -163,7 +164,7 @@ def test_malformed_and_oversized_requests_are_refused(api, octets, status):
 def test_a_body_that_is_no_json_object_is_400(api):
     """Deep nesting included: no RecursionError reaches the peer or the log."""
     for body in (b"[1]", b"{", b"[" * 100_000):
-        connection = http.client.HTTPConnection(*api, timeout=10)
+        connection = http.client.HTTPConnection(*api, timeout=HANG_S)
         connection.request("POST", "/api/queues/%2F/q/get", body, GUEST)
         assert connection.getresponse().status == 400
         connection.close()
@@ -192,7 +193,7 @@ def test_a_body_that_is_no_json_object_is_400(api):
 def test_what_amqp_cannot_carry_is_400(api, fields, reason):
     """Nothing that JSON can say becomes a message no client could have sent, or ends in a bug."""
     body = '{"payload":"","payload_encoding":"string",' + fields + "}"
-    connection = http.client.HTTPConnection(*api, timeout=10)
+    connection = http.client.HTTPConnection(*api, timeout=HANG_S)
     connection.request("POST", "/api/exchanges/%2F/amq.default/publish", body, GUEST)
     response = connection.getresponse()
     assert response.status == 400

@@ -8,7 +8,10 @@ from steps import assert_short_steps
 
 from broker.core.access_lists import Acl
 from broker.core.redelivery import retained
-from broker.server.http import redeliver  # noqa: F401 - it fills the table of routes
+from broker.server.http import (
+    browse,
+    redeliver,  # noqa: F401 - it fills the table of routes
+)
 from broker.server.http.api import HttpError, Request, answer
 from protocol.amqp import content as wire
 from tests.server.amqp.amqp_harness import World, publish
@@ -55,6 +58,15 @@ def test_many_requests_copy_each_message_once():
     copied, requests = run(world, count=400)
     assert (copied, world.queue("q").ready_count) == (3000, 3000)
     assert requests >= 8
+
+
+def test_the_time_ends_a_look(monkeypatch):
+    """However little there is of it, each request goes on by a message, and none is copied twice."""
+    monkeypatch.setattr(browse, "LOOK_S", -1)
+    world, _ = make_world(20)
+    copied, requests = run(world)
+    assert (copied, world.queue("q").ready_count) == (20, 20)
+    assert requests >= 20
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,29 @@
 """One broker process for the tests of a module."""
 
 import itertools
+import sys
 
 import pytest
 from kafka_wire import Wire
 
 from tools.bench.control import running_jackalope
 
+SCRIPT = """import sys
+from broker.server.kafka import fetch
+from tools.cli.main import main
+fetch.MAX_WAIT_MS = 1 << 31
+sys.argv[0] = "jackalope"
+main()
+"""
+COMMAND = (sys.executable, "-c", SCRIPT, "serve")
+"""A broker that parks a fetch for as long as it asks to: what nobody wakes is never answered, and not in a minute."""
 SETTINGS = ("listeners.kafka=127.0.0.1:0", "kafka.group_initial_rebalance_delay_s=0")
 
 
 @pytest.fixture(scope="module")
 def kafka():
     """A running broker; `kafka.addresses["kafka"]` is where it listens."""
-    with running_jackalope(settings=SETTINGS, http=False) as broker:
+    with running_jackalope(command=COMMAND, settings=SETTINGS, http=False) as broker:
         yield broker
 
 

@@ -6,6 +6,7 @@ import struct
 import time
 
 from crc32c import crc32c
+from waiting import HANG_MS, HANG_S
 
 from protocol.kafka.apis import APIS
 from protocol.kafka.headers import RequestHeader, read_response, write_request
@@ -48,7 +49,7 @@ class Closed(Exception):
 class Wire:
     """One connection."""
 
-    def __init__(self, address, timeout_s=10):
+    def __init__(self, address, timeout_s=HANG_S):
         self.sock = socket.create_connection(address, timeout=timeout_s)
         self.numbers = itertools.count(1)
         self.sent = {}
@@ -65,7 +66,10 @@ class Wire:
         number = next(self.numbers)
         self.sent[number] = (api.key, version)
         request = fields.pop("request", None) or api.request(**fields)
-        self.sock.sendall(write_request(RequestHeader(api.key, version, number, "test"), request))
+        try:
+            self.sock.sendall(write_request(RequestHeader(api.key, version, number, "test"), request))
+        except ConnectionError:
+            raise Closed from None
         return number
 
     def _octets(self, count):
@@ -121,7 +125,11 @@ class Wire:
         data_class = topic_class.SPECS["partition_data"].of
         data = data_class(index=partition, records=records)
         return self.send(
-            "Produce", version, acks=acks, timeout_ms=5000, topic_data=[topic_class(name=name, partition_data=[data])]
+            "Produce",
+            version,
+            acks=acks,
+            timeout_ms=HANG_MS,
+            topic_data=[topic_class(name=name, partition_data=[data])],
         )
 
     def produce(self, name, records, **options):

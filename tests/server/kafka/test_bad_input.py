@@ -2,18 +2,18 @@
 
 import socket
 import struct
-import time
 
 import pytest
 from kafka_wire import BY_NAME, Closed, Wire, batch
+from waiting import HANG_MS, HANG_S
 
 from protocol.kafka.errors import ErrorCode
 from tools.bench.processes import resident_bytes
 
 
 def is_closed(sock):
-    """Whether the broker closes within a while."""
-    sock.settimeout(5)
+    """Whether the broker closes; raises TimeoutError when it says nothing at all."""
+    sock.settimeout(HANG_S)
     try:
         return sock.recv(1) == b""
     except ConnectionResetError:
@@ -84,6 +84,15 @@ class _Tape:
         self.sendall = frames.append
 
 
+def most_resident(kafka, wire):
+    """The broker's memory at its largest, while everybody else gets turns of reading and writing."""
+    found = 0
+    for _ in range(300):
+        assert wire.ask("ApiVersions", 3).error_code == 0
+        found = max(found, resident_bytes([kafka.root_pid]))
+    return found
+
+
 def test_a_claimed_size_costs_nothing(kafka, wire):
     """200 connections that announce 100 MB and send a little: memory grows by what has come."""
     before = resident_bytes([kafka.root_pid])
@@ -92,9 +101,7 @@ def test_a_claimed_size_costs_nothing(kafka, wire):
         sock = socket.create_connection(kafka.addresses["kafka"])
         sock.sendall(struct.pack(">i", 100 << 20) + b"\x00\x00\x00\x09" + b"x" * 20_000)
         socks.append(sock)
-    time.sleep(0.3)
-    assert wire.ask("ApiVersions", 3).error_code == 0
-    assert resident_bytes([kafka.root_pid]) - before < 40 << 20
+    assert most_resident(kafka, wire) - before < 40 << 20
     for sock in socks:
         sock.close()
 
@@ -117,7 +124,7 @@ def join(wire, protocols=(("range", b""),), protocol_type="consumer", **fields):
     made = [request.SPECS["protocols"].of(name=name, metadata=metadata) for name, metadata in protocols]
     return wire.ask(
         "JoinGroup", 3, protocols=made, protocol_type=protocol_type,
-        **{"group_id": "nonsense", "session_timeout_ms": 10_000, "rebalance_timeout_ms": 10_000} | fields,
+        **{"group_id": "nonsense", "session_timeout_ms": HANG_MS, "rebalance_timeout_ms": HANG_MS} | fields,
     )  # fmt: skip
 
 
@@ -201,11 +208,9 @@ def test_who_does_not_read(kafka, wire, topic):
         for _ in range(300):
             greedy.send("Fetch", 11, request=greedy.fetch_request({topic: {0: 0}}))
         greedy.sock = real
-        real.settimeout(5)
+        real.settimeout(HANG_S)
         real.sendall(b"".join(frames))
-        time.sleep(0.5)
-        assert wire.ask("ApiVersions", 3).error_code == 0
-        assert resident_bytes([kafka.root_pid]) - before < 40 << 20
+        assert most_resident(kafka, wire) - before < 40 << 20
         for _ in range(300):
             assert len(greedy.answer()[1].responses[0].partitions[0].records) > 900_000
 

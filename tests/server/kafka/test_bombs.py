@@ -4,13 +4,13 @@ code, nothing lost, everybody else served."""
 import gzip
 import struct
 import threading
-import time
 import zlib
 
 import lz4.frame
 import pika
 import pytest
 from kafka_wire import BY_NAME, NOW_MS, Wire, batch
+from waiting import PATIENT, wait_until
 
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import GZIP, LZ4, SNAPPY, ZSTD, render_record
@@ -134,7 +134,9 @@ def test_in_the_way_of_compaction(kafka, wire, topic, name):
     with Watch(kafka):
         api = ("IncrementalAlterConfigs", 1)
         alter_configs(wire, api, topic, {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"})
-        time.sleep(0.4)
+        told = f"what is too old in {topic}-0 in vhost '/', or superseded, stays for now"
+        log = kafka.directory / "stderr.log"
+        wait_until(lambda: log.read_text().count(told) >= 3, log.read_text)
         assert wire.produce(topic, batch([b"v"], keys=[b"k"])).base_offset == 4
         assert wire.end(topic).offset == 5
     wire.ask("DeleteTopics", 5, topic_names=[topic], timeout_ms=1000)
@@ -158,20 +160,18 @@ def test_in_the_way_of_an_amqp_reader(kafka, wire, topic, name):
     with Watch(kafka):
         connections = []
         for _ in range(3):
-            connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port))
+            connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port, **PATIENT))
             connections.append(connection)
             channel = connection.channel()
             channel.basic_qos(prefetch_count=10)
             channel.basic_consume(topic, lambda *_: None, arguments={"x-stream-offset": "first"})
-        connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port))
+        connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port, **PATIENT))
         connections.append(connection)
         channel = connection.channel()
         channel.basic_qos(prefetch_count=10)
         got = []
         channel.basic_consume(topic, lambda *message: got.append(message[3]), arguments={"x-stream-offset": 2})
-        until = time.monotonic() + 5
-        while not got and time.monotonic() < until:
-            connection.process_data_events(0.1)
+        wait_until(lambda: connection.process_data_events(0.1) or got, "the message behind it")
         assert got == [b"after"]
         for one in connections:
             if one.is_open:
@@ -185,7 +185,7 @@ def test_many_that_are_large_but_no_bombs(kafka, wire, topic):
     for _ in range(20):
         assert wire.produce(topic, batch([b"x"], attributes=GZIP, records=records)).error_code == 0
     with Watch(kafka, 120 * MIB):
-        connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port))
+        connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port, **PATIENT))
         channel = connection.channel()
         channel.basic_qos(prefetch_count=1)
         got = []
@@ -195,8 +195,6 @@ def test_many_that_are_large_but_no_bombs(kafka, wire, topic):
             channel.basic_ack(method.delivery_tag)
 
         channel.basic_consume(topic, take, arguments={"x-stream-offset": "first"})
-        until = time.monotonic() + 30
-        while len(got) < 20 and time.monotonic() < until:
-            connection.process_data_events(0.1)
+        wait_until(lambda: connection.process_data_events(0.1) or len(got) >= 20, lambda: got)
         assert got == [10 * MIB] * 20
         connection.close()

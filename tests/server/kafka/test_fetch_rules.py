@@ -4,6 +4,7 @@ import time
 
 import pytest
 from kafka_wire import BY_NAME, NOW_MS, Wire, batch
+from waiting import HANG_MS
 
 from broker.server.kafka.fetch import Reads
 from protocol.kafka.errors import ErrorCode
@@ -71,6 +72,10 @@ def test_offsets_out_of_range(wire, topic):
     assert (early.error_code, early.log_start_offset) == (ErrorCode.OFFSET_OUT_OF_RANGE, 1)
 
 
+LONG_MS = 2 * HANG_MS
+"""A fetch that waits for this to end is a test that hangs."""
+
+
 def delete_before(wire, topic, offset):
     """DeleteRecords; returns the answer for the partition."""
     topic_class = BY_NAME["DeleteRecords"].request.SPECS["topics"].of
@@ -79,20 +84,24 @@ def delete_before(wire, topic, offset):
     return response.topics[0].partitions[0]
 
 
+def settle(wire):
+    """What was sent on other connections before is with the broker: there are turns for them between two answers."""
+    for _ in range(2):
+        wire.ask("ApiVersions", 3)
+
+
 def test_a_parked_fetch_is_woken_by_data(wire, other, topic):
     """With nothing there it waits, and is answered as soon as something durable is."""
-    began = time.monotonic()
-    wire.send("Fetch", 11, request=wire.fetch_request({topic: {0: 0}}, max_wait_ms=5000))
-    time.sleep(0.2)
+    wire.send("Fetch", 11, request=wire.fetch_request({topic: {0: 0}}, max_wait_ms=LONG_MS))
+    settle(other)
     other.produce(topic, batch([b"late"]))
     found = wire.answer()[1].responses[0].partitions[0]
     assert bases(found.records) == [0]
-    assert 0.2 <= time.monotonic() - began < 2
 
 
 def test_min_bytes(wire, other, topic):
     """It waits until there is as much as it wants."""
-    wire.send("Fetch", 11, request=wire.fetch_request({topic: {0: 0}}, max_wait_ms=5000, min_bytes=3000))
+    wire.send("Fetch", 11, request=wire.fetch_request({topic: {0: 0}}, max_wait_ms=LONG_MS, min_bytes=3000))
     for _ in range(4):
         other.produce(topic, batch([b"x" * 1000]))
     assert len(wire.answer()[1].responses[0].partitions[0].records) >= 3000
@@ -102,23 +111,21 @@ def test_the_time_ends_a_wait(wire, topic):
     """With nothing after max_wait it is answered empty, with a records field that is not null."""
     began = time.monotonic()
     found = wire.fetch(topic, max_wait_ms=300)
-    assert 0.25 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.25
     assert (found.error_code, bytes(found.records)) == (0, b"")
 
 
 def test_an_error_does_not_wait(wire, topic):
     """One partition's error is answered at once."""
-    began = time.monotonic()
-    request = wire.fetch_request({topic: {0: 0, 9: 0}}, max_wait_ms=5000)
+    request = wire.fetch_request({topic: {0: 0, 9: 0}}, max_wait_ms=LONG_MS)
     partitions = wire.ask("Fetch", 11, request=request).responses[0].partitions
     assert [one.error_code for one in partitions] == [0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
-    assert time.monotonic() - began < 2
 
 
 def test_a_deleted_topic_wakes(wire, other, topic):
     """Who waits for a topic that goes is told at once."""
-    wire.send("Fetch", 11, request=wire.fetch_request({topic: {0: 0}}, max_wait_ms=5000))
-    time.sleep(0.1)
+    wire.send("Fetch", 11, request=wire.fetch_request({topic: {0: 0}}, max_wait_ms=LONG_MS))
+    settle(other)
     other.ask("DeleteTopics", 5, topic_names=[topic], timeout_ms=1000)
     found = wire.answer()[1].responses[0].partitions[0]
     assert found.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION

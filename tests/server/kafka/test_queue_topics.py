@@ -1,11 +1,11 @@
 """Queues that are open to Kafka's clients: what they see, and that it is theirs to read only."""
 
 import itertools
-import time
 
 import pika
 import pytest
 from kafka_wire import BY_NAME, NOW_MS, Wire, batch
+from waiting import HANG_MS, PATIENT, wait_until
 
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import parse_header, read_records
@@ -17,7 +17,7 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2)
 @pytest.fixture(scope="module")
 def channel(kafka):
     """A client of AMQP, whose publishes are confirmed."""
-    connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port))
+    connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port, **PATIENT))
     found = connection.channel()
     found.confirm_delivery()
     yield found
@@ -37,17 +37,19 @@ def publish(channel, queue, *bodies):
         channel.basic_publish("", queue, body, PERSISTENT)
 
 
-def records(octets):
-    """(offset, key, value, names of headers) of a fetch's batches."""
+def whole_records(octets):
+    """The records of a fetch's batches."""
     data, position, found = bytes(octets or b""), 0, []
     while position < len(data):
         header = parse_header(data, position)
-        found += [
-            (one.offset, one.key, one.value, [name for name, _ in one.headers])
-            for one in read_records(data, position, header)
-        ]
+        found += read_records(data, position, header)
         position += header.size
     return found
+
+
+def records(octets):
+    """(offset, key, value, names of headers) of the same."""
+    return [(one.offset, one.key, one.value, [name for name, _ in one.headers]) for one in whole_records(octets)]
 
 
 def topics(wire, *names):
@@ -72,16 +74,21 @@ def test_what_readers_see(wire, channel, queue):
 
 def test_offsets_by_time(wire, channel, queue):
     """The first message from a time on; the last of all; none behind the end."""
-    publish(channel, queue, b"a")
-    time.sleep(0.2)
-    middle_ms = time.time_ns() // 1_000_000
-    time.sleep(0.2)
-    publish(channel, queue, b"b")
+
+    def times():
+        publish(channel, queue, b"x")
+        return [one.timestamp_ms for one in whole_records(wire.fetch(queue).records)]
+
+    first_ms = times()[0]
+    *earlier, last_ms = wait_until(lambda: (found := times())[-1] > first_ms and found)
+    assert set(earlier) == {first_ms}
     assert wire.end(queue, timestamp=0).offset == 0
-    assert wire.end(queue, timestamp=middle_ms).offset == 1
-    assert wire.end(queue, timestamp=-3).offset == 1
-    assert wire.end(queue, timestamp=middle_ms + 3_600_000).offset == -1
-    assert wire.fetch(queue, 3).error_code == ErrorCode.OFFSET_OUT_OF_RANGE
+    assert wire.end(queue, timestamp=first_ms).offset == 0
+    assert wire.end(queue, timestamp=first_ms + 1).offset == len(earlier)
+    assert wire.end(queue, timestamp=last_ms).offset == len(earlier)
+    assert wire.end(queue, timestamp=-3).offset == len(earlier)
+    assert wire.end(queue, timestamp=last_ms + 1).offset == -1
+    assert wire.fetch(queue, len(earlier) + 2).error_code == ErrorCode.OFFSET_OUT_OF_RANGE
 
 
 def test_a_fetch_waits_for_what_comes(wire, channel, queue):
@@ -90,14 +97,12 @@ def test_a_fetch_waits_for_what_comes(wire, channel, queue):
     publish(channel, queue, b"before")
     opened = wire.ask("Fetch", 13, request=wire.fetch_request({topic_id: {0: 0}}, session=(0, 0)))
     assert len(records(opened.responses[0].partitions[0].records)) == 1
-    asked = wire.fetch_request({topic_id: {0: 1}}, session=(opened.session_id, 1), max_wait_ms=20_000)
+    asked = wire.fetch_request({topic_id: {0: 1}}, session=(opened.session_id, 1), max_wait_ms=2 * HANG_MS)
     number = wire.send("Fetch", 13, request=asked)
-    began = time.monotonic()
-    time.sleep(0.3)
+    channel.queue_declare(queue, passive=True)
     publish(channel, queue, b"later")
     got, response = wire.answer()
     assert (got, records(response.responses[0].partitions[0].records)[-1][2]) == (number, b"later")
-    assert time.monotonic() - began < 10
 
 
 def test_without_retention_what_is_acknowledged_is_a_gap(wire, channel):
@@ -173,7 +178,7 @@ def test_a_queue_that_goes(kafka, wire, channel):
     part = commit.SPECS["partitions"].of(partition_index=0, committed_offset=0, committed_metadata="")
     asked = {"group_id": "of-going", "topics": [commit(name="going", partitions=[part])]}
     assert wire.ask("OffsetCommit", 8, **asked).topics[0].partitions[0].error_code == 0
-    number = wire.send("Fetch", 11, request=wire.fetch_request({"going": {0: 0}}, max_wait_ms=20_000))
+    number = wire.send("Fetch", 11, request=wire.fetch_request({"going": {0: 0}}, max_wait_ms=2 * HANG_MS))
     with Wire(kafka.addresses["kafka"]) as other:
         topics(other)
         channel.queue_delete("going")

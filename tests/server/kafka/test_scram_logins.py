@@ -10,6 +10,7 @@ import time
 import pytest
 from kafka_wire import BY_NAME, Closed, Wire
 from scram_client import ScramClient
+from waiting import wait_until
 
 from broker.server.auth import new_hash
 from protocol.kafka.errors import ErrorCode
@@ -28,7 +29,8 @@ users:
     password_hash: HASH
     permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
 kafka: {anonymous: null}
-security: {login_refused_delay_s: 0.2}
+security: {login_refused_delay_s: 0.2, login_failure_refill_s: REFILL}
+limits: {handshake_timeout_s: 600}
 """
 HASH = new_hash("tea")
 SHA_256, SHA_512 = "SCRAM-SHA-256", "SCRAM-SHA-512"
@@ -44,8 +46,11 @@ class Locked:
         self.write(CONFIG)
         self.running = None
 
-    def write(self, config, password="wonder"):
-        self.file.write_text(config.replace("HASH", HASH).replace("PASSWORD", password))
+    def write(self, config, password="wonder", refill_s=1):
+        values = {"HASH": HASH, "PASSWORD": password, "REFILL": str(refill_s)}
+        for name, value in values.items():
+            config = config.replace(name, value)
+        self.file.write_text(config)
 
     def start(self):
         settings = ("listeners.kafka=127.0.0.1:0",)
@@ -63,8 +68,10 @@ class Locked:
         self.stop()
 
     def reload(self):
+        log = self.directory / "data" / "stderr.log"
+        before = log.read_text().count("configuration reloaded")
         os.kill(self.broker.root_pid, signal.SIGHUP)
-        time.sleep(0.3)
+        wait_until(lambda: log.read_text().count("configuration reloaded") > before, log.read_text)
 
     @property
     def address(self):
@@ -194,6 +201,9 @@ def test_garbage(locked, octets):
 
 def test_guessing_is_slowed(own):
     """SCRAM and PLAIN share what failures a user has from an address; then right passwords are refused as well."""
+    own.stop()
+    own.write(CONFIG, refill_s=3600)
+    own.start()
     codes = []
 
     def guess():
