@@ -20,7 +20,7 @@ from tools.bench.control import HOST, Broker, TlsFiles, rabbitmq_missing, runnin
 EXCHANGE_PLUGINS = (
     "rabbitmq_consistent_hash_exchange", "rabbitmq_random_exchange", "rabbitmq_recent_history_exchange",
 )  # fmt: skip
-VHOSTS = 120  # One a test and one a probe script; a run that needs more says so.
+VHOSTS = 160  # One a test and one a run of a probe script; a run that needs more says so.
 USER, PASSWORD = "guest", "guest"
 READER, READER_PASSWORD = "bunny_reader", "reader_password"
 PROBE_VHOST_OF_READER = "fresh-reader"
