@@ -134,6 +134,8 @@ def jackalope_pool(tls: TlsFiles, directory: Path, settings: Sequence[str] = ())
     vhosts = ["/", PROBE_VHOST_OF_READER, *vhost_names()]
     config = {
         "listeners": {"amqps": f"{HOST}:0"},
+        # A probe that is waiting for silence is not to see how long a peer may take to answer connection.close.
+        "limits": {"close_timeout_s": 600},
         "tls": {"cert": str(tls.cert_file), "key": str(tls.key_file)},
         "vhosts": {vhost: {} for vhost in vhosts},
         "users": {

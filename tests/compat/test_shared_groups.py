@@ -252,7 +252,9 @@ def test_kafkas_tools_see_what_amqp_has_acknowledged(both, topic):
 
     wait_until(lambda: offsets() == {0: 10, 1: 10, 2: 3, 3: 10})
     (member,) = admin.describe_consumer_groups([group_of(topic)])[group_of(topic)].result(HANG_S).members
-    assert member.client_id == "amqp:" + member.member_id.split(":")[1].rpartition("-")[0]
+    [tag] = channel.consumer_tags
+    assert member.client_id == f"amqp:{tag}"
+    assert member.member_id.startswith(f"amqp:{tag}-")
     assert sorted(one.partition for one in member.assignment.topic_partitions) == [0, 1, 2, 3]
     connection.close()
 

@@ -23,7 +23,7 @@ from probe_runs import (
 RECORDED = {script: recorded(script, RECORDED_OF.get(script, TARGET)) for script in SCRIPTS}
 DIFFERENCES = differences()
 BY_KEY: dict[tuple[str, Key], Difference] = {(d.script, (d.question, d.occurrence)): d for d in DIFFERENCES}
-PATIENCES = (1, 2, 4, 4)  # With 5, connections that are being closed would end within a wait.
+PATIENCES = (1, 2, 4, 4)  # Not more: no handshake that a script leaves off may time out (10 s) within a wait of 1 s.
 QUESTIONS = [(script, key) for script, answers in RECORDED.items() for key in answers]
 
 
