@@ -20,7 +20,7 @@ from tools.bench.control import HOST, Broker, TlsFiles, rabbitmq_missing, runnin
 EXCHANGE_PLUGINS = (
     "rabbitmq_consistent_hash_exchange", "rabbitmq_random_exchange", "rabbitmq_recent_history_exchange",
 )  # fmt: skip
-VHOSTS = 120  # One a test and one a probe script; a run that needs more says so.
+VHOSTS = 160  # One a test and one a run of a probe script; a run that needs more says so.
 USER, PASSWORD = "guest", "guest"
 READER, READER_PASSWORD = "bunny_reader", "reader_password"
 PROBE_VHOST_OF_READER = "fresh-reader"
@@ -134,6 +134,8 @@ def jackalope_pool(tls: TlsFiles, directory: Path, settings: Sequence[str] = ())
     vhosts = ["/", PROBE_VHOST_OF_READER, *vhost_names()]
     config = {
         "listeners": {"amqps": f"{HOST}:0"},
+        # A probe that is waiting for silence is not to see how long a peer may take to answer connection.close.
+        "limits": {"close_timeout_s": 600},
         "tls": {"cert": str(tls.cert_file), "key": str(tls.key_file)},
         "vhosts": {vhost: {} for vhost in vhosts},
         "users": {

@@ -3,14 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pika
 import pytest
 import trustme
 from compat_brokers import Pool, Target, control_missing, in_ci, jackalope_pool, rabbitmq_pool
+from waiting import HANG_S
 
+from tools.bench import control, kafka_control
 from tools.bench.control import Broker, TlsFiles
 from tools.bench.kafka_control import kafka_missing, running_kafka
 
 HERE = Path(__file__).resolve().parent
+# What is started or connected to is waited for like everything else: until it is there.
+control.START_TIMEOUT_S = kafka_control.START_TIMEOUT_S = kafka_control.FORMAT_TIMEOUT_S = HANG_S
+pika.connection.Parameters.DEFAULT_SOCKET_TIMEOUT = pika.connection.Parameters.DEFAULT_STACK_TIMEOUT = HANG_S
 
 
 @pytest.hookimpl(tryfirst=True)  # Before -m is applied.

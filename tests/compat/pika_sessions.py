@@ -1,4 +1,4 @@
-"""pika's blocking connections for the tests: opened against a `Target`, always closed, waited on with a bound."""
+"""pika's blocking connections for the tests: opened against a `Target`, always closed, waited on until it happens."""
 
 import contextlib
 import socket
@@ -9,8 +9,7 @@ from typing import Any
 import pika
 from compat_brokers import Target
 from pika.adapters.blocking_connection import BlockingChannel
-
-WAIT_S = 10.0
+from waiting import HANG_S, wait_until
 
 
 def parameters(target: Target, **options: Any) -> pika.ConnectionParameters:
@@ -38,11 +37,11 @@ def opened(target: Target, **options: Any) -> Iterator[BlockingChannel]:
         yield connection.channel()
 
 
-def wait_for(connection: pika.BlockingConnection, done: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
-    """Process the connection's events until `done`. Raises AssertionError after `timeout_s`."""
-    deadline_s = time.monotonic() + timeout_s
+def wait_for(connection: pika.BlockingConnection, done: Callable[[], bool]) -> None:
+    """Process the connection's events until `done`. Raises AssertionError when that hangs."""
+    deadline_s = time.monotonic() + HANG_S
     while not done():
-        assert time.monotonic() < deadline_s, f"not done after {timeout_s:.0f} s"
+        assert time.monotonic() < deadline_s, f"not done after {HANG_S:.0f} s"
         connection.process_data_events(0.02)
 
 
@@ -55,13 +54,12 @@ def stay(connection: pika.BlockingConnection, period_s: float) -> None:
 
 def get(channel: BlockingChannel, queue: str, **options: Any) -> tuple[Any, Any, bytes]:
     """basic.get until a message is there: a publish without confirm may still be on its way."""
-    deadline_s = time.monotonic() + WAIT_S
-    while True:
-        method, properties, body = channel.basic_get(queue, **options)
-        if method is not None:
-            return method, properties, body
-        assert time.monotonic() < deadline_s, f"nothing in {queue}"
-        time.sleep(0.02)
+
+    def message() -> tuple[Any, Any, bytes] | None:
+        found = channel.basic_get(queue, **options)
+        return None if found[0] is None else found
+
+    return wait_until(message, f"nothing in {queue}")
 
 
 def bodies(channel: BlockingChannel, queue: str) -> list[bytes]:
@@ -75,6 +73,11 @@ def bodies(channel: BlockingChannel, queue: str) -> list[bytes]:
 def depth(channel: BlockingChannel, queue: str) -> int:
     """Ready messages, as declare-ok counts them."""
     return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def no_consumers(channel: BlockingChannel, queue: str) -> bool:
+    """Whether nobody consumes from it any more."""
+    return int(channel.queue_declare(queue, passive=True).method.consumer_count) == 0
 
 
 def drop(connection: pika.BlockingConnection) -> None:

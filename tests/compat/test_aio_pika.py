@@ -11,15 +11,14 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from compat_brokers import Target
-
-WAIT_S = 20.0
+from waiting import HANG_S
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
     """One test body in an event loop of its own, with a bound; what the loop leaves is collected inside the test."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             await body()
 
     asyncio.run(bounded())
@@ -297,12 +296,12 @@ def test_tls(broker: Target) -> None:
 
 
 def test_idle_with_heartbeats(broker: Target) -> None:
-    """An idle connection with a heartbeat of one second is still there after three."""
+    """An idle connection outlives two intervals of its heartbeat, after which a broker would drop who says nothing."""
 
     async def body() -> None:
-        async with await aio_pika.connect(f"{broker.url}?heartbeat=1") as connection:
+        async with await aio_pika.connect(f"{broker.url}?heartbeat=4") as connection:
             channel = await connection.channel()
-            await asyncio.sleep(3.2)
+            await asyncio.sleep(13)  # Three intervals, and a bit.
             assert not connection.is_closed
             await channel.declare_queue(exclusive=True)
 

@@ -1,11 +1,11 @@
 """connection.blocked, with both brokers under a memory alarm: who is told, who waits, and who does not."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
 from compat_brokers import Pool, Target, jackalope_pool
 from pika_sessions import connected, depth, drop, opened, stay, wait_for
+from waiting import HANG_S, wait_until
 
 from tools.bench.control import Control, TlsFiles
 
@@ -15,10 +15,7 @@ def alarmed_jackalope(tls_files: TlsFiles, tmp_path_factory: pytest.TempPathFact
     """A Jackalope whose memory watermark lies below what it needs to run."""
     directory = tmp_path_factory.mktemp("jackalope-alarmed")
     with jackalope_pool(tls_files, directory, ("limits.memory_watermark=1MiB",)) as pool:
-        deadline_s = time.monotonic() + 10
-        while "alarm: low on memory" not in pool.log():
-            assert time.monotonic() < deadline_s, pool.log()
-            time.sleep(0.05)
+        wait_until(lambda: "alarm: low on memory" in pool.log(), pool.log)
         yield pool.fresh()
 
 
@@ -26,11 +23,11 @@ def alarmed_jackalope(tls_files: TlsFiles, tmp_path_factory: pytest.TempPathFact
 def alarmed_rabbitmq(rabbitmq: Pool) -> Iterator[Target]:
     """The session's RabbitMQ with its watermark at nothing, put back afterwards."""
     assert isinstance(rabbitmq.broker, Control)
-    rabbitmq.broker.rabbitmqctl("set_vm_memory_high_watermark", "0")
+    rabbitmq.broker.rabbitmqctl("set_vm_memory_high_watermark", "0", timeout_s=HANG_S)
     try:
         yield rabbitmq.fresh()
     finally:
-        rabbitmq.broker.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+        rabbitmq.broker.rabbitmqctl("set_vm_memory_high_watermark", "0.4", timeout_s=HANG_S)
 
 
 @pytest.fixture(params=["alarmed_jackalope", pytest.param("alarmed_rabbitmq", marks=pytest.mark.control)])

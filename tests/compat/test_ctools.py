@@ -3,13 +3,12 @@
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from compat_brokers import Target, in_ci
+from waiting import HANG_S, wait_until
 
-WAIT_S = 15.0
 TOOLS = ("amqp-publish", "amqp-consume", "amqp-get", "amqp-declare-queue", "amqp-delete-queue")
 
 
@@ -25,7 +24,7 @@ def _tools() -> None:
 def tool(broker: Target, name: str, *arguments: str, stdin: bytes = b"", status: int = 0) -> bytes:
     """Run one tool against the broker; its exit status must be `status`; returns its stdout."""
     done = subprocess.run(
-        [name, "-u", broker.url, *arguments], input=stdin, capture_output=True, timeout=WAIT_S, check=False
+        [name, "-u", broker.url, *arguments], input=stdin, capture_output=True, timeout=HANG_S, check=False
     )
     assert done.returncode == status, done.stderr
     return done.stdout
@@ -35,11 +34,8 @@ def _wait_depth(broker: Target, queue: str, wanted: int) -> None:
     """amqp-delete-queue with --if-empty is no probe; count by declaring through pika."""
     from pika_sessions import depth, opened
 
-    deadline_s = time.monotonic() + WAIT_S
     with opened(broker) as channel:
-        while (now := depth(channel, queue)) != wanted:
-            assert time.monotonic() < deadline_s, f"{now} in {queue}, not {wanted}"
-            time.sleep(0.02)
+        wait_until(lambda: depth(channel, queue) == wanted, lambda: f"{depth(channel, queue)} in {queue}, not {wanted}")
 
 
 def test_declare_publish_get_delete(broker: Target) -> None:
@@ -87,17 +83,13 @@ def test_exclusive_consumer_on_an_exchange(broker: Target) -> None:
     try:
         from pika_sessions import connected
 
-        deadline_s = time.monotonic() + WAIT_S
-        sent = 0
         # Nothing says when the binding is there: a mandatory publish that is not returned has found it.
-        while sent < 2 and time.monotonic() < deadline_s:
+        for number in range(2):
             with connected(broker) as connection:
                 channel = connection.channel()
                 channel.confirm_delivery()
-                sent += _routed(channel, f"log.{sent}")
-            time.sleep(0.05)
-        assert sent == 2
-        out, err = consumer.communicate(timeout=WAIT_S)
+                wait_until(lambda channel=channel, number=number: _routed(channel, f"log.{number}"))
+        out, err = consumer.communicate(timeout=HANG_S)
         assert (out, consumer.returncode) == (b"log.0log.1", 0), err
     finally:
         if consumer.poll() is None:
@@ -105,25 +97,25 @@ def test_exclusive_consumer_on_an_exchange(broker: Target) -> None:
         consumer.communicate()
 
 
-def _routed(channel, key: str) -> int:
+def _routed(channel, key: str) -> bool:
     import pika
 
     try:
         channel.basic_publish("amq.topic", key, key.encode(), mandatory=True)
     except pika.exceptions.UnroutableError:
-        return 0
-    return 1
+        return False
+    return True
 
 
 def test_errors_are_told(broker: Target) -> None:
     """A missing queue and a wrong password are reported with the broker's own words and a status."""
     failed = subprocess.run(
-        ["amqp-get", "-u", broker.url, "-q", "absent"], capture_output=True, timeout=WAIT_S, check=False, env=os.environ
+        ["amqp-get", "-u", broker.url, "-q", "absent"], capture_output=True, timeout=HANG_S, check=False, env=os.environ
     )
     assert failed.returncode == 1
     assert b"NOT_FOUND - no queue 'absent' in vhost" in failed.stderr
     url = broker.url.replace("guest:guest@", "guest:wrong@")
-    failed = subprocess.run(["amqp-get", "-u", url, "-q", "q"], capture_output=True, timeout=WAIT_S, check=False)
+    failed = subprocess.run(["amqp-get", "-u", url, "-q", "q"], capture_output=True, timeout=HANG_S, check=False)
     assert failed.returncode == 1
     assert b"ACCESS_REFUSED" in failed.stderr
 
@@ -132,6 +124,6 @@ def test_tls(broker: Target) -> None:
     """The tools over TLS, with the test's authority."""
     arguments = ["--ssl", f"--cacert={broker.ca_file}", "-u", broker.tls_url]
     done = subprocess.run(
-        ["amqp-declare-queue", *arguments, "-q", "q"], capture_output=True, timeout=WAIT_S, check=False
+        ["amqp-declare-queue", *arguments, "-q", "q"], capture_output=True, timeout=HANG_S, check=False
     )
     assert (done.stdout, done.returncode) == (b"q\n", 0), done.stderr

@@ -1,7 +1,6 @@
 """pika, as its tutorials and its users use it: each test runs against Jackalope and against RabbitMQ."""
 
 import threading
-import time
 import uuid
 from typing import Any
 
@@ -9,6 +8,7 @@ import pika
 import pytest
 from compat_brokers import Target
 from pika_sessions import bodies, connected, depth, drop, get, opened, stay, wait_for
+from waiting import HANG_S, wait_until
 
 MEGABYTE = 1024 * 1024
 
@@ -73,10 +73,13 @@ def test_work_queue_with_prefetch_and_manual_acks(broker: Target) -> None:
         tasks = [b"task %d" % number for number in range(10)]
         for task in tasks:
             boss.basic_publish("", "tasks", task, pika.BasicProperties(delivery_mode=2))
-        deadline_s = time.monotonic() + 10
-        while len(done["first"]) + len(done["second"]) < len(tasks) and time.monotonic() < deadline_s:
+
+        def all_done() -> bool:
             first.process_data_events(0.01)
             second.process_data_events(0.01)
+            return len(done["first"]) + len(done["second"]) >= len(tasks)
+
+        wait_until(all_done, lambda: done, pause_s=0)
         assert sorted(done["first"] + done["second"]) == tasks
         assert held_most == 1
         assert done["first"]
@@ -96,9 +99,7 @@ def test_requeue_on_connection_loss(broker: Target) -> None:
         get(victim, "jobs")
         get(victim, "jobs")
         drop(lost)
-        deadline_s = time.monotonic() + 10
-        while depth(channel, "jobs") < 4 and time.monotonic() < deadline_s:
-            time.sleep(0.05)
+        wait_until(lambda: depth(channel, "jobs") >= 4, lambda: depth(channel, "jobs"))
         again = [get(channel, "jobs", auto_ack=True) for _ in range(4)]
         assert [body for _, _, body in again] == [b"a", b"b", b"c", b"d"]
         assert [method.redelivered for method, _, _ in again] == [True, True, False, False]
@@ -169,8 +170,8 @@ def _serve_squares(broker: Target, ready: threading.Event, requests: int) -> Non
         channel.queue_declare("rpc")
         channel.basic_qos(prefetch_count=1)
         ready.set()
-        for method, properties, body in channel.consume("rpc", inactivity_timeout=10):
-            assert method is not None, "no request within 10 s"
+        for method, properties, body in channel.consume("rpc", inactivity_timeout=HANG_S):
+            assert method is not None, "no request"
             answer = str(int(body) ** 2).encode()
             reply = pika.BasicProperties(correlation_id=properties.correlation_id)
             channel.basic_publish("", properties.reply_to, answer, reply)
@@ -188,7 +189,7 @@ def test_rpc(broker: Target, reply_to: str) -> None:
     server = threading.Thread(target=_serve_squares, args=(broker, ready, 5))
     server.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(HANG_S)
         with connected(broker) as connection:
             channel = connection.channel()
             queue = reply_to
@@ -209,7 +210,7 @@ def test_rpc(broker: Target, reply_to: str) -> None:
             wait_for(connection, lambda: len(answers) == 5)
             assert answers == asked
     finally:
-        server.join(15)
+        server.join(HANG_S)
     assert not server.is_alive()
 
 
@@ -269,7 +270,7 @@ def test_transactions(broker: Target) -> None:
         channel.basic_ack(method.delivery_tag)
         channel.tx_commit()
         channel.close()
-        time.sleep(0.2)
+        stay(watcher.connection, 0.2)  # What was not settled would come back.
         assert depth(watcher, "tx") == 0
 
 
@@ -281,7 +282,7 @@ def test_consumer_generator_and_cancel(broker: Target) -> None:
         for number in range(5):
             channel.basic_publish("", "stream", b"%d" % number)
         taken = []
-        for method, _, body in channel.consume("stream", inactivity_timeout=10):
+        for method, _, body in channel.consume("stream", inactivity_timeout=HANG_S):
             assert method is not None
             taken.append(body)
             channel.basic_ack(method.delivery_tag)
@@ -315,7 +316,7 @@ def test_large_bodies(broker: Target) -> None:
             publisher.basic_publish("", "large", body)
         got: list[bytes] = []
         connection.channel().basic_consume("large", lambda _c, _m, _p, body: got.append(body), auto_ack=True)
-        wait_for(connection, lambda: len(got) == 4, 30)
+        wait_for(connection, lambda: len(got) == 4)
         assert [len(body) for body in got] == [6, len(large), 0, 5]
         assert got[1] == large
         publisher.queue_declare("back")
@@ -339,7 +340,7 @@ def test_no_message_comes_twice_under_flow(broker: Target) -> None:
         channel.basic_consume("flow", on_message)
         for number in range(2000):
             publisher.basic_publish("", "flow", b"%d" % number)
-        wait_for(connection, lambda: len(got) >= 2000, 30)
+        wait_for(connection, lambda: len(got) >= 2000)
         stay(connection, 0.1)
         assert got == list(range(2000))
         connection.close()

@@ -6,7 +6,8 @@ import time
 import pika
 import pytest
 from compat_brokers import Target
-from pika_sessions import connected, depth, drop, opened, parameters, stay
+from pika_sessions import connected, depth, drop, no_consumers, opened, parameters, stay, wait_for
+from waiting import HANG_S, wait_until
 
 
 def test_capabilities(broker: Target) -> None:
@@ -30,6 +31,7 @@ def test_capabilities(broker: Target) -> None:
         assert blocked == []
 
 
+SILENCE_S = 3.0  # Both brokers keep quiet for so long before they drop a client that does not know refusals.
 LEAKS_ON_FAILURE = pytest.mark.filterwarnings(
     "ignore:unclosed <socket:ResourceWarning"  # pika leaves its loop's wake-up sockets open when a connect fails.
 )
@@ -37,11 +39,14 @@ LEAKS_ON_FAILURE = pytest.mark.filterwarnings(
 
 @LEAKS_ON_FAILURE
 def test_wrong_password_and_vhost(broker: Target) -> None:
-    """A bad login is an authentication error at once (403), an unknown vhost is 530."""
-    started_s = time.monotonic()
-    with pytest.raises(pika.exceptions.ProbableAuthenticationError) as login:
-        pika.BlockingConnection(parameters(broker, password="wrong"))
-    assert time.monotonic() - started_s < 2
+    """A bad login is an authentication error (403), an unknown vhost is 530: each as a method, at once."""
+    took_s = []
+    for _ in range(5):
+        began_s = time.monotonic()
+        with pytest.raises(pika.exceptions.ProbableAuthenticationError) as login:
+            pika.BlockingConnection(parameters(broker, password="wrong"))
+        took_s.append(time.monotonic() - began_s)
+    assert min(took_s) < SILENCE_S, "told at once, not after the silence for clients that cannot be told"
     assert login.value.args[0].startswith("ConnectionClosedByBroker: (403) 'ACCESS_REFUSED - Login was refused")
     with pytest.raises(pika.exceptions.ProbableAccessDeniedError) as vhost:
         pika.BlockingConnection(parameters(broker, virtual_host="nowhere"))
@@ -64,7 +69,7 @@ def test_tls(broker: Target) -> None:
 def test_plain_client_on_the_tls_port_is_refused(broker: Target) -> None:
     """A protocol header in the clear is no TLS handshake: the connection ends and the next one works."""
     with pytest.raises(pika.exceptions.AMQPConnectionError):
-        pika.BlockingConnection(parameters(broker, port=broker.tls_port, socket_timeout=5))
+        pika.BlockingConnection(parameters(broker, port=broker.tls_port, socket_timeout=HANG_S))
     gc.collect()
     options = pika.SSLOptions(broker.ssl_context(), "localhost")
     with opened(broker, port=broker.tls_port, ssl_options=options) as channel:
@@ -72,19 +77,19 @@ def test_plain_client_on_the_tls_port_is_refused(broker: Target) -> None:
 
 
 def test_heartbeats(broker: Target) -> None:
-    """An idle client that answers heartbeats stays; one that sends nothing for two intervals is dropped."""
-    with connected(broker, heartbeat=1) as idle, connected(broker, heartbeat=1) as silent, opened(broker) as watcher:
+    """An idle client that answers heartbeats stays; one that sends nothing for two intervals is dropped.
+
+    Intervals of four seconds: a machine on which this process stands still for eight is none to run tests on.
+    """
+    with connected(broker, heartbeat=4) as idle, connected(broker, heartbeat=4) as silent, opened(broker) as watcher:
         watcher.queue_declare("q")
         channel = silent.channel()
         channel.basic_consume("q", lambda *_: None)
-        deadline_s = time.monotonic() + 5
-        while time.monotonic() < deadline_s and watcher.queue_declare("q", passive=True).method.consumer_count:
-            stay(idle, 0.25)
-        assert watcher.queue_declare("q", passive=True).method.consumer_count == 0
+        wait_for(idle, lambda: no_consumers(watcher, "q"))
         assert idle.is_open
         assert idle.channel().queue_declare("", exclusive=True).method.queue
         with pytest.raises(pika.exceptions.AMQPConnectionError):
-            stay(silent, 2)
+            wait_for(silent, lambda: False)
 
 
 def test_heartbeat_off(broker: Target) -> None:
@@ -138,7 +143,4 @@ def test_connections_come_and_go(broker: Target) -> None:
                 channel.basic_consume("q", lambda *_: None)
                 if number % 5 == 0:
                     drop(connection)
-        deadline_s = time.monotonic() + 5
-        while time.monotonic() < deadline_s and watcher.queue_declare("q", passive=True).method.consumer_count:
-            time.sleep(0.05)
-        assert watcher.queue_declare("q", passive=True).method.consumer_count == 0
+        wait_until(lambda: no_consumers(watcher, "q"))

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-import time
 
 import aio_pika
 import pika
@@ -11,12 +10,12 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka import KafkaConsumer
+from waiting import HANG_S, wait_until
 
 from tools.bench.control import running_jackalope
 
 _NUMBERS = itertools.count(1)
 PARTITIONS = 4
-WAIT_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def topic(both):
     """A fresh topic."""
     name = f"shared-{next(_NUMBERS)}"
     admin = AdminClient({"bootstrap.servers": server(both)})
-    admin.create_topics([NewTopic(name, PARTITIONS)])[name].result(10)
+    admin.create_topics([NewTopic(name, PARTITIONS)])[name].result(HANG_S)
     return name
 
 
@@ -56,7 +55,7 @@ class Reader(threading.Thread):
 
     def stop(self):
         self.stopping.set()
-        self.join(WAIT_S)
+        self.join(HANG_S)
         assert not self.is_alive()
 
 
@@ -115,7 +114,7 @@ class Confluent(Reader):
         consumer = Consumer({
             "bootstrap.servers": server(self.broker), "group.id": self.group, "auto.offset.reset": "earliest",
             "enable.auto.commit": False, "partition.assignment.strategy": self.assignor,
-            "session.timeout.ms": 6000, "heartbeat.interval.ms": 500,
+            "session.timeout.ms": 120_000, "heartbeat.interval.ms": 500,
         })  # fmt: skip
         consumer.subscribe([self.topic])
         while not self.stopping.is_set():
@@ -138,7 +137,7 @@ class KafkaPython(Reader):
     def run(self):
         consumer = KafkaConsumer(
             self.topic, bootstrap_servers=server(self.broker), group_id=self.group, auto_offset_reset="earliest",
-            enable_auto_commit=False, heartbeat_interval_ms=500,
+            enable_auto_commit=False, heartbeat_interval_ms=500, session_timeout_ms=120_000,
         )  # fmt: skip
         while not self.stopping.is_set():
             for records in consumer.poll(100).values():
@@ -151,14 +150,7 @@ def produce(broker, topic, numbers):
     producer = Producer({"bootstrap.servers": server(broker)})
     for number in numbers:
         producer.produce(topic, b"%d" % number, partition=number % PARTITIONS)
-    assert producer.flush(10) == 0
-
-
-def wait_for(what):
-    deadline = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert producer.flush(HANG_S) == 0
 
 
 def all_found(readers, numbers):
@@ -170,7 +162,7 @@ def shares(broker, topic, readers, numbers):
     """Produce these, wait for them; returns the partitions that each reader has read of."""
     before = [len(reader.found) for reader in readers]
     produce(broker, topic, numbers)
-    wait_for(lambda: all_found(readers, numbers))
+    wait_until(lambda: all_found(readers, numbers))
     return [{partition for partition, _ in reader.found[seen:]}
             for reader, seen in zip(readers, before, strict=True)]  # fmt: skip
 
@@ -180,10 +172,10 @@ def settled(broker, topic, members):
     admin = AdminClient({"bootstrap.servers": server(broker)})
 
     def is_so():
-        group = admin.describe_consumer_groups([group_of(topic)])[group_of(topic)].result(10)
+        group = admin.describe_consumer_groups([group_of(topic)])[group_of(topic)].result(HANG_S)
         return group.state.name == "STABLE" and len(group.members) == members
 
-    wait_for(is_so)
+    wait_until(is_so, f"stable with {members}")
 
 
 @pytest.mark.parametrize("kafka", [Confluent, InTurns, KafkaPython])
@@ -227,10 +219,10 @@ def test_members_that_come_and_go_lose_nothing(both, topic):
         readers.append(reader)
         alive.append(reader)
         produce(both, topic, more)
-        time.sleep(0.3)
+        wait_until(lambda half=step * 100 + 50: sum(len(one.found) for one in readers) > half)
         if len(alive) > 3:
             alive.pop(0).stop()
-    wait_for(lambda: all_found(readers, numbers))
+    wait_until(lambda: all_found(readers, numbers))
     for reader in alive:
         reader.stop()
 
@@ -255,12 +247,14 @@ def test_kafkas_tools_see_what_amqp_has_acknowledged(both, topic):
     def offsets():
         asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group_of(topic))])[
             group_of(topic)
-        ].result(10)
+        ].result(HANG_S)
         return {one.partition: one.offset for one in asked.topic_partitions}
 
-    wait_for(lambda: offsets() == {0: 10, 1: 10, 2: 3, 3: 10})
-    (member,) = admin.describe_consumer_groups([group_of(topic)])[group_of(topic)].result(10).members
-    assert member.client_id == "amqp:" + member.member_id.split(":")[1].rpartition("-")[0]
+    wait_until(lambda: offsets() == {0: 10, 1: 10, 2: 3, 3: 10})
+    (member,) = admin.describe_consumer_groups([group_of(topic)])[group_of(topic)].result(HANG_S).members
+    [tag] = channel.consumer_tags
+    assert member.client_id == f"amqp:{tag}"
+    assert member.member_id.startswith(f"amqp:{tag}-")
     assert sorted(one.partition for one in member.assignment.topic_partitions) == [0, 1, 2, 3]
     connection.close()
 
@@ -269,7 +263,7 @@ def test_rejected_records_reach_kafkas_clients(both, topic):
     """A record of Kafka's, rejected over AMQP, is in the topic for dead letters as it was, with what it died of."""
     producer = Producer({"bootstrap.servers": server(both)})
     producer.produce(topic, b"poison", b"key", headers={"who": "me"}, partition=3)
-    assert producer.flush(10) == 0
+    assert producer.flush(HANG_S) == 0
     host, port = both.addresses["amqp"]
     connection = pika.BlockingConnection(pika.ConnectionParameters(host, port))
     channel = connection.channel()
@@ -280,7 +274,7 @@ def test_rejected_records_reach_kafkas_clients(both, topic):
         break
     consumer = Consumer({"bootstrap.servers": server(both), "group.id": "dead", "auto.offset.reset": "earliest"})
     consumer.subscribe([f"{topic}.dead"])
-    message = consumer.poll(WAIT_S)
+    message = consumer.poll(HANG_S)
     assert (message.key(), message.value()) == (b"key", b"poison")
     headers = dict(message.headers())
     assert headers["who"] == b"me"

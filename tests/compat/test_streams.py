@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka.partitioner.default import murmur2
+from waiting import HANG_S
 
 from tools.bench.control import running_jackalope
 
@@ -44,7 +45,7 @@ def servers(broker):
 def create(broker, name, partitions):
     """A topic, by Kafka's administration."""
     admin = AdminClient({"bootstrap.servers": servers(broker)})
-    admin.create_topics([NewTopic(name, partitions)])[name].result(10)
+    admin.create_topics([NewTopic(name, partitions)])[name].result(HANG_S)
 
 
 def read(channel, name, count, prefetch=100, **arguments):
@@ -52,7 +53,7 @@ def read(channel, name, count, prefetch=100, **arguments):
     channel.basic_qos(prefetch_count=prefetch)
     found = []
     table = {key.replace("_", "-"): value for key, value in arguments.items()}
-    for method, properties, body in channel.consume(name, arguments=table, inactivity_timeout=5):
+    for method, properties, body in channel.consume(name, arguments=table, inactivity_timeout=HANG_S):
         if method is None:
             break
         found.append((body, properties.headers or {}, method))
@@ -89,7 +90,7 @@ def test_kafka_produces_and_amqp_reads(both, connection, name):
                              "partitioner": "murmur2_random"})  # fmt: skip
         for number in range(20):
             producer.produce(name, f"{compression}-{number}", f"key-{number}", headers={"how": compression})
-        assert producer.flush(10) == 0
+        assert producer.flush(HANG_S) == 0
     found = read(connection.channel(), name, 100, x_stream_offset="first")
     assert {body.decode() for body, _, _ in found} == {
         f"{compression}-{number}" for compression in ("none", "gzip", "snappy", "lz4", "zstd") for number in range(20)
@@ -114,7 +115,7 @@ def test_amqp_publishes_and_kafka_reads(both, connection, name):
     consumer.subscribe([name])
     found = []
     while len(found) < 40:
-        message = consumer.poll(10)
+        message = consumer.poll(HANG_S)
         assert message is not None
         assert message.error() is None
         found.append(message)
@@ -139,7 +140,7 @@ def test_a_key_lands_in_one_partition_whoever_publishes(both, connection, name):
     producer = Producer({"bootstrap.servers": servers(both), "partitioner": "murmur2_random"})
     for key in keys:
         producer.produce(name, "kafka", key)
-    assert producer.flush(10) == 0
+    assert producer.flush(HANG_S) == 0
     channel.confirm_delivery()
     for key in keys:
         channel.basic_publish("amq.topic", key, b"amqp")

@@ -1,13 +1,14 @@
 """Calls the tasks and prints one JSON object of what came back. `python compat_client.py rpc|chord|late DIRECTORY`."""
 
 import json
+import os
 import sys
 import time
 
 from celery import chord, group
 from compat_tasks import add, app, dies_the_first_time, fails, now_s, third_time_lucky, total
 
-WAIT_S = 30.0
+WAIT_S = float(os.environ["HANG_S"])
 
 
 def over_rpc() -> dict[str, object]:
@@ -24,7 +25,7 @@ def over_rpc() -> dict[str, object]:
         "error": f"{type(error).__name__}: {error}",
         "retries": lucky.get(timeout=WAIT_S),
         "waited_s": later.get(timeout=WAIT_S) - sent_s,
-        "ping": [next(iter(reply.values())) for reply in app.control.ping(timeout=2, limit=1)],
+        "ping": [next(iter(reply.values())) for reply in app.control.ping(timeout=WAIT_S, limit=1)],
     }
 
 

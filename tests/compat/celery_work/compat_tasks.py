@@ -9,7 +9,7 @@ from celery import Celery, Task
 app = Celery("compat_tasks", broker=os.environ["BROKER_URL"], backend=os.environ["RESULT_BACKEND"])
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    result_expires=60,
+    result_expires=3600,
     result_chord_retry_interval=0.2,
     task_default_queue="compat",
     worker_prefetch_multiplier=2,
@@ -54,5 +54,5 @@ def dies_the_first_time(self: Task, directory: str) -> bool:
     mark = Path(directory) / "pid"
     if not mark.exists():
         mark.write_text(str(os.getpid()))
-        time.sleep(60)
+        time.sleep(24 * 3600)
     return bool(self.request.delivery_info["redelivered"])

@@ -27,6 +27,7 @@ from kafka.admin import (
     ResourcePatternFilter,
 )
 from kafka.admin import ResourceType as KpResourceType
+from waiting import HANG_S
 
 from tools.bench.control import running_jackalope
 from tools.bench.kafka_control import fetch_kafka, kafka_missing, running_kafka
@@ -66,13 +67,13 @@ def test_confluent(guarded, topic):
     group = AclBinding(ResourceType.GROUP, topic, ResourcePatternType.LITERAL, "User:*", "*", AclOperation.ALL,
                        AclPermissionType.ALLOW)  # fmt: skip
     for made in admin.create_acls([whole, prefix, group]).values():
-        made.result(10)
+        made.result(HANG_S)
 
     def wanted(kind, pattern, name=topic, principal="User:ann"):
         return AclBindingFilter(kind, name, pattern, principal, None, AclOperation.ANY, AclPermissionType.ANY)
 
     def found(wanted):
-        return set(admin.describe_acls(wanted).result(10))
+        return set(admin.describe_acls(wanted).result(HANG_S))
 
     assert found(wanted(ResourceType.TOPIC, ResourcePatternType.MATCH)) == {whole, prefix}
     assert found(wanted(ResourceType.TOPIC, ResourcePatternType.LITERAL)) == {whole}
@@ -80,10 +81,10 @@ def test_confluent(guarded, topic):
     assert found(wanted(ResourceType.ANY, ResourcePatternType.LITERAL, topic, "User:*")) == {group}
     both = wanted(ResourceType.TOPIC, ResourcePatternType.MATCH)
     [deleted] = admin.delete_acls([both]).values()
-    assert set(deleted.result(10)) == {whole, prefix}
+    assert set(deleted.result(HANG_S)) == {whole, prefix}
     assert found(both) == set()
     [deleted] = admin.delete_acls([wanted(ResourceType.GROUP, ResourcePatternType.ANY, topic, None)]).values()
-    assert deleted.result(10) == [group]
+    assert deleted.result(HANG_S) == [group]
 
 
 def test_kafka_python(guarded, topic):
@@ -115,7 +116,7 @@ def test_kafka_acls(guarded, topic):
             "--bootstrap-server",
             guarded,
         ]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=HANG_S, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -147,20 +148,20 @@ def test_what_a_producer_meets(tmp_path):
             }  # fmt: skip
 
         admin = AdminClient(options("root", "root"))
-        admin.create_topics([NewTopic("orders", 1)])["orders"].result(10)
+        admin.create_topics([NewTopic("orders", 1)])["orders"].result(HANG_S)
 
         def change(operation, permission):
             binding = AclBinding(ResourceType.TOPIC, "ord", ResourcePatternType.PREFIXED, "User:alice", "*", operation,
                                  permission)  # fmt: skip
             [made] = admin.create_acls([binding]).values()
-            made.result(10)
+            made.result(HANG_S)
 
         def send():
             """What a producer is told; None is success."""
             told = []
-            producer = Producer(options("alice", "wonder") | {"message.timeout.ms": 5000})
+            producer = Producer(options("alice", "wonder"))
             producer.produce("orders", b"x", on_delivery=lambda error, _: told.append(error))
-            producer.flush(10)
+            producer.flush(HANG_S)
             return told[0] and told[0].code()
 
         assert send() == KafkaError.TOPIC_AUTHORIZATION_FAILED

@@ -1,6 +1,7 @@
 """A topic with a `compression.type`: what AMQP publishes, and what is recompressed, as real Kafka clients read it."""
 
 import asyncio
+import itertools
 import json
 import shutil
 import subprocess
@@ -11,12 +12,12 @@ from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka import KafkaConsumer
+from waiting import HANG_S
 
 from tools.bench.kafka_control import fetch_kafka, kafka_missing
 
 KINDS = ("uncompressed", "gzip", "snappy", "lz4", "zstd")
 COUNT = 500
-WAIT_S = 60
 
 
 def events():
@@ -36,7 +37,7 @@ def filled(request, jackalope_kafka, servers, topic):
     """A topic in this compression, half of it published by AMQP, half by librdkafka in another compression."""
     admin = AdminClient({"bootstrap.servers": servers})
     made = admin.create_topics([NewTopic(topic, 1, config={"compression.type": request.param})])
-    made[topic].result(WAIT_S)
+    made[topic].result(HANG_S)
     connection = pika.BlockingConnection(pika.URLParameters(jackalope_kafka.url))
     channel = connection.channel()
     for event in events()[: COUNT // 2]:
@@ -48,7 +49,7 @@ def filled(request, jackalope_kafka, servers, topic):
     producer = Producer({"bootstrap.servers": servers, "compression.type": other, "enable.idempotence": True})
     for event in events()[COUNT // 2 :]:
         producer.produce(topic, event.encode())
-    assert producer.flush(WAIT_S) == 0
+    assert producer.flush(HANG_S) == 0
     return topic
 
 
@@ -58,7 +59,7 @@ def test_librdkafka_reads_it(servers, filled):
     reader.assign([TopicPartition(filled, 0, 0)])
     found = []
     while len(found) < COUNT:
-        message = reader.poll(WAIT_S)
+        message = reader.poll(HANG_S)
         assert message is not None, f"{len(found)} of {COUNT}"
         assert message.error() is None
         found.append(message.value().decode())
@@ -73,7 +74,7 @@ def test_aiokafka_reads_it(servers, filled):
         reader = AIOKafkaConsumer(filled, bootstrap_servers=servers, auto_offset_reset="earliest")
         await reader.start()
         try:
-            return [(await asyncio.wait_for(reader.getone(), WAIT_S)).value.decode() for _ in range(COUNT)]
+            return [(await asyncio.wait_for(reader.getone(), HANG_S)).value.decode() for _ in range(COUNT)]
         finally:
             await reader.stop()
 
@@ -85,9 +86,10 @@ def test_kafka_python_reads_it(request, servers, filled):
     if "snappy" in request.node.name:
         pytest.skip("kafka-python wants another library for snappy")
     reader = KafkaConsumer(
-        filled, bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=5000, check_crcs=True
-    )
-    found = [message.value.decode() for message in reader]
+        filled, bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=HANG_S * 1000,
+        check_crcs=True,
+    )  # fmt: skip
+    found = [message.value.decode() for message in itertools.islice(reader, COUNT)]
     reader.close()
     assert found == events()
 
@@ -100,7 +102,7 @@ def test_kcat_reads_it(servers, filled):
         ("kcat", "-b", servers, "-C", "-t", filled, "-e", "-q"),
         capture_output=True,
         text=True,
-        timeout=WAIT_S,
+        timeout=HANG_S,
         check=True,
     )
     assert done.stdout.splitlines() == events()
@@ -114,6 +116,6 @@ def test_java_reads_it(servers, filled):
     done = subprocess.run(
         ("java", "-cp", f"{fetch_kafka()}/*", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server",
          servers, "--topic", filled, "--from-beginning", "--max-messages", str(COUNT)),
-        capture_output=True, text=True, timeout=WAIT_S, check=True,
+        capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == events()

@@ -10,10 +10,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from compat_brokers import in_ci
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from waiting import HANG_S, wait_until
 
 from tools.bench.kafka_control import fetch_kafka, kafka_missing
-
-WAIT_S = 60
 
 
 def need(reason):
@@ -24,7 +23,7 @@ def need(reason):
 
 def run(*words, stdin=""):
     """What a tool prints."""
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -60,19 +59,28 @@ def test_kafka_python(server, topic, compression):
     create(server, topic, 2)
     producer = KafkaProducer(bootstrap_servers=server, compression_type=compression)
     sent = [producer.send(topic, b"%d" % n, key=b"%d" % n, headers=[("n", b"%d" % n)]) for n in range(100)]
-    assert {one.get(WAIT_S).partition for one in sent} == {0, 1}
+    assert {one.get(HANG_S).partition for one in sent} == {0, 1}
     producer.close()
     group = topic + "-group"
 
     def read():
+        """What comes until the ends of all partitions are reached."""
         reader = KafkaConsumer(
-            topic, bootstrap_servers=server, group_id=group, auto_offset_reset="earliest", consumer_timeout_ms=3000,
-            enable_auto_commit=False,
+            topic, bootstrap_servers=server, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False,
+            session_timeout_ms=120_000,
         )  # fmt: skip
-        found = sorted(int(one.value) for one in reader)
+        found = []
+
+        def at_the_ends():
+            for records in reader.poll(100).values():
+                found.extend(int(one.value) for one in records)
+            mine = reader.assignment()
+            return len(mine) == 2 and all(reader.position(one) == end for one, end in reader.end_offsets(mine).items())
+
+        wait_until(at_the_ends, lambda: found, pause_s=0)
         reader.commit()
         reader.close()
-        return found
+        return sorted(found)
 
     assert read() == list(range(100))
     assert read() == []
@@ -98,10 +106,11 @@ def test_aiokafka(server, topic, compression, idempotent):
             await producer.send(topic, b"%d" % number, headers=[("n", b"x")])
         await producer.stop()
         reader = AIOKafkaConsumer(
-            topic, bootstrap_servers=server, group_id=topic + "-group", auto_offset_reset="earliest"
+            topic, bootstrap_servers=server, group_id=topic + "-group", auto_offset_reset="earliest",
+            session_timeout_ms=120_000,
         )  # fmt: skip
         await reader.start()
-        found = [int((await asyncio.wait_for(reader.getone(), WAIT_S)).value) for _ in range(100)]
+        found = [int((await asyncio.wait_for(reader.getone(), HANG_S)).value) for _ in range(100)]
         await reader.commit()
         await reader.stop()
         return found
@@ -144,4 +153,4 @@ class TestJava:
                           topic, "--to-earliest", "--execute")  # fmt: skip
         assert len([line for line in reset.splitlines() if line.split()[3:] == ["0"]]) == 2
         self.tool("TopicCommand", server, "--delete", "--topic", topic)
-        assert topic not in self.tool("TopicCommand", server, "--list").split()
+        wait_until(lambda: topic not in self.tool("TopicCommand", server, "--list").split())

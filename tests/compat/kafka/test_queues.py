@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 from kafka import KafkaConsumer, TopicPartition
+from waiting import HANG_S
 
-WAIT_S = 30
 _NUMBERS = itertools.count(1)
 
 
@@ -72,7 +72,7 @@ def test_a_group_of_librdkafka(server, channel, orders):
 
 def iter_messages(reader, count):
     for _ in range(count):
-        message = reader.poll(WAIT_S)
+        message = reader.poll(HANG_S)
         assert message is not None
         assert message.error() is None
         yield message
@@ -84,14 +84,14 @@ def test_kcat(server, orders):
     assert f'topic "{orders}" with 1 partitions' in listed.stdout
     read = subprocess.run(
         ["kcat", "-b", server, "-C", "-t", orders, "-e", "-q", "-o", "2", "-f", "%o %k %s\n"],
-        capture_output=True, text=True, timeout=WAIT_S, check=True,
+        capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     assert read.stdout == "".join(f"{number} {orders} order {number}\n" for number in range(2, 10))
 
 
 def test_kafka_python_sees_what_comes(server, channel, orders):
     """Ends and times, and a message that comes while it waits."""
-    reader = KafkaConsumer(bootstrap_servers=server, group_id=None, consumer_timeout_ms=WAIT_S * 1000)
+    reader = KafkaConsumer(bootstrap_servers=server, group_id=None, consumer_timeout_ms=HANG_S * 1000)
     partition = TopicPartition(orders, 0)
     with contextlib.closing(reader):
         reader.assign([partition])
@@ -110,7 +110,7 @@ def test_nothing_can_be_written(server, orders):
     failed = []
     producer = Producer({"bootstrap.servers": server})
     producer.produce(orders, b"x", callback=lambda error, _: failed.append(error))
-    producer.flush(WAIT_S)
+    producer.flush(HANG_S)
     assert [error.name() for error in failed] == ["TOPIC_AUTHORIZATION_FAILED"]
     admin = AdminClient({"bootstrap.servers": server})
     for future in (
@@ -118,5 +118,5 @@ def test_nothing_can_be_written(server, orders):
         *admin.create_partitions([NewPartitions(orders, 3)]).values(),
     ):
         with pytest.raises(KafkaException, match="POLICY_VIOLATION"):
-            future.result(WAIT_S)
-    assert orders in admin.list_topics(timeout=WAIT_S).topics
+            future.result(HANG_S)
+    assert orders in admin.list_topics(timeout=HANG_S).topics

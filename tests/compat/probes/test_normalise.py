@@ -11,6 +11,7 @@ from normalise import normalise, parse
         ("q", "['<ConnectionResetError [Errno 104] Connection reset by peer>']", "[\"<Closed EOF, buffered=b''>\"]"),
         ("server named", "args=b'\\x1eamq.gen-zyD2GYNwCh1Ee2TVG6rOIQ'", "args=b'\\x1eamq.gen-Fj4NXeyC_0QjMQZLhySNfw'"),
         ("tune-ok chmax=0", "(['x'], '3.0s')", "(['x'], '3.4s')"),
+        ("tune-ok chmax=0", "(['x'], '4.4s')", "(['x'], '3.0s')"),
         ("confirms for 20 transient", "1 [\"method 60.80 ch=1 args=b'x'\"]", "8 [\"method 60.80 ch=1 args=b'y'\"]"),
     ],
 )
@@ -26,6 +27,8 @@ def test_forgives_what_varies(question: str, ours: str, theirs: str) -> None:
         ("q", "connection.close ch=0 503 class=1", "<ConnectionResetError [Errno 104] Connection reset by peer>"),
         ("server named", "args=b'\\x1eamq.gen-short'", "args=b'\\x1eamq.gen-Fj4NXeyC_0QjMQZLhySNfw'"),
         ("tune-ok chmax=0", "(['x'], '0.0s')", "(['x'], '3.0s')"),
+        ("tune-ok chmax=0", "(['x'], '3.0s')", "(['x'], '0.0s')"),
+        ("tune-ok chmax=0", "(['x'], '3.0s')", "(['x'], '4.4s')"),
         ("confirms for 20 transient", "1 [\"method 60.120 ch=1 args=b'x'\"]", "8 [\"method 60.80 ch=1 args=b'y'\"]"),
         ("no_local ignored?", "0", "6"),
     ],

@@ -1,7 +1,8 @@
 """The oracle: awkward questions, asked of a broker and held against RabbitMQ's recorded answers."""
 
-import re
+import contextlib
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -22,6 +23,7 @@ from probe_runs import (
 RECORDED = {script: recorded(script, RECORDED_OF.get(script, TARGET)) for script in SCRIPTS}
 DIFFERENCES = differences()
 BY_KEY: dict[tuple[str, Key], Difference] = {(d.script, (d.question, d.occurrence)): d for d in DIFFERENCES}
+PATIENCES = (1, 2, 4, 4)  # Not more: no handshake that a script leaves off may time out (10 s) within a wait of 1 s.
 QUESTIONS = [(script, key) for script, answers in RECORDED.items() for key in answers]
 
 
@@ -33,20 +35,58 @@ class Run:
     failures: dict[str, str]
 
 
-def _run(pool: Pool) -> Run:
-    vhosts = {script: pool.fresh().vhost for script in SCRIPTS}
-    vhosts["permissions"] = PROBE_VHOST_OF_READER
-    return Run(*run_probes(pool.broker.host, pool.broker.port, vhosts))
+def _run(pool: Pool, expected: Mapping[str, Mapping[Key, Answer]], is_right: Callable[[str, Key, Answer], bool]) -> Run:
+    """Ask everything; a script with an answer that is not right again, more patiently, until all are or patience ends.
+
+    The scripts take silence for an answer after half a second or so, and on a busy machine that says little. An answer
+    that was right stays; one that is wrong however long the script waits is wrong.
+    """
+    run = Run({}, {})
+    scripts = list(SCRIPTS)
+    for patience in PATIENCES:
+        vhosts = {script: pool.fresh().vhost for script in scripts}
+        if "permissions" in vhosts:
+            vhosts["permissions"] = PROBE_VHOST_OF_READER
+        answers, failures = run_probes(pool.broker.host, pool.broker.port, vhosts, patience)
+        for script in list(scripts):
+            earlier = run.answers.get(script, {})
+            right = {key: answer for key, answer in earlier.items() if is_right(script, key, answer)}
+            found = run.answers[script] = {**answers[script], **right}
+            run.failures.pop(script, None)
+            if script in failures:
+                run.failures[script] = failures[script]
+            elif set(found) >= set(expected.get(script, {})) and all(is_right(script, *one) for one in found.items()):
+                scripts.remove(script)
+        if not scripts:
+            break
+    return run
+
+
+def _as_recorded_or_listed(script: str, key: Key, answer: Answer) -> bool:
+    expected = RECORDED[script].get(key)
+    listed = BY_KEY.get((script, key))
+    if expected is None or listed is None:
+        return expected is not None and answer.agrees(expected)
+    return not answer.agrees(expected) and listed.allows(answer)
 
 
 @pytest.fixture(scope="session")
 def jackalope_run(jackalope: Pool) -> Run:
-    return _run(jackalope)
+    return _run(jackalope, RECORDED, _as_recorded_or_listed)
 
 
 @pytest.fixture(scope="session")
 def control_run(rabbitmq: Pool) -> Run:
-    return _run(rabbitmq)
+    version = installed_rabbitmq(rabbitmq)
+    expected = {}
+    for script in SCRIPTS:
+        with contextlib.suppress(FileNotFoundError):
+            expected[script] = recorded(script, version)
+
+    def as_recorded(script: str, key: Key, answer: Answer) -> bool:
+        return script not in expected or (key in expected[script] and answer.agrees(expected[script][key]))
+
+    return _run(rabbitmq, expected, as_recorded)
 
 
 def _name(value: object) -> str:
@@ -64,10 +104,7 @@ def test_answers_as_rabbitmq_4_or_as_listed(jackalope_run: Run, script: str, key
         assert actual.agrees(expected), f"\nours:     {actual}\nRabbitMQ: {expected}"
         return
     assert not actual.agrees(expected), f"listed in differences.yaml, but RabbitMQ answers the same: {actual}"
-    if listed.pattern is None:
-        assert actual.text == listed.answer
-    else:
-        assert re.fullmatch(listed.pattern, actual.text), f"\nours:   {actual}\nlisted: {listed.pattern}"
+    assert listed.allows(actual), f"\nours:   {actual}\nlisted: {listed.answer or listed.pattern}"
 
 
 def test_asks_nothing_that_has_no_recorded_answer(jackalope_run: Run) -> None:

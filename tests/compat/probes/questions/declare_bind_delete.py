@@ -1,3 +1,4 @@
+from wire import wait
 import pika, sys, time, json, uuid, threading
 
 
@@ -60,7 +61,7 @@ err(
     "publish to exclusive from other conn (default exch)",
     lambda ch: (
         ch.basic_publish("", u + "ex", b"x"),
-        time.sleep(0.2),
+        wait(0.2),
         ch.queue_declare(u + "z", auto_delete=True).method.queue,
     ),
 )
@@ -149,7 +150,7 @@ err(
     "double ack",
     lambda ch: (
         ch.basic_publish("", u + "q", b"y"),
-        time.sleep(0.1),
+        wait(0.1),
         [ch.basic_ack(1) for _ in range(2) if ch.basic_get(u + "q") or 1],
         ch.queue_declare(u + "q", passive=True),
     ),

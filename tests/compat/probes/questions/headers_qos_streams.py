@@ -43,7 +43,7 @@ def pub(h):
     d.send(
         publish(1, "amq.headers", "", b"x", props=(struct.pack(">H", 1 << 13) + table(h)) if h is not None else b"\0\0")
     )
-    time.sleep(0.04)
+    wait(0.04)
     r = d.rpc(method(1, 50, 30, b"\0\0" + shortstr("p5") + b"\0"))
     return struct.unpack(">I", eval(r.split("args=")[1]))[0]
 
@@ -146,7 +146,7 @@ P("cancel nowait", d.drain(0.3))
 d = fresh()
 d.ch(2)
 d.send(publish(1, "", "p5", b"z"))
-time.sleep(0.1)
+wait(0.1)
 d.rpc(get(1, "p5"))
 d.recv()
 d.recv()
@@ -169,15 +169,15 @@ P("connection.close", d.drain(0.5))
 ch.queue_delete("p5d")
 ch.queue_declare("p5d", arguments={"x-dead-letter-exchange": "missing-x"})
 ch.basic_publish("", "p5d", b"1")
-time.sleep(0.1)
+wait(0.1)
 m, p, b = ch.basic_get("p5d")
 ch.basic_reject(m.delivery_tag, requeue=False)
-time.sleep(0.2)
+wait(0.2)
 P("DLX missing: silently dropped; queue still open", ch.queue_declare("p5d", passive=True).method.message_count)
 ch.queue_delete("p5d")
 # mandatory+DLX n/a ; x-expires
 ch.queue_declare("p5exp", arguments={"x-expires": 300})
-time.sleep(0.8)
+wait(0.8)
 k = c.channel()
 try:
     k.queue_declare("p5exp", passive=True)
@@ -187,7 +187,7 @@ except Exception as e:
 # purge does not touch unacked
 ch.queue_purge("p5")
 ch.basic_publish("", "p5", b"1")
-time.sleep(0.1)
+wait(0.1)
 m, _, _ = ch.basic_get("p5")
 P(
     "purge w/ 1 unacked",

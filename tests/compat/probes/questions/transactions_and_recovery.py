@@ -55,14 +55,14 @@ T(
 def pos():
     d = fresh()
     [d.send(publish(1, "", q, bytes([c]))) for c in b"abcd"]
-    time.sleep(0.2)
+    wait(0.2)
     k = fresh()
     for _ in range(2):
         k.rpc(get(1, q))
         k.recv()
         k.recv()
     k.s.close()
-    time.sleep(0.4)
+    wait(0.4)
     return bodies(d)
 
 
@@ -73,7 +73,7 @@ def txack():
     d = fresh()
     purge(d)
     d.send(publish(1, "", q, b"1"))
-    time.sleep(0.1)
+    wait(0.1)
     d.rpc(method(1, 90, 10))
     d.rpc(get(1, q))
     d.recv()
@@ -96,7 +96,7 @@ def getq():
     purge(d)
     d.rpc(method(1, 60, 10, struct.pack(">IHB", 0, 1, 0)))
     [d.send(publish(1, "", q, b"x")) for _ in range(3)]
-    time.sleep(0.1)
+    wait(0.1)
     r = []
     for _ in range(3):
         r.append(d.rpc(get(1, q))[:13])
@@ -136,15 +136,15 @@ def maxl():
     d = fresh()
     d.rpc(qdeclare(1, "p8m", ad=0, args={"x-max-length": 2}))
     [d.send(publish(1, "", "p8m", bytes([c]))) for c in b"ab"]
-    time.sleep(0.1)
+    wait(0.1)
     d.rpc(get(1, "p8m"))
     d.recv()
     d.recv()
     [d.send(publish(1, "", "p8m", bytes([c]))) for c in b"cd"]
-    time.sleep(0.1)
+    wait(0.1)
     a = d.rpc(qdeclare(1, "p8m", passive=1))
     d.send(method(1, 60, 120, struct.pack(">QB", 1, 2)))
-    time.sleep(0.2)
+    wait(0.2)
     b = d.rpc(qdeclare(1, "p8m", passive=1))
     g = []
     for _ in range(3):
@@ -163,7 +163,7 @@ def mult():
     d = fresh()
     purge(d)
     [d.send(publish(1, "", q, b"x")) for _ in range(3)]
-    time.sleep(0.1)
+    wait(0.1)
     for _ in range(2):
         d.rpc(get(1, q))
         d.recv()
@@ -182,7 +182,7 @@ def emptybind():
     name = eval(n.split("args=")[1])
     name = name[1 : 1 + name[0]].decode()
     d.send(publish(1, "amq.direct", name, b"k"))
-    time.sleep(0.1)
+    wait(0.1)
     return d.rpc(qdeclare(1, name, passive=1))[-30:]
 
 

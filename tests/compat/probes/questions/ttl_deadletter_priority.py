@@ -1,3 +1,4 @@
+from wire import PATIENCE, wait
 import pika, time, json, urllib.request, base64, sys
 from datetime import datetime
 
@@ -21,7 +22,7 @@ def conn(**k):
 def pump(
     c, s
 ):  # pika hands over its first batch and returns: stay for the whole period, so that chunking does not change answers.
-    end = time.monotonic() + s
+    end = time.monotonic() + s * PATIENCE
     while (left := end - time.monotonic()) > 0:
         c.process_data_events(left)
 
@@ -64,7 +65,7 @@ def xdeath():
     )
     ch.queue_declare("p4b")
     ch.basic_publish("", "p4a", b"1", pika.BasicProperties(expiration="60", headers={"CC": ["p4none"], "foo": "bar"}))
-    time.sleep(0.5)
+    wait(0.5)
     return drain(ch, "p4b")
 
 
@@ -80,7 +81,7 @@ def xrej():
     for i in range(2):
         m, p, b = ch.basic_get("p4a")
         ch.basic_reject(m.delivery_tag, requeue=False)
-        time.sleep(0.2)
+        wait(0.2)
         m, p, b = ch.basic_get("p4b", auto_ack=True)
         out.append(p.headers)
         ch.basic_publish("", "p4a", b, p)
@@ -97,7 +98,7 @@ def xmaxlen():
     ch.queue_bind("p4b", "amq.fanout", "")
     ch.basic_publish("", "p4a", b"1")
     ch.basic_publish("", "p4a", b"2")
-    time.sleep(0.3)
+    wait(0.3)
     r = drain(ch, "p4b")
     ch.queue_unbind("p4b", "amq.fanout", "")
     return r, drain(ch, "p4a")
@@ -112,7 +113,7 @@ def cyc():
         "p4a", arguments={"x-message-ttl": 50, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "p4a"}
     )
     ch.basic_publish("", "p4a", b"1")
-    time.sleep(0.4)
+    wait(0.4)
     return ch.queue_declare("p4a", passive=True).method.message_count
 
 
@@ -123,7 +124,7 @@ def ttl0():
     ch.queue_delete("p4a")
     ch.queue_declare("p4a", arguments={"x-message-ttl": 0})
     ch.basic_publish("", "p4a", b"1")
-    time.sleep(0.1)
+    wait(0.1)
     a = ch.queue_declare("p4a", passive=True).method.message_count
     got = []
     ch.basic_consume("p4a", lambda c, m, p, b: got.append(b), auto_ack=True)
@@ -141,7 +142,7 @@ def hol():
     ch.queue_declare("p4a")
     ch.basic_publish("", "p4a", b"long", pika.BasicProperties(expiration="60000"))
     ch.basic_publish("", "p4a", b"short", pika.BasicProperties(expiration="50"))
-    time.sleep(0.4)
+    wait(0.4)
     return ch.queue_declare("p4a", passive=True).method.message_count, drain(ch, "p4a")
 
 
@@ -173,7 +174,7 @@ def prio():
     ch.queue_declare("p4a", arguments={"x-max-priority": 5})
     for p in (None, 1, 9, 5, 0):
         ch.basic_publish("", "p4a", str(p).encode(), pika.BasicProperties(priority=p))
-    time.sleep(0.2)
+    wait(0.2)
     return [x[0] for x in drain(ch, "p4a")]
 
 
@@ -186,7 +187,7 @@ def cc():
     ch.queue_purge("p4b")
     ch.queue_declare("p4c")
     ch.basic_publish("", "p4a", b"1", pika.BasicProperties(headers={"CC": ["p4b", "p4a"], "BCC": ["p4c"]}))
-    time.sleep(0.2)
+    wait(0.2)
     return drain(ch, "p4a"), drain(ch, "p4b"), drain(ch, "p4c")
 
 
@@ -209,7 +210,7 @@ def topic():
         ch.queue_bind("p4a", "amq.topic", pat)
         for k in keys:
             ch.basic_publish("amq.topic", k, b"")
-            time.sleep(0.03)
+            wait(0.03)
             r[pat, k] = len(drain(ch, "p4a"))
         ch.queue_unbind("p4a", "amq.topic", pat)
     return r
@@ -224,7 +225,7 @@ def hdr():
     def t(name, args, headers):
         ch.queue_bind("p4a", "amq.headers", "", arguments=args)
         ch.basic_publish("amq.headers", "", b"", pika.BasicProperties(headers=headers))
-        time.sleep(0.03)
+        wait(0.03)
         r[name] = len(drain(ch, "p4a"))
         ch.queue_unbind("p4a", "amq.headers", "", arguments=args)
 
@@ -248,7 +249,7 @@ def multibind():
     ch.queue_bind("p4a", "amq.topic", "x.*")
     ch.queue_bind("p4a", "amq.topic", "x.*")
     ch.basic_publish("amq.topic", "x.y", b"")
-    time.sleep(0.1)
+    wait(0.1)
     r = len(drain(ch, "p4a"))
     ch.queue_unbind("p4a", "amq.topic", "x.#")
     ch.queue_unbind("p4a", "amq.topic", "x.*")
@@ -320,7 +321,7 @@ def prefetch():
     ch.queue_delete("p4a")
     ch.queue_declare("p4a")
     [ch.basic_publish("", "p4a", b"") for _ in range(10)]
-    time.sleep(0.1)
+    wait(0.1)
     x = c.channel()
     got = [0, 0]
     x.basic_qos(prefetch_count=2)
@@ -347,7 +348,7 @@ T("qos per consumer 2 then 3; then global 6", prefetch)
 
 
 def requeue_close():
-    time.sleep(0.2)
+    wait(0.2)
     m, p, b = ch.basic_get("p4a")
     return m.redelivered, m.message_count
 
@@ -358,11 +359,11 @@ T("after channel close requeued: redelivered flag", requeue_close)
 def autodel():
     ch.queue_declare("p4ad", auto_delete=True)
     m = ch.basic_get("p4ad")
-    time.sleep(0.2)
+    wait(0.2)
     a = ch.queue_declare("p4ad", passive=True).method.queue
     t = ch.basic_consume("p4ad", lambda *a: 0)
     ch.basic_cancel(t)
-    time.sleep(0.2)
+    wait(0.2)
     k = conn()
     kc = k.channel()
     try:
@@ -387,7 +388,7 @@ def rk_ddl():
     kc.confirm_delivery()
     kc.basic_publish("p4x", "zz", b"hi", mandatory=True)
     k.close()
-    time.sleep(0.1)
+    wait(0.1)
     return drain(ch, "p4a")
 
 
@@ -399,7 +400,7 @@ def ts():
     ch.basic_publish(
         "", "p4a", b"x", pika.BasicProperties(timestamp=5, delivery_mode=2, headers={"t": datetime(2020, 1, 1)})
     )
-    time.sleep(0.1)
+    wait(0.1)
     m, p, b = ch.basic_get("p4a", auto_ack=True)
     return p.timestamp, p.headers, p.delivery_mode
 
@@ -410,7 +411,7 @@ T("timestamp", ts)
 def persistonly():
     # delivery_mode invalid 3
     ch.basic_publish("", "p4a", b"x", pika.BasicProperties(delivery_mode=3))
-    time.sleep(0.1)
+    wait(0.1)
     return ch.queue_declare("p4a", passive=True).method.message_count
 
 
@@ -424,7 +425,7 @@ def dr():
         "amq.rabbitmq.reply-to", lambda c, m, p, b: got.append((m.exchange, m.routing_key[:30], b)), auto_ack=True
     )
     ch.basic_publish("", "p4a", b"rq", pika.BasicProperties(reply_to="amq.rabbitmq.reply-to"))
-    time.sleep(0.2)
+    wait(0.2)
     m, p, b = ch.basic_get("p4a", auto_ack=True)
     ch.basic_publish("", p.reply_to, b"rs", mandatory=True)
     pump(c, 0.3)
@@ -462,9 +463,9 @@ T("stream offset consume", stream)
 def qq():
     ch.queue_delete("p4qq")
     ch.queue_declare("p4qq", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 2})
-    time.sleep(0.3)
+    wait(0.3)
     ch.basic_publish("", "p4qq", b"1")
-    time.sleep(0.3)
+    wait(0.3)
     r = []
     for i in range(5):
         m, p, b = ch.basic_get("p4qq")
@@ -473,7 +474,7 @@ def qq():
             break
         r.append((m.redelivered, p.headers))
         ch.basic_nack(m.delivery_tag, requeue=True)
-        time.sleep(0.2)
+        wait(0.2)
     ch.queue_delete("p4qq")
     return r
 

@@ -5,7 +5,13 @@ import os, socket, struct, time
 HOST = os.environ.get("AMQP_HOST", "127.0.0.1")
 PORT = int(os.environ.get("AMQP_PORT", 5672))
 VHOST = os.environ.get("AMQP_VHOST", "/")  # Where the harness sends us: every run has a vhost of its own.
+# How many times longer than in its first run a script waits before silence is an answer.
+PATIENCE = float(os.environ.get("PROBE_PATIENCE", "1"))
 FRAME_END = b"\xce"
+
+
+def wait(s):
+    time.sleep(s * PATIENCE)
 
 
 def shortstr(s):
@@ -120,7 +126,7 @@ class Closed(Exception):
 class C:
     def __init__(s, port=PORT, timeout=4):
         s.s = socket.create_connection((HOST, port))
-        s.s.settimeout(timeout)
+        s.s.settimeout(timeout * PATIENCE)
         s.buf = b""
 
     def send(s, b):
@@ -136,7 +142,7 @@ class C:
     def recv(s, timeout=None):
         "-> (type,ch,payload)"
         if timeout is not None:
-            s.s.settimeout(timeout)
+            s.s.settimeout(timeout * PATIENCE)
         s._need(7)
         if s.buf[:4] == b"AMQP":
             s._need(8)
