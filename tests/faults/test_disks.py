@@ -153,7 +153,7 @@ def test_a_slow_disk_delays_confirms_and_nothing_else(tmp_path):
     syncs = (tmp_path / "strace").read_text().count("(DELAYED)")
     print(f"confirms {confirms_s} s, {trips} round trips of another client meanwhile, {syncs} syncs delayed")
     assert min(confirms_s) >= DELAY_S
-    assert trips > 3 * len(confirms_s)
+    assert trips > 10 * len(confirms_s)
     assert load.confirmed_count > 0
     finish(tmp_path, load)
 
