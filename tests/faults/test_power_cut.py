@@ -19,7 +19,7 @@ ROUNDS_UNSAFE = 3
 SEED = int(os.environ.get("JACKALOPE_SEED", "1"))
 
 
-def cut_in_the_middle(disk, directory, load, chance, *, hasty=False, settings=(), linger=False):
+def cut_in_the_middle(disk, directory, load, chance, *, hasty=False, settings=(), linger=False, acked=20):
     """One life of a broker: load, then no power, and then no process either.
 
     A sync that is under way during the cut may report success for what is dropped (ext4; seen without any broker in one
@@ -31,7 +31,7 @@ def cut_in_the_middle(disk, directory, load, chance, *, hasty=False, settings=()
         surely_acked_count = load.history.surely_acked_count()
         load.start(broker)
         load.wait_confirmed(chance.randrange(100, 3000 if hasty else 1500))
-        load.wait_surely_acked(surely_acked_count + 20)
+        load.wait_surely_acked(surely_acked_count + acked)
         load.dark = True
         disk.cut()
         load.is_cut = True
@@ -80,7 +80,7 @@ def test_without_syncs_the_same_cuts_are_found_out(tmp_path):
             declare(broker)
         for number in range(ROUNDS_UNSAFE):
             load = Load(f"{SEED} {number}", f"unsafe{number}.")
-            cut_in_the_middle(disk, directory, load, chance, settings=("storage.flush=os",))
+            cut_in_the_middle(disk, directory, load, chance, settings=("storage.flush=os",), acked=0)
             with running_jackalope(directory=directory, http=False) as broker:
                 load.drain(broker)
             lost.append(sum(name == "lost" for name, _ in check(load.history)))

@@ -406,7 +406,7 @@ def test_a_group_of_a_real_client(broker, topic):
     def consumer():
         return kafka.KafkaConsumer(
             topic, bootstrap_servers=server, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False,
-            max_poll_records=5, api_version_auto_timeout_ms=300_000, session_timeout_ms=120_000,
+            max_poll_records=5, bootstrap_timeout_ms=300_000, session_timeout_ms=120_000,
             request_timeout_ms=300_000,
         )  # fmt: skip
 
