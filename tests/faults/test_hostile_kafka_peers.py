@@ -261,7 +261,7 @@ def test_wrong_passwords_all_the_time(site):
             assert wire.ask("SaslAuthenticate", 2, auth_bytes=client.final(first)).error_code == 58
 
     threads = [threading.Thread(target=guess) for _ in range(100)]
-    with loop_is_free(site.root_pid):
+    with loop_is_free(site.root_pid, 250):
         for thread in threads:
             thread.start()
         polite(site)
