@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from tools.bench.control import running_jackalope
 
@@ -24,7 +25,7 @@ def run(broker, name):
     """What one of the README's programs prints."""
     text = PROGRAMS[name].replace("127.0.0.1:5672", f"{broker.host}:{broker.port}")
     text = text.replace("127.0.0.1:9092", "{}:{}".format(*broker.addresses["kafka"]))
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,11 +14,11 @@ from tasks import contact_sheet, forget, thumbnail
 
 folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
 making = chord(thumbnail.s(str(folder / name), 200) for name in names)(contact_sheet.s(str(folder / "sheet.jpg")))
-made = making.get(timeout=60)
+made = making.get(timeout=600)
 
 asked_s = time.time()
 due = datetime.now(UTC) + timedelta(seconds=2)
-forgotten = forget.apply_async(([path for path, *_ in made["thumbnails"]],), eta=due).get(timeout=60)
+forgotten = forget.apply_async(([path for path, *_ in made["thumbnails"]],), eta=due).get(timeout=600)
 report = {
     "sheet": made["sheet"],
     "sizes": {Path(path).name: [width, height] for path, width, height, _ in made["thumbnails"]},

@@ -27,7 +27,7 @@ app.conf.update(
 )
 
 
-@app.task(bind=True, max_retries=30)
+@app.task(bind=True, max_retries=None)
 def thumbnail(self, path, width):
     """Shrink one picture; one that is still on its way is tried again. Returns file, width, height, retries."""
     source = Path(path)

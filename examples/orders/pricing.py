@@ -26,6 +26,6 @@ else:
     channel.basic_consume("amq.rabbitmq.reply-to", lambda *reply: replies.append(reply[3]), auto_ack=True)
     properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id="1")
     channel.basic_publish("", "pricing", sys.argv[2].encode(), properties)
-    connection.process_data_events(time_limit=5)
+    connection.process_data_events(time_limit=60)
     print(replies[0].decode() if replies else "no answer")
     connection.close()

@@ -16,7 +16,7 @@ NEXT = {"charge": "order.charged", "ship": "order.shipped", "receipt": None}
 
 step, ledger, mended = sys.argv[1:4]
 url = sys.argv[4] if len(sys.argv) > 4 else "amqp://guest:guest@127.0.0.1:5672/%2F"
-database = sqlite3.connect(ledger, isolation_level=None)
+database = sqlite3.connect(ledger, timeout=30, isolation_level=None)
 database.execute("create table if not exists done (body text primary key)")
 
 

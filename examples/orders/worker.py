@@ -13,7 +13,7 @@ NEXT = {"charge": "order.charged", "ship": "order.shipped", "receipt": None}
 
 step, ledger = sys.argv[1:3]
 url = sys.argv[3] if len(sys.argv) > 3 else "amqp://worker:worker@127.0.0.1:5672/%2F"
-database = sqlite3.connect(ledger, isolation_level=None)
+database = sqlite3.connect(ledger, timeout=30, isolation_level=None)
 database.execute("create table if not exists done (body text primary key)")
 
 connection = pika.BlockingConnection(pika.URLParameters(url))

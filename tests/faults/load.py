@@ -8,11 +8,11 @@ import os
 import random
 import sys
 import threading
-import time
 
 import pika
 from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import AMQPError
+from waiting import HANG_S, wait_until
 
 from tests.faults.history import (
     ACKED,
@@ -36,22 +36,21 @@ HASTY = (sys.executable, "-m", "tests.faults.hasty_broker", "serve")
 EXIT_STORAGE_FAILED = 74
 WINDOW = 100
 FENCE_S = 0.02
-JOIN_S = 20.0
 SHORT = os.environ.get("JACKALOPE_FAULTS") == "short"
 
 
-def exit_code(pid, timeout_s=10.0):
+def exit_code(pid):
     """How a broker that ends by itself ended; it is left for its owner to reap. Negative for a signal."""
-    deadline_s = time.monotonic() + timeout_s
-    while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
-        assert time.monotonic() < deadline_s, f"process {pid} is alive after {timeout_s} s"
-        time.sleep(0.01)
+    ended = wait_until(
+        lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG), f"process {pid} is alive"
+    )
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def parameters(broker, **options):
     """Where a broker is, without heartbeats: nothing is to be closed but by the fault."""
-    return pika.ConnectionParameters(broker.host, broker.port, heartbeat=0, **options)
+    patient = {"heartbeat": 0, "socket_timeout": HANG_S, "stack_timeout": HANG_S}
+    return pika.ConnectionParameters(broker.host, broker.port, **patient, **options)
 
 
 def declare(broker):
@@ -96,6 +95,14 @@ class Publisher(threading.Thread):
         """Wait for what is in flight, then close."""
         self._connection.ioloop.add_callback_threadsafe(self._finish)
 
+    def catch_up(self):
+        """Return when whatever has come from the broker by now is counted."""
+        caught_up = threading.Event()
+        # What is called is called before sockets are looked at: the second one runs after that.
+        call_soon = self._connection.ioloop.add_callback_threadsafe
+        call_soon(lambda: call_soon(caught_up.set))
+        assert caught_up.wait(HANG_S)
+
     def _on_blocked(self, *_):
         self.blocked_count += 1
 
@@ -124,12 +131,14 @@ class Publisher(threading.Thread):
     def _on_answer(self, frame):
         method = frame.method
         outcome = CONFIRMED if method.NAME == "Basic.Ack" else NACKED
-        if self._load.dark and outcome == CONFIRMED:
+        is_confirmed = outcome == CONFIRMED
+        if self._load.dark and is_confirmed:
             outcome = UNKNOWN
-            self._load.late_count += 1
         tags = [tag for tag in self._open if tag <= method.delivery_tag] if method.multiple else [method.delivery_tag]
         for tag in tags:
-            self._open.pop(tag).outcome = outcome
+            publish = self._open.pop(tag)
+            publish.outcome = outcome
+            self._load.late_count += is_confirmed and publish.id in self._load.powerless
         if outcome == CONFIRMED:
             self.confirmed_count += len(tags)
         self._fill()
@@ -215,7 +224,11 @@ class Load:
         self.consumer = None
         self.dark = False
         """The power is gone: no confirm that comes from now on counts; nobody would have been there to send it."""
+        self.is_cut = False
+        self.powerless = set()
+        """Published when there was no power any more."""
         self.late_count = 0
+        """Confirms of those."""
         self.fences = True
         """Off where publishing has to wait, and consuming has not."""
         self._names = [f"{prefix}{number}" for number in range(publishers)]
@@ -227,11 +240,13 @@ class Load:
         self._sequences[publisher, queue] = sequence + 1
         publish = Publish(f"{publisher}-{queue}-{sequence}", publisher, queue, sequence)
         self.history.publishes.append(publish)
+        if self.is_cut:
+            self.powerless.add(publish.id)
         return publish
 
     def start(self, broker, *, publish=True, consume=True):
         """Everybody connects, or some."""
-        self.dark, self.late_count = False, 0
+        self.dark = self.is_cut = False
         self.publishers = [Publisher(broker, name, self) for name in self._names if publish]
         self.consumer = Consumer(broker, self) if consume else None
         for thread in self._threads():
@@ -245,12 +260,14 @@ class Load:
         """By the publishers of this start."""
         return sum(publisher.confirmed_count for publisher in self.publishers)
 
-    def wait_confirmed(self, count, timeout_s=20.0):
+    def wait_confirmed(self, count):
         """Return when so many are confirmed since the start."""
-        deadline_s = time.monotonic() + timeout_s
-        while self.confirmed_count < count:
-            assert time.monotonic() < deadline_s, f"{self.confirmed_count} of {count} confirmed in {timeout_s} s"
-            time.sleep(0.01)
+        wait_until(lambda: self.confirmed_count >= count, lambda: f"{self.confirmed_count} of {count} confirmed")
+
+    def wait_surely_acked(self, count):
+        """Return when so many acks of the whole history are surely durable."""
+        counted = self.history.surely_acked_count
+        wait_until(lambda: counted() >= count, lambda: f"{counted()} of {count} acks are surely durable", 0.05)
 
     def stop(self):
         """Publishers wait for their confirms; then all are gone."""
@@ -261,7 +278,7 @@ class Load:
     def join(self):
         """All connections have ended."""
         for thread in self._threads():
-            thread.join(JOIN_S)
+            thread.join(HANG_S)
             assert not thread.is_alive(), f"{thread.name} does not end"
 
     def drain(self, broker):
@@ -271,13 +288,13 @@ class Load:
         channel.exchange_declare(EXCHANGE, passive=True)
         channel.basic_qos(prefetch_count=1000)
         for queue in QUEUES:
-            deadline_s = time.monotonic() + 60
             while count := channel.queue_declare(queue, passive=True).method.message_count:
-                assert time.monotonic() < deadline_s, f"{count} messages of {queue} do not come"
-                for method, _, body in channel.consume(queue, inactivity_timeout=0.3):
-                    if method is None:
-                        break
+                for method, _, body in channel.consume(queue, inactivity_timeout=HANG_S):
+                    assert method is not None, f"{count} messages of {queue} do not come"
                     record(self.history, queue, method, body).settled = ACKED
                     channel.basic_ack(method.delivery_tag)
+                    count -= 1
+                    if not count:
+                        break
                 channel.cancel()
         connection.close()

@@ -9,6 +9,7 @@ import time
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from waiting import HANG_S, wait_until
 
 from tests.faults.load import SHORT
 from tools.bench.control import running_jackalope
@@ -20,7 +21,6 @@ KEYS = 1000
 RARE_EVERY = 1000
 """Each so many updates one of a key that does not come again: no stretch of the log is ever superseded as a whole."""
 SETTINGS = ("listeners.kafka=127.0.0.1:0", "kafka.retention_check_s=2s")
-WAIT_S = 300
 MB = 1_000_000
 BYTES_MAX = 8 * MB
 """4 MiB of it are room that the journal has reserved."""
@@ -57,7 +57,7 @@ def update(broker, chance, numbers):
                 break
             except BufferError:
                 producer.poll(0.05)
-    assert producer.flush(WAIT_S) == 0
+    assert producer.flush(HANG_S) == 0
     return latest
 
 
@@ -67,7 +67,7 @@ def read(broker):
     reader.assign([TopicPartition("state", 0, 0)])
     found, count = {}, 0
     while True:
-        message = reader.poll(WAIT_S)
+        message = reader.poll(HANG_S)
         assert message is not None
         if message.error() is not None:
             assert message.error().code() == KafkaError._PARTITION_EOF
@@ -80,13 +80,12 @@ def read(broker):
 
 def wait_until_small(broker, directory):
     """The broker gives the disk back by itself, within some rounds of passes and checkpoints; returns what is left."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
+
+    def small():
         found, count = read(broker)
-        if on_disk(directory) <= BYTES_MAX and count <= len(found) + UNSEEN_MAX:
-            return found
-        assert time.monotonic() < deadline, f"{on_disk(directory) / MB:.1f} MB on disk, {count} records"
-        time.sleep(1)
+        return found if on_disk(directory) <= BYTES_MAX and count <= len(found) + UNSEEN_MAX else None
+
+    return wait_until(small, lambda: f"{on_disk(directory) / MB:.1f} MB on disk, {read(broker)[1]} records", 1)
 
 
 @pytest.mark.parametrize("compression", ["producer", "zstd"])
@@ -97,9 +96,9 @@ def test_a_million_updates_of_a_thousand_keys(tmp_path, compression):
     admin_settings = {"cleanup.policy": "compact", "compression.type": compression}
     with running_jackalope(directory=tmp_path, http=False, settings=SETTINGS) as broker:
         admin = AdminClient({"bootstrap.servers": servers(broker)})
-        admin.create_topics([NewTopic("state", 1, config=admin_settings)])["state"].result(WAIT_S)
+        admin.create_topics([NewTopic("state", 1, config=admin_settings)])["state"].result(HANG_S)
         latest = update(broker, chance, range(UPDATES // 2))
-        time.sleep(chance.uniform(0, 6))
+        time.sleep(chance.uniform(0, 6))  # Whatever it is doing by then.
         os.kill(broker.root_pid, signal.SIGKILL)
     with running_jackalope(directory=tmp_path, http=False, settings=SETTINGS) as broker:
         assert read(broker)[0] == latest

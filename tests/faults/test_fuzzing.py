@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 pytestmark = pytest.mark.faults
 SECONDS = 15 if os.environ.get("JACKALOPE_FAULTS") == "short" else 120
@@ -55,10 +56,17 @@ def test_fuzzing_finds_nothing(tmp_path, name, make_seeds):
     make_seeds(tmp_path)
     script = Path(__file__).parent / f"{name}.py"
     done = subprocess.run(
-        [sys.executable, str(script), f"-max_total_time={SECONDS}", "-max_len=6000", "-timeout=10", str(tmp_path)],
+        [
+            sys.executable,
+            str(script),
+            f"-max_total_time={SECONDS}",
+            "-max_len=6000",
+            f"-timeout={HANG_S:.0f}",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
-        timeout=SECONDS + 120,
+        timeout=SECONDS + 2 * HANG_S,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,7 @@
 """Hostile peers on the Kafka port of a broker process: memory bounded, and a polite client served meanwhile."""
 
 import contextlib
+import itertools
 import os
 import socket
 import ssl
@@ -13,6 +14,8 @@ import pytest
 import trustme
 from kafka_wire import Closed, Wire, batch
 from scram_client import ScramClient
+from steps import loop_is_free
+from waiting import HANG_S, wait_until
 
 from tools.bench.control import running_jackalope
 
@@ -29,10 +32,8 @@ users:
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A broker with both listeners; `site.context` is a client's TLS. Nobody is anonymous."""
-    directory = tmp_path_factory.mktemp("floods")
+def running_site(directory, handshake_timeout_s):
+    """A broker with both listeners. Nobody is anonymous."""
     authority = trustme.CA()
     server = authority.issue_cert("127.0.0.1")
     server.cert_chain_pems[0].write_to_path(directory / "cert.pem")
@@ -40,17 +41,30 @@ def site(tmp_path_factory):
     (directory / "c.yaml").write_text(CONFIG)
     settings = (
         "listeners.kafka=127.0.0.1:0", "listeners.kafkas=127.0.0.1:0", "kafka.anonymous=null",
-        "limits.handshake_timeout_s=3", f"tls.cert={directory}/cert.pem", f"tls.key={directory}/key.pem",
+        f"limits.handshake_timeout_s={handshake_timeout_s}", f"tls.cert={directory}/cert.pem",
+        f"tls.key={directory}/key.pem",
     )  # fmt: skip
-    with running_jackalope("-c", str(directory / "c.yaml"), settings=settings) as broker:
+    return running_jackalope("-c", str(directory / "c.yaml"), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """One that ends nobody because time has passed."""
+    with running_site(tmp_path_factory.mktemp("floods"), 600) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def hasty_site(tmp_path_factory):
+    """One that waits three seconds for logins."""
+    with running_site(tmp_path_factory.mktemp("hasty"), 3) as broker:
         yield broker
 
 
 @pytest.fixture(scope="module")
 def open_site():
     """A broker that lets in from its own host who does not log in, as it is without a configuration."""
-    settings = ("listeners.kafka=127.0.0.1:0", "limits.handshake_timeout_s=3")
-    with running_jackalope(settings=settings) as broker:
+    with running_jackalope(settings=("listeners.kafka=127.0.0.1:0", "limits.handshake_timeout_s=600")) as broker:
         yield broker
 
 
@@ -66,10 +80,9 @@ def handles(broker):
 
 
 def polite(broker, *, locked=True):
-    """Seconds that a normal client takes to log in by SCRAM, create a topic, produce and fetch."""
-    began = time.monotonic()
+    """A normal client logs in by SCRAM, creates a topic, produces and fetches."""
     name = f"t{time.monotonic_ns()}"
-    with Wire(broker.addresses["kafka"], timeout_s=10) as wire:
+    with Wire(broker.addresses["kafka"], timeout_s=HANG_S) as wire:
         wire.ask("ApiVersions", 3)
         if locked:
             client = ScramClient("SCRAM-SHA-256", "alice", "wonder")
@@ -79,7 +92,6 @@ def polite(broker, *, locked=True):
         wire.create(name)
         assert wire.produce(name, batch([b"x"])).base_offset == 0
         assert wire.fetch(name).records
-    return time.monotonic() - began
 
 
 def silent(sock):
@@ -105,31 +117,41 @@ def in_mid_login(sock):
 
 @contextlib.contextmanager
 def flood(address, act, count=COUNT):
-    """So many sockets that do this, and more all the time."""
+    """So many sockets that do this, and more all the time; gives an iterator that counts those."""
 
     def connect():
-        sock = socket.create_connection(address, timeout=10)
+        sock = socket.create_connection(address, timeout=HANG_S)
         with contextlib.suppress(OSError):  # It may have been turned out by those behind it.
             act(sock)
         return sock
 
     socks = deque(connect() for _ in range(count))
     over = threading.Event()
+    more = itertools.count()
 
     def go_on():
         while not over.is_set():
             socks.popleft().close()
             socks.append(connect())
+            next(more)
 
     thread = threading.Thread(target=go_on)
     thread.start()
     try:
-        yield socks
+        yield more
     finally:
         over.set()
         thread.join()
         for sock in socks:
             sock.close()
+
+
+def polite_within(broker, more, *, locked=True):
+    """Polite clients are done before the flood has come some times over."""
+    for _ in range(5):
+        came = next(more)
+        polite(broker, locked=locked)
+        assert next(more) - came < 5 * COUNT
 
 
 def half_open(broker):
@@ -139,7 +161,7 @@ def half_open(broker):
 
     request = urllib.request.Request(f"http://{broker.host}:{broker.http_port}/api/overview")
     request.add_header("Authorization", "Basic YWxpY2U6d29uZGVy")
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=HANG_S) as response:
         return json.load(response)["half_open"]
 
 
@@ -151,64 +173,61 @@ def test_half_open_flood(site, listener, act):
     """Thousands of sockets from one address that never log in, and more all the time: no more than
     connections_unauthenticated_per_ip_max stay, memory is bounded, and a client from that address gets in."""
     before = resident(site)
-    with flood(site.addresses[listener], act):
-        waits = [polite(site) for _ in range(5)]
+    with flood(site.addresses[listener], act) as more:
+        polite_within(site, more)
         grown = resident(site) - before
         held = handles(site)
     assert grown < 120 * MIB
     assert held < 1024 + 200
-    assert max(waits) < 2
-    until = time.monotonic() + 2.5  # Less than the handshake timeout: they are gone because their peers are.
-    while handles(site) > 200:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_until(lambda: handles(site) <= 200, lambda: handles(site))  # Because their peers are gone.
 
 
 @pytest.mark.parametrize("act", [silent, halfway])
 def test_half_open_flood_where_no_login_is_needed(open_site, act):
     """The same where peers of this host are anonymous: without a request they are half open as well."""
     before = resident(open_site)
-    with flood(open_site.addresses["kafka"], act):
-        waits = [polite(open_site, locked=False) for _ in range(5)]
+    with flood(open_site.addresses["kafka"], act) as more:
+        polite_within(open_site, more, locked=False)
         grown = resident(open_site) - before
         held = handles(open_site)
     assert grown < 120 * MIB
     assert held < 1024 + 200
-    assert max(waits) < 2
 
 
 def test_floods_of_both_protocols_share_the_room(site):
     """What AMQP's half-open sockets take is not there for Kafka's: the limits are for the process."""
     with flood((site.host, site.port), silent, 800), flood(site.addresses["kafka"], silent, 800):
-        assert polite(site) < 2
+        polite(site)
         assert handles(site) < 1024 + 200
 
 
-def trickle(address, octets, every_s, context=None):
-    """Seconds until somebody who sends one octet after the other is closed."""
+def trickle(address, octets, every_s):
+    """Seconds until somebody who sends one octet after the other is closed; fails when all were sent."""
     began = time.monotonic()
-    with socket.create_connection(address, timeout=0.01) as sock, contextlib.suppress(OSError):
+    with socket.create_connection(address, timeout=every_s) as sock, contextlib.suppress(ConnectionError):
         for octet in octets:
             sock.sendall(bytes([octet]))
             with contextlib.suppress(TimeoutError):
                 if sock.recv(1) == b"":
                     break
-            time.sleep(every_s)
+        else:
+            pytest.fail("it may say one octet after the other")
     return time.monotonic() - began
 
 
 @pytest.mark.parametrize("listener", ["kafka", "kafkas"])
-def test_who_trickles_is_ended(site, listener):
+def test_who_trickles_is_ended(hasty_site, listener):
     """One octet a while keeps neither a login nor a TLS handshake alive: it ends after handshake_timeout_s."""
     octets = struct.pack(">ihhih", 1000, 18, 3, 1, -1) if listener == "kafka" else b"\x16\x03\x01\x02\x00\x01\x00\x01"
-    assert 2.5 < trickle(site.addresses[listener], octets + bytes(100), 0.2) < 6
-    assert polite(site) < 1
+    assert trickle(hasty_site.addresses[listener], octets + bytes(300), 0.2) > 2.5
+    polite(hasty_site)
 
 
-def test_who_trickles_without_a_login_being_needed(open_site):
+def test_who_trickles_without_a_login_being_needed():
     """The same for a first request of somebody anonymous."""
-    octets = struct.pack(">ihhih", 1000, 18, 3, 1, -1) + bytes(100)
-    assert 2.5 < trickle(open_site.addresses["kafka"], octets, 0.2) < 6
+    octets = struct.pack(">ihhih", 1000, 18, 3, 1, -1) + bytes(300)
+    with running_jackalope(settings=("listeners.kafka=127.0.0.1:0", "limits.handshake_timeout_s=3")) as broker:
+        assert trickle(broker.addresses["kafka"], octets, 0.2) > 2.5
 
 
 def test_large_requests_before_a_login(site):
@@ -216,19 +235,18 @@ def test_large_requests_before_a_login(site):
     before = resident(site)
     socks = []
     for _ in range(500):
-        sock = socket.create_connection(site.addresses["kafka"], timeout=5)
+        sock = socket.create_connection(site.addresses["kafka"], timeout=HANG_S)
         with contextlib.suppress(OSError):
             sock.sendall(struct.pack(">ihhih", 50 << 20, 0, 9, 1, -1) + bytes(100_000))
         socks.append(sock)
     assert resident(site) - before < 30 * MIB
     for sock in socks:
-        sock.settimeout(5)
         try:
             assert sock.recv(1) == b""
         except ConnectionResetError:
             assert sock.fileno() >= 0
         sock.close()
-    assert polite(site) < 1
+    polite(site)
 
 
 def test_wrong_passwords_all_the_time(site):
@@ -236,19 +254,20 @@ def test_wrong_passwords_all_the_time(site):
     loop is not held."""
 
     def guess():
-        with contextlib.suppress(OSError, Closed), Wire(site.addresses["kafka"]) as wire:
+        with contextlib.suppress(OSError, Closed), Wire(site.addresses["kafka"], timeout_s=HANG_S) as wire:
             client = ScramClient("SCRAM-SHA-512", "mallory", "guess")
             wire.ask("SaslHandshake", 1, mechanism="SCRAM-SHA-512")
             first = wire.ask("SaslAuthenticate", 2, auth_bytes=client.first()).auth_bytes
             assert wire.ask("SaslAuthenticate", 2, auth_bytes=client.final(first)).error_code == 58
 
     threads = [threading.Thread(target=guess) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    assert polite(site) < 3
-    for thread in threads:
-        thread.join()
-    assert polite(site) < 1
+    with loop_is_free(site.root_pid, 250):
+        for thread in threads:
+            thread.start()
+        polite(site)
+        for thread in threads:
+            thread.join()
+    polite(site)
 
 
 def test_garbage_in_every_state(site):
@@ -257,7 +276,7 @@ def test_garbage_in_every_state(site):
 
     chance = random.Random(11)
     for number in range(60 if SHORT else 300):
-        with contextlib.suppress(OSError, Closed), Wire(site.addresses["kafka"]) as wire:
+        with contextlib.suppress(OSError, Closed), Wire(site.addresses["kafka"], timeout_s=HANG_S) as wire:
             if number % 3:
                 wire.ask("SaslHandshake", 1, mechanism="PLAIN")
             if number % 3 == 2:
@@ -266,7 +285,7 @@ def test_garbage_in_every_state(site):
             wire.sock.shutdown(socket.SHUT_WR)
             while wire.sock.recv(65536):
                 assert wire.sock
-    assert polite(site) < 1
+    polite(site)
     assert "ended by a bug" not in (site.directory / "stderr.log").read_text()
 
 
@@ -279,8 +298,7 @@ def test_churn_leaves_nothing_behind(site):
     for number in range(200 if SHORT else 1000):
         with socket.create_connection(site.addresses["kafkas" if number % 4 == 3 else "kafka"]) as sock:
             acts[number % 4](sock)
-    time.sleep(0.5)
-    assert handles(site) <= base_handles + 2
+    wait_until(lambda: handles(site) <= base_handles + 2, lambda: handles(site) - base_handles)
     assert resident(site) - base < 8 * MIB
 
 
@@ -291,7 +309,7 @@ def test_renegotiating_and_ending_again_and_again(site):
     base = resident(site)
     for _ in range(50 if SHORT else 300):
         with (
-            socket.create_connection(site.addresses["kafkas"], timeout=5) as raw,
+            socket.create_connection(site.addresses["kafkas"], timeout=HANG_S) as raw,
             context.wrap_socket(raw) as sock,
         ):
             sock.sendall(struct.pack(">ihhih", 10, 18, 0, 1, -1))

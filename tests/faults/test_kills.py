@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from waiting import wait_until
 
 from tests.faults.history import check, summary
 from tests.faults.load import HASTY, SHORT, Load, declare
@@ -15,6 +16,12 @@ pytestmark = pytest.mark.faults
 
 ROUNDS = 5 if SHORT else 50
 SEED = int(os.environ.get("JACKALOPE_SEED", "1"))
+
+
+def checkpoints_in(directory):
+    """How many there have been."""
+    numbers = [path.name.partition("-")[2] for path in (directory / "data").glob("checkpoint-*")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)  # Others are still being written.
 
 
 def test_kills_lose_nothing_confirmed(tmp_path):
@@ -28,16 +35,20 @@ def test_kills_lose_nothing_confirmed(tmp_path):
     for number in range(ROUNDS):
         with running_jackalope(directory=tmp_path, http=False, command=HASTY if number % 2 else None) as broker:
             load.start(broker)
-            time.sleep(chance.uniform(0.05, 0.6))
+            if number % 5 != 4:  # Those may die before anybody has said anything.
+                load.wait_confirmed(chance.randrange(1, 2000))
+                load.wait_surely_acked(130 * (number + 1))
+            if number % 2:
+                before = checkpoints_in(tmp_path)
+                wait_until(lambda before=before: checkpoints_in(tmp_path) > before)
+            time.sleep(chance.uniform(0, 0.05))  # Not always at the same step.
             os.kill(broker.root_pid, signal.SIGKILL)
             load.join()
         rounds_with_load += load.confirmed_count > 0
     with running_jackalope(directory=tmp_path, http=False) as broker:
         load.drain(broker)
     found = check(load.history)
-    checkpoints = max(
-        (int(path.name.partition("-")[2]) for path in (tmp_path / "data").glob("checkpoint-*")), default=0
-    )
+    checkpoints = checkpoints_in(tmp_path)
     print(
         f"seed {SEED}: {ROUNDS} kills in {time.monotonic() - began_s:.0f} s, {rounds_with_load} with confirms before, "
         f"{checkpoints} checkpoints; {load.history.outcomes()}, {len(load.history.deliveries)} deliveries, "

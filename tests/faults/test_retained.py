@@ -33,13 +33,15 @@ def test_kills_lose_nothing_that_is_kept(tmp_path):
             assert set(confirmed) <= {body.encode() for body in found.values()}
             assert len(set(found.values())) == len(found)
             before = found
-            killer = threading.Timer(chance.uniform(0.1, 0.8), os.kill, (broker.root_pid, signal.SIGKILL))
-            killer.start()
+            killer = threading.Timer(chance.uniform(0, 0.05), os.kill, (broker.root_pid, signal.SIGKILL))
+            killed_at = len(confirmed) + chance.randrange(21, 300)
             with contextlib.suppress(pika.exceptions.AMQPError):
                 while True:
                     body = b"%d-%d" % (number, len(confirmed)) + bytes(chance.choice((0, 3000))).replace(b"\0", b"x")
                     channel.basic_publish("", "q", body, pika.BasicProperties(delivery_mode=2))
                     confirmed.append(body)
+                    if len(confirmed) == killed_at:
+                        killer.start()
                     if chance.random() < 0.7:
                         channel.basic_get("q", auto_ack=True)
             killer.join()

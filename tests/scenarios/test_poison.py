@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pika
 import pytest
+from waiting import HANG_S, wait_until
 
-from tools.bench.control import running_jackalope
+from tools.bench.control import free_port, running_jackalope
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "examples" / "orders" / "steady_worker.py"
@@ -55,7 +56,7 @@ class Site:
     def jackalope(self, *arguments):
         url = f"http://guest:guest@127.0.0.1:{self.broker.http_port}"
         command = [sys.executable, "-m", "tools.cli.main", "--url", url, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def place(url, numbers):
@@ -78,25 +79,20 @@ def place(url, numbers):
 
 def noted(ledger):
     """The orders in a worker's ledger, each as often as it stands there."""
-    database = sqlite3.connect(ledger)
-    rows = [json.loads(body)["id"] for (body,) in database.execute("select body from done")]
-    database.close()
-    return sorted(rows)
-
-
-def wait_for(what, seconds):
-    """Until `what()` is true; fails when it does not become so."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    database = sqlite3.connect(ledger, timeout=HANG_S)
+    try:
+        return sorted(json.loads(body)["id"] for (body,) in database.execute("select body from done"))
+    except sqlite3.OperationalError:  # The worker has not made the table yet.
+        return []
+    finally:
+        database.close()
 
 
 @pytest.mark.parametrize("seed", [1])
 def test_poison_orders_are_retried_buried_mended_and_replayed(tmp_path, seed):
     """Nothing is lost and nothing is done twice; the dead letters say where they came from and why."""
     choose = random.Random(seed)
-    site = Site(tmp_path, choose.randrange(20_000, 30_000))
+    site = Site(tmp_path, free_port())
     mended = tmp_path / "mended"
     ledgers = {step: tmp_path / f"{step}.db" for step in STEPS}
     site.start()
@@ -106,18 +102,20 @@ def test_poison_orders_are_retried_buried_mended_and_replayed(tmp_path, seed):
         for step, ledger in ledgers.items()
     ]
     placing = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(ROOT), str(Path(__file__).parent)]!r}\n"
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n"
          f"from test_poison import place; place({site.url!r}, range({COUNT}))"]
     )  # fmt: skip
     try:
-        for _ in range(3):
-            time.sleep(choose.uniform(0.3, 1.0))
+        for number in range(3):
+            # Healthy orders: those that are not are all placed by then, each once.
+            some = number * 60 + choose.randrange(1)
+            wait_until(lambda some=some: len(noted(ledgers["charge"])) >= some, lambda: noted(ledgers["charge"]))
             site.kill()
             site.start()
-        assert placing.wait(60) == 0
+        assert placing.wait(HANG_S) == 0
         healthy = list(range(POISON, COUNT))
-        wait_for(lambda: noted(ledgers["receipt"]) == healthy, 60)
-        wait_for(lambda: site.depth("dead") == POISON, 60)
+        wait_until(lambda: noted(ledgers["receipt"]) == healthy)
+        wait_until(lambda: site.depth("dead") == POISON)
         listed = [json.loads(line) for line in site.jackalope("dlq", "ls", "dead").stdout.splitlines()]
         assert {(row["source"], row["reason"]) for row in listed} == {("charge", "delivery_limit")}
         assert sum(row["messages"] for row in listed) == POISON
@@ -128,8 +126,8 @@ def test_poison_orders_are_retried_buried_mended_and_replayed(tmp_path, seed):
         site.kill()
         site.start()
         everything = list(range(COUNT))
-        wait_for(lambda: all(noted(ledger) == everything for ledger in ledgers.values()), 60)
-        wait_for(lambda: [site.depth(queue) for queue in (*STEPS, "dead")] == [0, 0, 0, 0], 30)
+        wait_until(lambda: all(noted(ledger) == everything for ledger in ledgers.values()))
+        wait_until(lambda: [site.depth(queue) for queue in (*STEPS, "dead")] == [0, 0, 0, 0])
     finally:
         for process in (*workers, placing):
             process.kill()

@@ -6,19 +6,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from waiting import HANG_S, wait_until
 
 from tools.bench.control import free_port, running_jackalope
 
 pytestmark = pytest.mark.compat
 
 PROGRAMS = Path(__file__).resolve().parents[2] / "examples" / "semantics"
-COUNT, KEYS, READERS, KILLS = 400, 8, 2, 4
-WAIT_S = 90
+COUNT, KEYS, READERS, KILLS, PARTITIONS = 400, 8, 2, 4, 4
 
 
 class Site:
@@ -30,6 +30,9 @@ class Site:
         self.server = f"127.0.0.1:{self.port}"
         self.ledger = directory / "ledger.db"
         self.readers = []
+        sqlite3.connect(self.ledger).execute(
+            "PRAGMA journal_mode=WAL"
+        ).connection.close()  # Who is first locks others out.
         self.start()
 
     def start(self):
@@ -64,9 +67,7 @@ class Site:
 
     def rows(self):
         """(key, number, partition, offset) of all that was worked on, in the order in which it was noted."""
-        if not self.ledger.exists():
-            return []
-        ledger = sqlite3.connect(self.ledger, timeout=30)
+        ledger = sqlite3.connect(self.ledger, timeout=HANG_S)
         try:
             return ledger.execute("SELECT key, number, partition, position FROM done ORDER BY rowid").fetchall()
         except sqlite3.OperationalError:  # No reader has made the table yet.
@@ -82,17 +83,18 @@ def test_killed_at_random(tmp_path, semantics):
     site = Site(tmp_path, semantics)
     try:
         admin = AdminClient({"bootstrap.servers": site.server})
-        admin.create_topics([NewTopic("numbers", 4, 1)])["numbers"].result(10)
+        admin.create_topics([NewTopic("numbers", PARTITIONS, 1)])["numbers"].result(HANG_S)
         for _ in range(READERS):
             site.start_reader()
         writer = site.program("writer.py", str(COUNT))
         for number in range(KILLS):
-            time.sleep(1.5 + chance.random())
+            some = number * 400 + chance.randrange(1, 400)
+            wait_until(lambda some=some: len(site.rows()) >= some, lambda: f"{len(site.rows())} rows", 0.1)
             if number % 2:
                 site.kill_broker()
             else:
                 site.kill_reader(chance)
-        assert writer.wait(WAIT_S) == 0
+        assert writer.wait(HANG_S) == 0
         settle(site)
         rows = site.rows()
         places = [(partition, offset) for _, _, partition, offset in rows]
@@ -109,15 +111,16 @@ def test_killed_at_random(tmp_path, semantics):
 
 
 def settle(site):
-    """Wait until no reader finds anything any more."""
-    deadline_s = time.monotonic() + WAIT_S
-    seen, since_s = -1, time.monotonic()
-    while time.monotonic() - since_s < 8:  # A session of a killed reader is over by then, and its partitions read.
-        assert time.monotonic() < deadline_s
-        count = len(site.rows())
-        if count != seen:
-            seen, since_s = count, time.monotonic()
-        time.sleep(0.2)
+    """Wait until the readers have committed all that is there: `least` has worked on it before, `most` works on no more
+    than the last of it."""
+    asking = Consumer({"bootstrap.servers": site.server, "group.id": "group"})  # It asks, and does not join.
+    places = [TopicPartition("numbers", index) for index in range(PARTITIONS)]
+    ends = [asking.get_watermark_offsets(place, HANG_S)[1] for place in places]
+    assert sum(ends) == COUNT * KEYS
+    try:
+        wait_until(lambda: [place.offset for place in asking.committed(places, HANG_S)] == ends, "not all is committed")
+    finally:
+        asking.close()
 
 
 def in_order(rows):

@@ -5,17 +5,26 @@ generator as well), plus what it gives back or takes of memory at one blow: the 
 interpreter does in C for a million objects at once (freeing a list, copying a dict) runs no line at all.
 """
 
+import contextlib
 import gc
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
+
+from waiting import reference_ms
 
 LINES_MAX = 150_000
 """No step of the broker may run more lines, which take 3 to 10 ms on the machines of 2026. The steps tested here run
 4,000 to 103,000; without slices the least of them runs 270,000."""
 BLOCKS_MAX = 150_000
 """Objects by which memory may grow or shrink in one step: freeing so many takes 5 to 10 ms."""
+
+
+LOOP_MAX = 300
+"""Runs of a reference loop, of 1.3 ms each on a machine of 2026: far less than a loop has to do that is held."""
 
 
 class StepCounter:
@@ -76,3 +85,29 @@ def assert_short_steps(scenario: Callable[[StepCounter], None]) -> None:
         gc.enable()
     assert counter.lines_worst < LINES_MAX, f"a step runs {counter.lines_worst} lines of Python"
     assert counter.blocks_worst < BLOCKS_MAX, f"a step takes or frees {counter.blocks_worst} blocks of memory"
+
+
+def work_ratio(work: Callable[[], Any]) -> float:
+    """What the work costs in CPU time, in runs of a reference loop beside it: the least of three, after each other."""
+    found = []
+    for _ in range(3):
+        began = time.thread_time()
+        work()
+        found.append((time.thread_time() - began) * 1000 / reference_ms())
+    return min(found)
+
+
+def _loop_ms(pid: int) -> float:
+    with open(f"/proc/{pid}/task/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def loop_is_free(pid: int, runs_max: int = LOOP_MAX) -> Iterator[None]:
+    """What happens meanwhile costs the loop of a broker process, its main thread, no more CPU time than so many runs of
+    the reference loop beside it."""
+    before = _loop_ms(pid)
+    yield
+    runs = (_loop_ms(pid) - before) / reference_ms()
+    assert runs < runs_max, f"the loop has worked as long as {runs:.0f} runs of the reference loop"

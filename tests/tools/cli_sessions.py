@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import pika
+from waiting import HANG_S
 
 
 def jackalope(broker, *arguments):
     """(exit code, parsed lines of stdout, stderr)."""
     url = f"http://guest:guest@{broker.host}:{broker.http_port}"
     command = [sys.executable, "-m", "tools.cli.main", "--url", url, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
@@ -26,9 +27,14 @@ def close_all():
             OPEN.pop().close()
 
 
+def patient(broker):
+    """Where a broker is, for a client that waits as long as it takes, and may itself be silent as long."""
+    return pika.ConnectionParameters(broker.host, broker.port, heartbeat=0, socket_timeout=HANG_S, stack_timeout=HANG_S)
+
+
 def open_channel(broker):
     """A connection's channel with confirms."""
-    OPEN.append(pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port)))
+    OPEN.append(pika.BlockingConnection(patient(broker)))
     channel = OPEN[-1].channel()
     channel.confirm_delivery()
     return channel

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from cli_sessions import patient
+from waiting import HANG_S
 
 from tools.bench.control import running_jackalope
 
@@ -20,7 +22,7 @@ def jackalope(broker, *words):
     """(exit code, stdout, stderr) of one command."""
     url = [] if broker is None else ["--url", f"http://guest:guest@{broker.host}:{broker.http_port}"]
     done = subprocess.run(
-        [sys.executable, "-m", "tools.cli.main", *url, *words], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "tools.cli.main", *url, *words], capture_output=True, text=True, timeout=HANG_S
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -55,7 +57,7 @@ def test_publish_and_get(broker):
     import pika
 
     assert jackalope(broker, "message", "publish", "-r", "cli", "x")[0] == 1
-    connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port))
+    connection = pika.BlockingConnection(patient(broker))
     connection.channel().queue_declare("cli")
     assert jackalope(broker, "message", "publish", "-r", "cli", "hello")[0] == 0
     for words in ((), ("--ack",)):

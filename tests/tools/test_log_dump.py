@@ -8,6 +8,7 @@ import sys
 
 import pika
 import pytest
+from waiting import HANG_S
 
 from protocol.kafka.compression import compress
 from protocol.kafka.records import GZIP, ZSTD, encode_batch, render_record
@@ -17,7 +18,7 @@ from tools.bench.control import running_jackalope
 def dump(*arguments):
     """(exit code, rows, stderr)."""
     command = [sys.executable, "-m", "tools.cli.main", "log", "dump", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 

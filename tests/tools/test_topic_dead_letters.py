@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pika
 import pytest
 from cli_sessions import close_all, jackalope, open_channel
+from waiting import HANG_S, wait_until
 
 from tools.bench.control import running_jackalope
 
@@ -49,9 +49,8 @@ def consume(broker, count, verdict, group="g", topic="orders", **arguments):
     channel.basic_qos(prefetch_count=50)
     table = {"x-group": group, **{name.replace("_", "-"): value for name, value in arguments.items()}}
     found = []
-    for method, properties, body in channel.consume(topic, arguments=table, inactivity_timeout=10):
-        if method is None:
-            break
+    for method, properties, body in channel.consume(topic, arguments=table, inactivity_timeout=HANG_S):
+        assert method is not None, f"{len(found)} of {count} deliveries"
         verdict(channel, method, body)
         found.append((body, properties.headers, method))
         if len(found) == count:
@@ -130,19 +129,18 @@ def test_what_was_replayed_stays_away_after_a_restart(tmp_path):
 
 
 def test_a_replay_out_of_a_topic_that_is_killed_goes_on(tmp_path):
-    """kill -9 of the broker in the middle: run again, every letter was moved once."""
+    """kill -9 of the broker in the middle, of 20 s: run again, every letter was moved once."""
     with running_jackalope(directory=tmp_path, settings=SETTINGS) as broker:
         channel = open_channel(broker)
         declare(channel)
         publish(channel, 400)
         consume(broker, 400, reject, x_dead_letter_topic="dead")
         url = f"http://guest:guest@{broker.host}:{broker.http_port}"
-        command = [sys.executable, "-m", "tools.cli.main", "--url", url, "dlq", "replay", "dead", "--rate", "300"]
+        command = [sys.executable, "-m", "tools.cli.main", "--url", url, "dlq", "replay", "dead", "--rate", "20"]
         replaying = subprocess.Popen(command, stderr=subprocess.PIPE)
-        while channel.queue_declare("orders", passive=True).method.message_count < 440:
-            time.sleep(0.02)
+        wait_until(lambda: channel.queue_declare("orders", passive=True).method.message_count >= 405)
         os.kill(broker.root_pid, signal.SIGKILL)
-        replaying.wait(30)
+        replaying.wait(HANG_S)
         assert replaying.returncode != 0
         replaying.stderr.close()
     with running_jackalope(directory=tmp_path, settings=SETTINGS) as broker:
@@ -197,10 +195,11 @@ def test_consumers_show_their_group(broker):
     declare(channel)
     channel.basic_qos(prefetch_count=10)
     channel.basic_consume("orders", lambda *_: None, consumer_tag="c", arguments={"x-group": "g"})
-    for _ in range(50):
+
+    def shown():
         channel.connection.process_data_events(0.05)
-        (row,) = jackalope(broker, "consumer", "ls")[1]
-        if row["group"]["partitions"]:
-            break
+        return [row for row in jackalope(broker, "consumer", "ls")[1] if row["group"]["partitions"]]
+
+    (row,) = wait_until(shown, "no partitions")
     assert (row["group"]["id"], row["group"]["partitions"]) == ("g", [0, 1, 2])
     assert row["group"]["member_id"].startswith("amqp:c-")

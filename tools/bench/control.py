@@ -25,7 +25,7 @@ from tools.bench.processes import descendants, end_all, free_port
 
 HOST = "127.0.0.1"
 RABBITMQ_BIN = Path("/usr/lib/rabbitmq/bin")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 READY_LINE_BYTES_MAX = 4096
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ class Control(Broker):
     node: str = ""
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def rabbitmqctl(self, *arguments: str, timeout_s: float = 60.0) -> str:
+    def rabbitmqctl(self, *arguments: str, timeout_s: float = 300.0) -> str:
         """Run rabbitmqctl against this node and return its stdout. Raises CalledProcessError (with output) on failure.
 
         Each call starts an Erlang VM (1-2 s): for many objects hand `definitions` to `running_rabbitmq` instead.
