@@ -81,7 +81,8 @@ def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTop
         try:
             if counts[one.name] > 1:
                 raise TopicRefused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
-            left -= max(one.num_partitions, len(one.assignments), 1)
+            asked = max(one.num_partitions, len(one.assignments), 1)
+            left -= asked if asked <= PARTITIONS_MADE_MAX else 0  # No topic may have more: it is refused for that.
             if left < 0:
                 raise TopicRefused(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
             topic, count = _create(connection, one, validate_only=request.validate_only)
