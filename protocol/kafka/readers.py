@@ -19,9 +19,9 @@ from protocol.kafka.source import Fields, Source, fields_of, fixed_codes, least_
 Reader = Callable[[Any, int, int, list[int]], tuple[Any, int]]
 """(octets, position, end, [elements that arrays may have yet]) -> (value, position behind it)."""
 ERRORS = (MalformedRequest, struct.error, IndexError, UnicodeDecodeError)
-ELEMENTS_MAX = 100_000
-"""Of all arrays of a message. An object is a hundred octets, of which a frame has to spend but three, and a request is
-answered in one step: a million names that are no topics held the loop for 10 s. 20,000 partitions are 40,000."""
+ELEMENTS_MAX = 40_000
+"""Of all arrays of a message. An object is a hundred octets, of which a frame has to spend but three, and a message is
+read in one step, 0.2 to 1.2 µs an element. It is enough for 20,000 topics of one partition each."""
 VARINT_OCTETS_MAX = 5
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from broker.core import catalog
@@ -28,7 +27,7 @@ from broker.core.access_lists import (
     acl_key,
 )
 from broker.core.topics.errors import TopicRefused
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, each, handles
 from protocol.kafka.apis.create_acls import AclCreation, AclCreationResult, CreateAclsRequest, CreateAclsResponse
 from protocol.kafka.apis.delete_acls import (
     DeleteAclsFilterResult,
@@ -65,7 +64,7 @@ PATTERN_NUMBERS = {value: number for number, value in PATTERNS.items()}
 OPERATION_NUMBERS = {value: number for number, value in OPERATIONS.items()}
 PERMISSION_NUMBERS = {value: number for number, value in PERMISSIONS.items()}
 TEXT_OCTETS_MAX = 255
-DELETED_UNITS = 10
+CREATE_UNITS, DELETED_UNITS = 50, 10
 DELETE_UNITS_AT_ONCE = 5000
 """What is done of one request before others have their turn: all of it, as a rule."""
 NOTHING_MORE = catalog.value({}, {})
@@ -99,7 +98,7 @@ class _Filter(Protocol):
 
 
 @handles(29)
-def on_describe_acls(connection: KafkaConnection, slot: Slot, request: DescribeAclsRequest) -> DescribeAclsResponse:
+def on_describe_acls(connection: KafkaConnection, slot: Slot, request: DescribeAclsRequest) -> Steps:
     """The entries that a filter means, by resource; of the permissions in the configuration as well."""
     hub = connection.hub
     try:
@@ -109,10 +108,15 @@ def on_describe_acls(connection: KafkaConnection, slot: Slot, request: DescribeA
     except TopicRefused as refused:
         return DescribeAclsResponse(error_code=refused.code, error_message=refused.text)
     access, vhost = hub.hub.access, hub.settings.vhost
-    found = dict.fromkeys(chain.from_iterable(access.acls(vhost).find(wanted)))
+    found: dict[Acl, None] = {}
+    for some in access.acls(vhost).find(wanted):
+        found.update(dict.fromkeys(some))
+        yield LOOK_COUNT
     found.update(dict.fromkeys(acl for acl in configured(access, vhost) if wanted.matches(acl)))
     resources: dict[tuple[str, str, str], DescribeAclsResource] = {}
-    for acl in found:
+    for number, acl in enumerate(found, 1):
+        if number % LOOK_COUNT == 0:
+            yield LOOK_COUNT
         resource = resources.get(acl[:3])
         if resource is None:
             resource = resources[acl[:3]] = DescribeAclsResource(
@@ -132,18 +136,21 @@ def on_describe_acls(connection: KafkaConnection, slot: Slot, request: DescribeA
 
 
 @handles(30)
-def on_create_acls(connection: KafkaConnection, slot: Slot, request: CreateAclsRequest) -> None:
+def on_create_acls(connection: KafkaConnection, slot: Slot, request: CreateAclsRequest) -> Steps:
     """Each entry by itself; one that is there already is no error. Durable when answered."""
     hub = connection.hub
-    results = []
-    for wanted in request.creations:
+
+    def create(wanted: AclCreation) -> AclCreationResult:
         result = AclCreationResult(error_message=None)
         try:
             _create(connection, hub, wanted)
         except TopicRefused as refused:
             result.error_code, result.error_message = refused.code, refused.text
-        results.append(result)
+        return result
+
+    results = yield from each(request.creations, create, CREATE_UNITS)
     hub.answer_when_durable(slot, CreateAclsResponse(results=results))
+    return None
 
 
 def _create(connection: KafkaConnection, hub: KafkaHub, wanted: AclCreation) -> None:
@@ -176,11 +183,8 @@ def _create(connection: KafkaConnection, hub: KafkaHub, wanted: AclCreation) -> 
 
 
 @handles(31)
-def on_delete_acls(connection: KafkaConnection, slot: Slot, request: DeleteAclsRequest) -> DeleteAclsResponse | None:
-    """All entries that any of the filters means, and which they were. Durable when answered.
-
-    Many filters against many entries go on in slices.
-    """
+def on_delete_acls(connection: KafkaConnection, slot: Slot, request: DeleteAclsRequest) -> Steps:
+    """All entries that any of the filters means, and which they were. Durable when answered."""
     hub = connection.hub
     if not hub.is_administrator(connection):
         result = DeleteAclsFilterResult(
@@ -188,39 +192,30 @@ def on_delete_acls(connection: KafkaConnection, slot: Slot, request: DeleteAclsR
             error_message="Only an administrator may change access lists.",
         )
         return DeleteAclsResponse(filter_results=[result] * len(request.filters))
-    job = _delete(hub, slot, request)
-    units = DELETE_UNITS_AT_ONCE
-    for cost in job:
-        units -= cost
-        if units <= 0:
-            hub.hub.scheduler.add_job(job)
-            break
-    return None
-
-
-def _delete(hub: KafkaHub, slot: Slot, request: DeleteAclsRequest) -> Iterator[int]:
-    """Filter by filter, and its answer; yields the units of work done. Whoever is gone deletes no more."""
     access, vhost = hub.hub.access, hub.settings.vhost
     results = []
+    spent = 0
     for one in request.filters:
-        if slot.connection.finished:
-            return
+        spent += 1
         result = DeleteAclsFilterResult(error_message=None)
         results.append(result)
         try:
             wanted = _filter(one)
         except TopicRefused as refused:
             result.error_code, result.error_message = refused.code, refused.text
-            yield 1
-            continue
+            wanted = None
         entries = access.acls(vhost)
-        for found in entries.find(wanted):
+        for found in entries.find(wanted) if wanted is not None else ((),):
             for acl in [acl for acl in found if acl in entries]:
                 access.remove_acl(vhost, acl)
                 hub.durability.store.delete(acl_key(vhost, acl))
                 result.matching_acls.append(_deleted(acl))
-            yield LOOK_COUNT + DELETED_UNITS * len(found)
+            spent += LOOK_COUNT + DELETED_UNITS * len(found)
+            if spent >= DELETE_UNITS_AT_ONCE:
+                yield spent
+                spent = 0
     hub.answer_when_durable(slot, DeleteAclsResponse(filter_results=results))
+    return None
 
 
 def _deleted(acl: Acl) -> DeleteAclsMatchingAcl:

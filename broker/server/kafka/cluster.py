@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.core.topics.errors import TopicRefused
-from broker.server.kafka.handlers import handles
+from broker.core.topics.partition import Partition
+from broker.core.topics.topic import Topic
+from broker.server.kafka.handlers import Steps, each_partition, handles
 from broker.server.kafka.topics import require
 from protocol.kafka.apis.alter_partition_reassignments import (
     AlterPartitionReassignmentsRequest,
     AlterPartitionReassignmentsResponse,
     ReassignablePartition,
     ReassignablePartitionResponse,
+    ReassignableTopic,
     ReassignableTopicResponse,
 )
 from protocol.kafka.apis.describe_cluster import DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse
@@ -27,6 +32,7 @@ from protocol.kafka.apis.describe_producers import (
     DescribeProducersResponse,
     PartitionResponse,
     ProducerState,
+    TopicRequest,
     TopicResponse,
 )
 from protocol.kafka.apis.elect_leaders import (
@@ -34,6 +40,7 @@ from protocol.kafka.apis.elect_leaders import (
     ElectLeadersResponse,
     PartitionResult,
     ReplicaElectionResult,
+    TopicPartitions,
 )
 from protocol.kafka.apis.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
 from protocol.kafka.apis.list_partition_reassignments import (
@@ -46,6 +53,8 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 BROKERS = 1
+PARTITION_UNITS, PRODUCERS_UNITS = 10, 100
+"""What a partition costs that is looked at, and one whose producers are listed."""
 
 
 @handles(22)
@@ -80,66 +89,66 @@ def on_describe_cluster(
 
 
 @handles(35)
-def on_describe_log_dirs(
-    connection: KafkaConnection, slot: Slot, request: DescribeLogDirsRequest
-) -> DescribeLogDirsResponse:
+def on_describe_log_dirs(connection: KafkaConnection, slot: Slot, request: DescribeLogDirsRequest) -> Steps:
     """The data directory, and what each partition takes of it."""
     hub = connection.hub
     wanted = None if request.topics is None else {one.topic: set(one.partitions) for one in request.topics}
-    topics = []
-    for topic in hub.topics.all():
-        if (wanted is not None and topic.name not in wanted) or not hub.can(connection, "describe", topic.name):
-            continue
-        indexes = None if wanted is None else wanted[topic.name]
-        topics.append(
-            DescribeLogDirsTopic(
-                name=topic.name,
-                partitions=[
-                    DescribeLogDirsPartition(partition_index=one.index, partition_size=one.size_bytes)
-                    for one in topic.partitions
-                    if indexes is None or one.index in indexes
-                ],
-            )
-        )
+    topics = [
+        topic
+        for topic in hub.topics.all()
+        if (wanted is None or topic.name in wanted) and hub.can(connection, "describe", topic.name)
+    ]
+
+    def partitions(topic: Topic) -> list[Partition]:
+        return [one for one in topic.partitions if wanted is None or one.index in wanted[topic.name]]
+
+    def describe(_: Topic, one: Partition) -> DescribeLogDirsPartition:
+        return DescribeLogDirsPartition(partition_index=one.index, partition_size=one.size_bytes)
+
+    found = yield from each_partition(topics, partitions, describe, PARTITION_UNITS)
+    described = [DescribeLogDirsTopic(name=topic.name, partitions=partitions) for topic, partitions in found]
     disk = hub.durability.store.disk
     return DescribeLogDirsResponse(
-        results=[DescribeLogDirsResult(log_dir=str(disk), topics=topics, usable_bytes=disk.free_bytes())]
+        results=[DescribeLogDirsResult(log_dir=str(disk), topics=described, usable_bytes=disk.free_bytes())]
     )
 
 
 @handles(43)
-def on_elect_leaders(connection: KafkaConnection, slot: Slot, request: ElectLeadersRequest) -> ElectLeadersResponse:
+def on_elect_leaders(connection: KafkaConnection, slot: Slot, request: ElectLeadersRequest) -> Steps:
     """Every partition has its leader: there is nothing to elect."""
-    hub = connection.hub
-    results = []
-    for wanted in request.topic_partitions or ():
-        answers = []
-        for index in wanted.partitions:
-            answer = PartitionResult(partition_id=index, error_message=None)
-            try:
-                require(connection, "alter", wanted.topic)
-                hub.topics.partition(wanted.topic, index)
-                answer.error_code = ErrorCode.ELECTION_NOT_NEEDED
-            except TopicRefused as refused:
-                answer.error_code, answer.error_message = refused.code, refused.text
-            answers.append(answer)
-        results.append(ReplicaElectionResult(topic=wanted.topic, partition_result=answers))
-    return ElectLeadersResponse(replica_election_results=results)
+
+    def elect(wanted: TopicPartitions, index: int) -> PartitionResult:
+        answer = PartitionResult(partition_id=index, error_message=None)
+        try:
+            require(connection, "alter", wanted.topic)
+            connection.hub.topics.partition(wanted.topic, index)
+            answer.error_code = ErrorCode.ELECTION_NOT_NEEDED
+        except TopicRefused as refused:
+            answer.error_code, answer.error_message = refused.code, refused.text
+        return answer
+
+    wanted = request.topic_partitions or ()
+    found = yield from each_partition(wanted, attrgetter("partitions"), elect, PARTITION_UNITS)
+    return ElectLeadersResponse(
+        replica_election_results=[
+            ReplicaElectionResult(topic=one.topic, partition_result=results) for one, results in found
+        ]
+    )
 
 
 @handles(45)
 def on_alter_reassignments(
     connection: KafkaConnection, slot: Slot, request: AlterPartitionReassignmentsRequest
-) -> AlterPartitionReassignmentsResponse:
+) -> Steps:
     """Partitions are where they are: moving one here is done at once, there is none under way to be cancelled."""
+
+    def reassign(topic: ReassignableTopic, one: ReassignablePartition) -> ReassignablePartitionResponse:
+        return _reassign(connection, topic.name, one)
+
+    found = yield from each_partition(request.topics, attrgetter("partitions"), reassign, PARTITION_UNITS)
     return AlterPartitionReassignmentsResponse(
         error_message=None,
-        responses=[
-            ReassignableTopicResponse(
-                name=topic.name, partitions=[_reassign(connection, topic.name, one) for one in topic.partitions]
-            )
-            for topic in request.topics
-        ],
+        responses=[ReassignableTopicResponse(name=topic.name, partitions=results) for topic, results in found],
     )
 
 
@@ -166,30 +175,32 @@ def on_list_reassignments(
 
 
 @handles(61)
-def on_describe_producers(
-    connection: KafkaConnection, slot: Slot, request: DescribeProducersRequest
-) -> DescribeProducersResponse:
+def on_describe_producers(connection: KafkaConnection, slot: Slot, request: DescribeProducersRequest) -> Steps:
     """The idempotent producers that partitions know of (KIP-664)."""
-    response = DescribeProducersResponse()
-    for topic in request.topics:
-        answers = []
-        for index in topic.partition_indexes:
-            answer = PartitionResponse(partition_index=index)
-            try:
-                require(connection, "read", topic.name)
-                partition = connection.hub.topics.partition(topic.name, index)
-                answer.active_producers = [
-                    ProducerState(
-                        producer_id=one.producer_id,
-                        producer_epoch=one.epoch,
-                        last_sequence=one.last_sequence,
-                        last_timestamp=one.seen_ms,
-                        coordinator_epoch=-1,
-                    )
-                    for one in partition.producers.all()
-                ]
-            except TopicRefused as refused:
-                answer.error_code, answer.error_message = refused.code, refused.text
-            answers.append(answer)
-        response.topics.append(TopicResponse(name=topic.name, partitions=answers))
-    return response
+
+    def describe(topic: TopicRequest, index: int) -> PartitionResponse:
+        answer = PartitionResponse(partition_index=index)
+        try:
+            require(connection, "read", topic.name)
+            partition = connection.hub.topics.partition(topic.name, index)
+            answer.active_producers = [
+                ProducerState(
+                    producer_id=one.producer_id,
+                    producer_epoch=one.epoch,
+                    last_sequence=one.last_sequence,
+                    last_timestamp=one.seen_ms,
+                    coordinator_epoch=-1,
+                )
+                for one in partition.producers.all()
+            ]
+        except TopicRefused as refused:
+            answer.error_code, answer.error_message = refused.code, refused.text
+        return answer
+
+    def partitions(topic: TopicRequest) -> Iterable[int]:
+        return dict.fromkeys(topic.partition_indexes)  # Each once: one may have 10,000 producers.
+
+    found = yield from each_partition(request.topics, partitions, describe, PRODUCERS_UNITS)
+    return DescribeProducersResponse(
+        topics=[TopicResponse(name=topic.name, partitions=partitions) for topic, partitions in found]
+    )

@@ -12,7 +12,7 @@ from broker.core.access_lists import Operation
 from broker.core.topics.config import KEYS, ConfigType
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, each, handles
 from broker.server.kafka.topics import DEFAULT_SOURCE, TOPIC_SOURCE, require
 from protocol.kafka.apis import alter_configs, incremental_alter_configs
 from protocol.kafka.apis.describe_configs import (
@@ -37,23 +37,25 @@ if TYPE_CHECKING:
 TOPIC, BROKER = 2, 4
 STATIC_BROKER_SOURCE = 4
 SET, DELETE, APPEND, SUBTRACT = range(4)
+DESCRIBE_UNITS, ALTER_UNITS = 150, 150
+"""What the configuration of one resource costs."""
 
 
 @handles(32)
-def on_describe_configs(
-    connection: KafkaConnection, slot: Slot, request: DescribeConfigsRequest
-) -> DescribeConfigsResponse:
+def on_describe_configs(connection: KafkaConnection, slot: Slot, request: DescribeConfigsRequest) -> Steps:
     """Every value with where it comes from, its type, and what it would be otherwise.
 
     What is asked for again in the same request is INVALID_REQUEST: a resource has some forty values.
     """
     seen: set[tuple[int, str]] = set()
-    results = []
-    for one in request.resources:
+
+    def describe(one: DescribeConfigsResource) -> DescribeConfigsResult:
         resource = (one.resource_type, one.resource_name)
-        results.append(_describe(connection, one, synonyms=request.include_synonyms, is_again=resource in seen))
+        is_again = resource in seen
         seen.add(resource)
-    return DescribeConfigsResponse(results=results)
+        return _describe(connection, one, synonyms=request.include_synonyms, is_again=is_again)
+
+    return DescribeConfigsResponse(results=(yield from each(request.resources, describe, DESCRIBE_UNITS)))
 
 
 def _describe(
@@ -134,10 +136,10 @@ def _describe_broker(hub: KafkaHub) -> list[DescribeConfigsResourceResult]:
 
 
 @handles(33)
-def on_alter_configs(connection: KafkaConnection, slot: Slot, request: alter_configs.AlterConfigsRequest) -> None:
+def on_alter_configs(connection: KafkaConnection, slot: Slot, request: alter_configs.AlterConfigsRequest) -> Steps:
     """AlterConfigs replaces all that a topic has of its own."""
-    answers = []
-    for one in request.resources:
+
+    def alter(one: alter_configs.AlterConfigsResource) -> alter_configs.AlterConfigsResourceResponse:
         answer = alter_configs.AlterConfigsResourceResponse(
             error_message=None, resource_type=one.resource_type, resource_name=one.resource_name
         )
@@ -147,17 +149,22 @@ def on_alter_configs(connection: KafkaConnection, slot: Slot, request: alter_con
             connection.hub.topics.configure(topic, overrides, validate_only=request.validate_only)
         except TopicRefused as refused:
             answer.error_code, answer.error_message = refused.code, refused.text
-        answers.append(answer)
+        return answer
+
+    answers = yield from each(request.resources, alter, ALTER_UNITS)
     connection.hub.answer_when_durable(slot, alter_configs.AlterConfigsResponse(responses=answers))
+    return None
 
 
 @handles(44)
 def on_incremental_alter_configs(
     connection: KafkaConnection, slot: Slot, request: incremental_alter_configs.IncrementalAlterConfigsRequest
-) -> None:
+) -> Steps:
     """IncrementalAlterConfigs changes what it names (KIP-339)."""
-    answers = []
-    for one in request.resources:
+
+    def alter(
+        one: incremental_alter_configs.AlterConfigsResource,
+    ) -> incremental_alter_configs.AlterConfigsResourceResponse:
         answer = incremental_alter_configs.AlterConfigsResourceResponse(
             error_message=None, resource_type=one.resource_type, resource_name=one.resource_name
         )
@@ -167,9 +174,12 @@ def on_incremental_alter_configs(
             connection.hub.topics.configure(topic, overrides, validate_only=request.validate_only)
         except TopicRefused as refused:
             answer.error_code, answer.error_message = refused.code, refused.text
-        answers.append(answer)
+        return answer
+
+    answers = yield from each(request.resources, alter, ALTER_UNITS)
     response = incremental_alter_configs.IncrementalAlterConfigsResponse(responses=answers)
     connection.hub.answer_when_durable(slot, response)
+    return None
 
 
 def _alterable(connection: KafkaConnection, resource_type: int, name: str) -> Topic:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from broker.server.kafka.handlers import HANDLERS
+from broker.server.kafka.handlers import HANDLERS, Steps
 from broker.server.kafka.sasl import certified, log_in, on_token
 from protocol.kafka.headers import (
     RequestHeader,
@@ -80,7 +81,7 @@ class KafkaConnection:
         "client_software", "congested", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
         "last_heard_ms", "local", "login", "mechanism", "need", "on_close", "out", "out_size", "peer",
         "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target", "tls", "touched",
-        "transport", "user",
+        "transport", "user", "working",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
@@ -100,6 +101,8 @@ class KafkaConnection:
         self.slots: deque[Slot] = deque()
         self.held: tuple[Slot, Any] | None = None
         """A request that waits, and all behind it: for the disk to catch up, or for an alarm to end."""
+        self.working = False
+        """Whether a request is being answered in slices; all behind it wait."""
         self.on_close: dict[object, Callable[[], None]] = {}
         """Called when the peer is gone, by who keeps something for this connection."""
         self.transport: Any = None
@@ -141,6 +144,7 @@ class KafkaConnection:
         """Nothing may be taken now: enough is owed, or unsent, or there is no room for what may come."""
         return (
             self.held is not None
+            or self.working
             or len(self.slots) >= SLOTS_MAX
             or self.out_size > OUT_BYTES_MAX
             or self.login is not None
@@ -269,6 +273,39 @@ class KafkaConnection:
 
     def _handle(self, slot: Slot, request: Any) -> None:
         response = HANDLERS[slot.header.api_key](self, slot, request)
+        if type(response) is GeneratorType:
+            self._take_steps(slot, response)
+        else:
+            self._answer(slot, response)
+
+    def _take_steps(self, slot: Slot, steps: Steps) -> None:
+        """The first step now; if that is not all, the rest as a job of the scheduler."""
+        try:
+            next(steps)
+        except StopIteration as done:
+            self._answer(slot, done.value)
+        else:
+            self.working = True
+            self.hub.hub.scheduler.add_job(self._take_more(slot, steps))
+
+    def _take_more(self, slot: Slot, steps: Steps) -> Iterator[int]:
+        """One step an iteration. A peer that is gone wants no answer; a bug ends this connection and nobody else's."""
+        while not self.finished:
+            try:
+                units = next(steps)
+            except StopIteration as done:
+                self.working = False
+                self._answer(slot, done.value)
+                self._resume()
+                return
+            except Exception:  # What a job raises would end the broker.
+                log.exception("connection ended by a bug: peer=%s:%s", *self.peer[:2])
+                self.end("a bug")
+                return
+            yield units
+        steps.close()
+
+    def _answer(self, slot: Slot, response: Any) -> None:
         if response is NO_ANSWER:
             slot.answered = True
             self.answers_came()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
+from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition, Read
 from broker.log.errors import StorageError
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, handles
 from broker.server.kafka.sessions import FetchPlan, Sessions, Wanted
 from protocol.kafka.apis.fetch import FetchableTopicResponse, FetchRequest, FetchResponse, PartitionData
 from protocol.kafka.errors import ErrorCode
@@ -32,6 +34,9 @@ MAX_WAIT_MS = 60_000
 DISPATCH_COUNT = 16
 CACHED_READS, CACHED_BYTES_MAX = 64, 256 << 10
 FETCH_UNITS = 50
+PARTITION_UNITS, WAIT_UNITS = 10, 2
+"""What looking at one partition costs, beside its octets, and waiting for it."""
+TOLD_AT_ONCE = 1000
 RANGES_BYTES_MIN = 64 << 10
 """Who wants less than that of a partition is not served from files."""
 
@@ -100,15 +105,19 @@ class ParkedFetch:
         self._timer: Timer | None = None
         self._partitions: list[Partition] = []
 
-    def park(self) -> None:
-        """Wait for data, for the end of the time, or for the peer to go."""
+    def park(self) -> Iterator[int]:
+        """Wait for data, for the end of the time, or for the peer to go. Yields units of work."""
         hub = self._fetches.hub
-        for wanted in self._plan.partitions:
+        self._slot.connection.on_close[self] = self.forget
+        for number, wanted in enumerate(self._plan.partitions, 1):
+            if number % (SLICE_UNITS // WAIT_UNITS) == 0:
+                yield SLICE_UNITS
+                if self._is_over:
+                    return
             partition = _find(hub, wanted)
             if partition is not None:
                 partition.wait(self)
                 self._partitions.append(partition)
-        self._slot.connection.on_close[self] = self.forget
         self._timer = hub.at(hub.now_ms + min(self._request.max_wait_ms, MAX_WAIT_MS), self._time_is_over)
 
     def wake(self, partition: Partition) -> None:
@@ -120,17 +129,24 @@ class ParkedFetch:
     def look_again(self) -> None:
         """Answer if there is enough now."""
         self._is_woken = False
-        if self._is_over:
-            return
-        found = Collected(self._fetches, self._slot, self._request, self._plan)
-        if found.is_enough:
-            self.forget()
-            self._slot.answer(found.response())
+        if not self._is_over:
+            self._look(is_last=False)
 
     def _time_is_over(self) -> None:
         if not self._is_over:
+            self._look(is_last=True)
+
+    def _look(self, *, is_last: bool) -> None:
+        steps = self._maybe_answer(is_last=is_last)
+        if next(steps, None) is not None:
+            self._fetches.hub.hub.scheduler.add_job(steps)
+
+    def _maybe_answer(self, *, is_last: bool) -> Iterator[int]:
+        found = Collected(self._fetches, self._slot, self._plan)
+        yield from found.collect(self._request)
+        if not self._is_over and (is_last or found.is_enough):
             self.forget()
-            self._slot.answer(Collected(self._fetches, self._slot, self._request, self._plan).response())
+            self._slot.answer((yield from found.response()))
 
     def forget(self) -> None:
         """It is answered, or its peer is gone."""
@@ -144,17 +160,18 @@ class ParkedFetch:
 
 
 @handles(1)
-def on_fetch(connection: KafkaConnection, slot: Slot, request: FetchRequest) -> FetchResponse | None:
+def on_fetch(connection: KafkaConnection, slot: Slot, request: FetchRequest) -> Steps:
     """See the module."""
     fetches = connection.hub.fetches
     try:
-        plan = fetches.sessions.plan(request, connection.user)
+        plan = yield from fetches.sessions.plan(request, connection.user)
     except TopicRefused as refused:
         return FetchResponse(error_code=refused.code, session_id=0)
-    found = Collected(fetches, slot, request, plan)
+    found = Collected(fetches, slot, plan)
+    yield from found.collect(request)
     if found.is_enough or request.max_wait_ms <= 0:
-        return found.response()
-    ParkedFetch(fetches, slot, request, plan).park()
+        return (yield from found.response())
+    yield from ParkedFetch(fetches, slot, request, plan).park()
     return None
 
 
@@ -166,19 +183,29 @@ def _find(hub: KafkaHub, wanted: Wanted) -> Partition | None:
 class Collected:
     """What a fetch would be answered now, and whether that is worth being sent before its time is over."""
 
-    __slots__ = ("_fetches", "_found", "_plan", "is_enough")
+    __slots__ = ("_fetches", "_found", "_plan", "_slot", "is_enough")
 
-    def __init__(self, fetches: Fetches, slot: Slot, request: FetchRequest, plan: FetchPlan) -> None:
-        connection = slot.connection
-        version = slot.header.api_version
-        room = min(request.max_bytes, connection.hub.settings.fetch_bytes_max)
-        size = 0
-        is_news = not plan.partitions
+    def __init__(self, fetches: Fetches, slot: Slot, plan: FetchPlan) -> None:
         self._fetches = fetches
+        self._slot = slot
         self._plan = plan
         self._found: list[tuple[Wanted, PartitionData, int]] = []
+        self.is_enough = False
+
+    def collect(self, request: FetchRequest) -> Iterator[int]:
+        """Look at all partitions, in slices; yields units of work."""
+        connection = self._slot.connection
+        version = self._slot.header.api_version
+        plan = self._plan
+        room = min(request.max_bytes, connection.hub.settings.fetch_bytes_max)
+        size = spent = 0
+        is_news = not plan.partitions
         for wanted in plan.partitions:
-            answer, octets = _read(fetches, connection, wanted, room - size, version, is_first=not size)
+            if spent >= SLICE_UNITS:
+                yield spent
+                spent = 0
+            answer, octets = _read(self._fetches, connection, wanted, room - size, version, is_first=not size)
+            spent += PARTITION_UNITS
             answer.aborted_transactions = [] if request.isolation_level else None
             size += octets
             if answer.error_code:
@@ -188,10 +215,12 @@ class Collected:
             self._found.append((wanted, answer, octets))
         self.is_enough = is_news or size >= request.min_bytes
 
-    def response(self) -> FetchResponse:
+    def response(self) -> Generator[int, None, FetchResponse]:
         """It is sent: a session's client knows it from now on."""
         topics: dict[tuple[str, bytes], FetchableTopicResponse] = {}
-        for wanted, answer, octets in self._found:
+        for number, (wanted, answer, octets) in enumerate(self._found, 1):
+            if number % TOLD_AT_ONCE == 0:
+                yield SLICE_UNITS
             if octets:
                 self._fetches.sessions.served(self._plan, wanted)
             wanted.seen_high_watermark, wanted.seen_start = answer.high_watermark, answer.log_start_offset

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from broker.core.groups.values import Fetched, MemberDescription, State
-from broker.server.kafka.handlers import handles
+from broker.core.groups.values import Fetched, GroupListing, MemberDescription, State
+from broker.server.kafka.handlers import Steps, each, each_partition, handles
 from protocol.kafka.apis.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
 from protocol.kafka.apis.describe_groups import (
     DescribedGroup,
@@ -17,6 +20,8 @@ from protocol.kafka.apis.find_coordinator import Coordinator, FindCoordinatorReq
 from protocol.kafka.apis.list_groups import ListedGroup, ListGroupsRequest, ListGroupsResponse
 from protocol.kafka.apis.offset_delete import (
     OffsetDeleteRequest,
+    OffsetDeleteRequestPartition,
+    OffsetDeleteRequestTopic,
     OffsetDeleteResponse,
     OffsetDeleteResponsePartition,
     OffsetDeleteResponseTopic,
@@ -46,12 +51,13 @@ GROUPS_VERSION = 8
 ALL_SINCE = 2
 """From this version of OffsetFetch on null topics are all of them."""
 CLASSIC = "classic"
+FIND_UNITS, LIST_UNITS, DESCRIBE_UNITS, DELETE_UNITS, OFFSET_UNITS = 10, 5, 50, 100, 10
+"""What one group, or one offset, costs."""
+GROUPS_AT_ONCE = 100
 
 
 @handles(10)
-def on_find_coordinator(
-    connection: KafkaConnection, slot: Slot, request: FindCoordinatorRequest
-) -> FindCoordinatorResponse:
+def on_find_coordinator(connection: KafkaConnection, slot: Slot, request: FindCoordinatorRequest) -> Steps:
     """FindCoordinator: this broker, for every group. There are no transactions."""
     hub = connection.hub
     host, port = hub.address(connection)
@@ -68,7 +74,7 @@ def on_find_coordinator(
         return Coordinator(key=key, node_id=hub.settings.node_id, host=host, port=port, error_message=None)
 
     if is_batch:
-        return FindCoordinatorResponse(coordinators=[find(key) for key in request.coordinator_keys])
+        return FindCoordinatorResponse(coordinators=(yield from each(request.coordinator_keys, find, FIND_UNITS)))
     found = find(request.key)
     return FindCoordinatorResponse(
         error_code=found.error_code,
@@ -80,32 +86,31 @@ def on_find_coordinator(
 
 
 @handles(16)
-def on_list_groups(connection: KafkaConnection, slot: Slot, request: ListGroupsRequest) -> ListGroupsResponse:
+def on_list_groups(connection: KafkaConnection, slot: Slot, request: ListGroupsRequest) -> Steps:
     """ListGroups: those that the user may use, in the states that are asked for."""
     groups = connection.hub.groups
     error, found = groups.coordinator.listing(request.states_filter)
     types = {one.casefold() for one in request.types_filter}
-    return ListGroupsResponse(
-        error_code=error,
-        groups=[
-            ListedGroup(
-                group_id=one.group_id,
-                protocol_type=one.protocol_type,
-                group_state=one.state.value,
-                group_type=CLASSIC,
-            )
-            for one in found
-            if connection.hub.may_see(connection, one.group_id) and (not types or CLASSIC in types)
-        ],
-    )
+    if types and CLASSIC not in types:
+        found = []
+
+    def shown(one: GroupListing) -> ListedGroup | None:
+        if not connection.hub.may_see(connection, one.group_id):
+            return None
+        return ListedGroup(
+            group_id=one.group_id, protocol_type=one.protocol_type, group_state=one.state.value, group_type=CLASSIC
+        )
+
+    listed = yield from each(found, shown, LIST_UNITS)
+    return ListGroupsResponse(error_code=error, groups=[one for one in listed if one is not None])
 
 
 @handles(15)
-def on_describe_groups(
-    connection: KafkaConnection, slot: Slot, request: DescribeGroupsRequest
-) -> DescribeGroupsResponse:
+def on_describe_groups(connection: KafkaConnection, slot: Slot, request: DescribeGroupsRequest) -> Steps:
     """DescribeGroups: an unknown group is Dead, which is no error up to version 5."""
-    return DescribeGroupsResponse(groups=[_describe(connection, group_id) for group_id in request.groups])
+    wanted = dict.fromkeys(request.groups)  # Each once: one may have 1,000 members.
+    groups = yield from each(wanted, partial(_describe, connection), DESCRIBE_UNITS)
+    return DescribeGroupsResponse(groups=groups)
 
 
 def _describe(connection: KafkaConnection, group_id: str) -> DescribedGroup:
@@ -135,65 +140,65 @@ def _describe_member(member: MemberDescription) -> DescribedGroupMember:
 
 
 @handles(42)
-def on_delete_groups(connection: KafkaConnection, slot: Slot, request: DeleteGroupsRequest) -> None:
+def on_delete_groups(connection: KafkaConnection, slot: Slot, request: DeleteGroupsRequest) -> Steps:
     """DeleteGroups: only those without members, for who may also configure them."""
     hub = connection.hub
     groups = hub.groups
-    results = []
-    for group_id in request.groups_names:
+
+    def delete(group_id: str) -> DeletableGroupResult:
         if hub.can(connection, "delete", group_id, "group"):
             error = groups.coordinator.delete(group_id, groups.now_ms)
             groups.carry_out()
         else:
             error = ErrorCode.GROUP_AUTHORIZATION_FAILED
-        results.append(DeletableGroupResult(group_id=group_id, error_code=error))
+        return DeletableGroupResult(group_id=group_id, error_code=error)
+
+    results = yield from each(request.groups_names, delete, DELETE_UNITS)
     hub.answer_when_durable(slot, DeleteGroupsResponse(results=results))
 
 
 @handles(47)
-def on_offset_delete(
-    connection: KafkaConnection, slot: Slot, request: OffsetDeleteRequest
-) -> OffsetDeleteResponse | None:
+def on_offset_delete(connection: KafkaConnection, slot: Slot, request: OffsetDeleteRequest) -> Steps:
     """OffsetDelete: offsets of topics that no member subscribes to (KIP-496)."""
     hub = connection.hub
     groups = hub.groups
     if not hub.can(connection, "delete", request.group_id, "group"):
         return OffsetDeleteResponse(error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
-    places = [(topic.name, one.partition_index) for topic in request.topics for one in topic.partitions]
-    error, errors = groups.coordinator.delete_offsets(request.group_id, places)
-    groups.carry_out()
+    error, _ = groups.coordinator.delete_offsets(request.group_id, ())
     if error is not ErrorCode.NONE:
         return OffsetDeleteResponse(error_code=error)
-    rest = iter(errors)
+
+    def delete(topic: OffsetDeleteRequestTopic, one: OffsetDeleteRequestPartition) -> OffsetDeleteResponsePartition:
+        error, errors = groups.coordinator.delete_offsets(request.group_id, ((topic.name, one.partition_index),))
+        groups.carry_out()
+        code = errors[0] if errors else error
+        return OffsetDeleteResponsePartition(partition_index=one.partition_index, error_code=code)
+
+    found = yield from each_partition(request.topics, attrgetter("partitions"), delete, DELETE_UNITS)
     response = OffsetDeleteResponse(
-        topics=[
-            OffsetDeleteResponseTopic(
-                name=topic.name,
-                partitions=[
-                    OffsetDeleteResponsePartition(partition_index=one.partition_index, error_code=next(rest))
-                    for one in topic.partitions
-                ],
-            )
-            for topic in request.topics
-        ]
+        topics=[OffsetDeleteResponseTopic(name=topic.name, partitions=partitions) for topic, partitions in found]
     )
     hub.answer_when_durable(slot, response)
     return None
 
 
 @handles(9)
-def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetchRequest) -> OffsetFetchResponse:
+def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetchRequest) -> Steps:
     """OffsetFetch: nothing committed is offset -1 and no error."""
     if slot.header.api_version >= GROUPS_VERSION:
-        return OffsetFetchResponse(
-            groups=[_fetch_group(connection, one, stable=request.require_stable) for one in request.groups]
-        )
+        groups = []
+        by_id = {one.group_id: one for one in request.groups}  # Each once: one may have offsets by the thousand.
+        for number, one in enumerate(by_id.values(), 1):
+            groups.append((yield from _fetch_group(connection, one, stable=request.require_stable)))
+            if number % GROUPS_AT_ONCE == 0:
+                yield GROUPS_AT_ONCE * FIND_UNITS
+        return OffsetFetchResponse(groups=groups)
     topics = None
     if request.topics is not None:
         topics = [OffsetFetchRequestTopics(name=one.name, partition_indexes=one.partition_indexes)
                   for one in request.topics]  # fmt: skip
     asked = OffsetFetchRequestGroup(group_id=request.group_id, topics=topics)
-    found = _fetch_group(connection, asked, stable=request.require_stable)
+    found = yield from _fetch_group(connection, asked, stable=request.require_stable)
     code = found.error_code
     answers = found.topics
     if code and slot.header.api_version < ALL_SINCE:  # There is no place for the error but with the partitions.
@@ -204,51 +209,53 @@ def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetc
             )
             for one in topics or ()
         ]
+
+    def as_before(_: OffsetFetchResponseTopics, one: OffsetFetchResponsePartitions) -> OffsetFetchResponsePartition:
+        return OffsetFetchResponsePartition(
+            partition_index=one.partition_index,
+            committed_offset=one.committed_offset,
+            committed_leader_epoch=one.committed_leader_epoch,
+            metadata=one.metadata,
+            error_code=one.error_code,
+        )
+
+    told = yield from each_partition(answers, attrgetter("partitions"), as_before, OFFSET_UNITS)
     return OffsetFetchResponse(
         error_code=code,
-        topics=[
-            OffsetFetchResponseTopic(
-                name=topic.name,
-                partitions=[
-                    OffsetFetchResponsePartition(
-                        partition_index=one.partition_index,
-                        committed_offset=one.committed_offset,
-                        committed_leader_epoch=one.committed_leader_epoch,
-                        metadata=one.metadata,
-                        error_code=one.error_code,
-                    )
-                    for one in topic.partitions
-                ],
-            )
-            for topic in answers
-        ],
+        topics=[OffsetFetchResponseTopic(name=topic.name, partitions=partitions) for topic, partitions in told],
     )
 
 
 def _fetch_group(
     connection: KafkaConnection, asked: OffsetFetchRequestGroup, *, stable: bool
-) -> OffsetFetchResponseGroup:
+) -> Generator[int, None, OffsetFetchResponseGroup]:
     hub = connection.hub
-    if not hub.may_see(connection, asked.group_id):
-        return OffsetFetchResponseGroup(group_id=asked.group_id, error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
-    wanted = None if asked.topics is None else {one.name: one.partition_indexes for one in asked.topics}
-    error, found = hub.groups.coordinator.fetch(asked.group_id, wanted, require_stable=stable)
-    answers = []
-    for name, partitions in found.items():
-        may_read = hub.can(connection, "describe", name)
-        if not may_read and wanted is None:
-            continue
-        code = ErrorCode.NONE if may_read else ErrorCode.TOPIC_AUTHORIZATION_FAILED
-        answers.append(
-            OffsetFetchResponseTopics(
-                name=name,
-                partitions=[
-                    _partition(index, one if may_read else Fetched(), code or one.error)
-                    for index, one in partitions.items()
-                ],
-            )
-        )
-    return OffsetFetchResponseGroup(group_id=asked.group_id, topics=answers, error_code=error)
+    group_id = asked.group_id
+    if not hub.may_see(connection, group_id):
+        return OffsetFetchResponseGroup(group_id=group_id, error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
+    coordinator = hub.groups.coordinator
+    error, _ = coordinator.fetch(group_id, {}, require_stable=stable)
+    if error is not ErrorCode.NONE:
+        return OffsetFetchResponseGroup(group_id=group_id, error_code=error)
+    topics = asked.topics
+    if topics is None:
+        names = dict.fromkeys(topic for (topic, _), _ in coordinator.offsets_of(group_id))
+        topics = [
+            OffsetFetchRequestTopics(name=name, partition_indexes=list(coordinator.partitions_of(group_id, name)))
+            for name in names
+            if hub.can(connection, "describe", name)
+        ]
+
+    def fetch(topic: OffsetFetchRequestTopics, index: int) -> OffsetFetchResponsePartitions:
+        if not hub.can(connection, "describe", topic.name):
+            return _partition(index, Fetched(), ErrorCode.TOPIC_AUTHORIZATION_FAILED)
+        _, found = coordinator.fetch(group_id, {topic.name: (index,)}, require_stable=stable)
+        one = found[topic.name][index]
+        return _partition(index, one, one.error)
+
+    found = yield from each_partition(topics, attrgetter("partition_indexes"), fetch, OFFSET_UNITS)
+    answers = [OffsetFetchResponseTopics(name=topic.name, partitions=partitions) for topic, partitions in found]
+    return OffsetFetchResponseGroup(group_id=group_id, topics=answers)
 
 
 def _partition(index: int, found: Fetched, code: int) -> OffsetFetchResponsePartitions:

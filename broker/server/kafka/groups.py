@@ -6,7 +6,7 @@ A parked join or sync is an `_Asker`. Members and committers need `read` for the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 from broker.core.groups.values import (
@@ -18,7 +18,7 @@ from broker.core.groups.values import (
     SyncRequest,
     SyncResult,
 )
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, handles
 from protocol.kafka.apis.heartbeat import HeartbeatRequest, HeartbeatResponse
 from protocol.kafka.apis.join_group import JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember
 from protocol.kafka.apis.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse
@@ -43,6 +43,9 @@ SKIP_VERSION = 9
 BATCH_VERSION = 3
 """From this version on LeaveGroup names several members."""
 RETENTION_VERSION_MAX = 4
+LEAVERS_AT_ONCE, LEAVER_UNITS = 100, 20
+COMMITS_AT_ONCE, COMMIT_UNITS = 100, 50
+"""Offsets that are committed in one step, and what one costs."""
 
 
 class _Asker:
@@ -155,7 +158,7 @@ def on_heartbeat(connection: KafkaConnection, slot: Slot, request: HeartbeatRequ
 
 
 @handles(13)
-def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupRequest) -> LeaveGroupResponse:
+def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupRequest) -> Steps:
     """LeaveGroup: the member, or several from version 3 on, each with an answer of its own."""
     groups = connection.hub.groups
     if not connection.hub.may_use(connection, request.group_id):
@@ -163,8 +166,16 @@ def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupR
     is_batch = slot.header.api_version >= BATCH_VERSION
     members = request.members if is_batch else [MemberIdentity(member_id=request.member_id)]
     leavers = [Leaver(one.member_id, one.group_instance_id, one.reason or "") for one in members]
-    error, errors = groups.coordinator.leave(request.group_id, leavers, groups.now_ms)
-    groups.carry_out()
+    error, errors = ErrorCode.NONE, []
+    for start in range(0, max(len(leavers), 1), LEAVERS_AT_ONCE):
+        if start:
+            yield LEAVERS_AT_ONCE * LEAVER_UNITS
+        some = leavers[start : start + LEAVERS_AT_ONCE]
+        error, codes = groups.coordinator.leave(request.group_id, some, groups.now_ms)
+        groups.carry_out()
+        if error is not ErrorCode.NONE:
+            break
+        errors += codes
     if not is_batch:
         return LeaveGroupResponse(error_code=error if error is not ErrorCode.NONE else errors[0])
     return LeaveGroupResponse(
@@ -177,40 +188,51 @@ def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupR
 
 
 @handles(8)
-def on_offset_commit(
-    connection: KafkaConnection, slot: Slot, request: OffsetCommitRequest
-) -> OffsetCommitResponse | None:
-    """OffsetCommit: answered when the offsets are durable."""
-    groups = connection.hub.groups
+def on_offset_commit(connection: KafkaConnection, slot: Slot, request: OffsetCommitRequest) -> Steps:
+    """OffsetCommit: answered when the offsets are durable. A long one goes on in parts, each checked by itself: members
+    that lose their place meanwhile are told so with the rest."""
     if not connection.hub.may_use(connection, request.group_id):
         return _commit_response(request, ErrorCode.GROUP_AUTHORIZATION_FAILED)
     retention_ms = request.retention_time_ms if slot.header.api_version <= RETENTION_VERSION_MAX else -1
-    commits: list[OffsetCommit] = []
-    codes: list[ErrorCode | None] = []
-    for topic in request.topics:
-        for one in topic.partitions:
-            refused = _refused(connection, topic.name, one)
-            codes.append(refused)
-            if refused is None:
-                commits.append(
-                    OffsetCommit(
-                        topic.name,
-                        one.partition_index,
-                        one.committed_offset,
-                        one.committed_leader_epoch,
-                        one.committed_metadata or "",
-                        retention_ms,
-                    )
-                )
     who = Committer(request.member_id, request.generation_id_or_member_epoch, request.group_instance_id)
-    error, errors = groups.coordinator.commit(request.group_id, who, commits, groups.now_ms)
-    groups.carry_out()
+    places = ((topic.name, one) for topic in request.topics for one in topic.partitions)
+    part = list(islice(places, COMMITS_AT_ONCE))
+    error, codes = _commit(connection, request.group_id, who, part, retention_ms)
     if error is not ErrorCode.NONE:
         return _commit_response(request, error)
-    rest = iter(errors)
-    response = _commit_response(request, [next(rest) if code is None else code for code in codes])
-    connection.hub.answer_when_durable(slot, response)
+    while part := list(islice(places, COMMITS_AT_ONCE)):
+        yield COMMITS_AT_ONCE * COMMIT_UNITS
+        codes += _commit(connection, request.group_id, who, part, retention_ms)[1]
+    connection.hub.answer_when_durable(slot, _commit_response(request, codes))
     return None
+
+
+def _commit(
+    connection: KafkaConnection,
+    group_id: str,
+    who: Committer,
+    places: list[tuple[str, OffsetCommitRequestPartition]],
+    retention_ms: int,
+) -> tuple[ErrorCode, list[ErrorCode]]:
+    """For the member or committer, and for each of the (topic name, partition with its offset)."""
+    groups = connection.hub.groups
+    refusals = [_refused(connection, name, one) for name, one in places]
+    commits = [
+        OffsetCommit(
+            name,
+            one.partition_index,
+            one.committed_offset,
+            one.committed_leader_epoch,
+            one.committed_metadata or "",
+            retention_ms,
+        )
+        for (name, one), refused in zip(places, refusals, strict=True)
+        if refused is None
+    ]
+    error, errors = groups.coordinator.commit(group_id, who, commits, groups.now_ms)
+    groups.carry_out()
+    rest = iter(errors) if error is ErrorCode.NONE else repeat(error)
+    return error, [next(rest) if refused is None else refused for refused in refusals]
 
 
 def _refused(connection: KafkaConnection, name: str, one: OffsetCommitRequestPartition) -> ErrorCode | None:

@@ -1,18 +1,29 @@
 """Which function answers which API. Modules of this package fill the table; `broker.app` imports them all.
 
-A handler takes (connection, slot, request) and returns the response, None when `slot.answer` comes later, or
-`connection.NO_ANSWER`.
+A handler takes (connection, slot, request) and returns the response, None when `slot.answer` comes later,
+`connection.NO_ANSWER`, or `Steps`: an answer that is made in slices, since a request may name 50,000 things and nobody
+else is to wait for it. `each` and `each_partition` cut the work; whoever takes the steps runs the first one at once, so
+that what fits a slice is answered as if there were none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
+from broker.core.scheduler import SLICE_UNITS
+
+Steps = Generator[int, None, Any]
+"""Yields the units of work since it did so last (`core.scheduler`); its value is what a handler returns."""
 Handler = Callable[[Any, Any, Any], Any]
 HANDLERS: dict[int, Handler] = {}
+NAME_UNITS = 1
+"""What naming a topic costs, beside its partitions."""
 
 H = TypeVar("H", bound=Handler)
+T = TypeVar("T")
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 def handles(api_key: int) -> Callable[[H], H]:
@@ -24,3 +35,38 @@ def handles(api_key: int) -> Callable[[H], H]:
         return handler
 
     return register
+
+
+def each(items: Iterable[T], work: Callable[[T], R], units: int) -> Generator[int, None, list[R]]:
+    """Do `work`, which costs about `units`, for each item; the value is the list of what it returned."""
+    found = []
+    spent = 0
+    for item in items:
+        if spent >= SLICE_UNITS:
+            yield spent
+            spent = 0
+        found.append(work(item))
+        spent += units
+    return found
+
+
+def each_partition(
+    topics: Iterable[T], partitions: Callable[[T], Iterable[P]], work: Callable[[T, P], R], units: int
+) -> Generator[int, None, list[tuple[T, list[R]]]]:
+    """Do `work` for each partition of each topic; the value is [(topic, [what `work` returned, by partition])]."""
+    found = []
+    spent = 0
+    for topic in topics:
+        results: list[R] = []
+        for one in partitions(topic):
+            if spent >= SLICE_UNITS:
+                yield spent
+                spent = 0
+            results.append(work(topic, one))
+            spent += units
+        found.append((topic, results))
+        spent += NAME_UNITS
+        if spent >= SLICE_UNITS:
+            yield spent
+            spent = 0
+    return found

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
-from broker.server.kafka.handlers import HANDLERS, handles
+from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles
 from protocol.kafka.apis import APIS
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from protocol.kafka.apis.describe_topic_partitions import (
@@ -23,6 +26,7 @@ from protocol.kafka.apis.list_offsets import (
     ListOffsetsPartitionResponse,
     ListOffsetsRequest,
     ListOffsetsResponse,
+    ListOffsetsTopic,
     ListOffsetsTopicResponse,
 )
 from protocol.kafka.apis.metadata import (
@@ -36,6 +40,8 @@ from protocol.kafka.apis.offset_for_leader_epoch import (
     EpochEndOffset,
     OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse,
+    OffsetForLeaderPartition,
+    OffsetForLeaderTopic,
     OffsetForLeaderTopicResult,
 )
 from protocol.kafka.errors import ErrorCode
@@ -47,6 +53,9 @@ if TYPE_CHECKING:
 NO_ID = bytes(16)
 CLIENT_TEXT_MAX = 100
 PARTITIONS_TOLD_MAX = 2000
+NAMES_AT_ONCE = 100
+TOPIC_UNITS, END_UNITS = 10, 15
+"""What looking up a topic costs, and an end of a partition's log."""
 
 
 @handles(18)
@@ -65,22 +74,21 @@ def on_api_versions(connection: KafkaConnection, slot: Slot, request: ApiVersion
 
 
 @handles(3)
-def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataRequest) -> MetadataResponse | None:
+def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataRequest) -> Steps:
     """Brokers (this one), and the topics that were asked for: all for null, and in v0 for an empty list."""
     hub = connection.hub
     host, port = hub.address(connection)
     node_id = hub.settings.node_id
     wants_all = request.topics is None or (slot.header.api_version == 0 and not request.topics)
     before = hub.topics.partition_count
-    if wants_all:
-        found = [
-            _describe(connection, topic) for topic in hub.topics.all() if hub.can(connection, "describe", topic.name)
-        ]
-    else:
-        found = [
-            _look_up(connection, one.name, one.topic_id, may_create=request.allow_auto_topic_creation)
-            for one in request.topics or ()
-        ]
+    found = []
+    spent = 0
+    for topic in _every(connection) if wants_all else _named(connection, request):
+        found.append(topic)
+        spent += TOPIC_UNITS + len(topic.partitions)
+        if spent >= SLICE_UNITS:
+            yield spent
+            spent = 0
     response = MetadataResponse(
         brokers=[MetadataResponseBroker(node_id=node_id, host=host, port=port)],
         cluster_id=hub.settings.cluster_id,
@@ -91,6 +99,18 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
         return response
     hub.answer_when_durable(slot, response)
     return None
+
+
+def _every(connection: KafkaConnection) -> Iterator[MetadataResponseTopic]:
+    for topic in list(connection.hub.topics.all()):
+        if connection.hub.can(connection, "describe", topic.name):
+            yield _describe(connection, topic)
+
+
+def _named(connection: KafkaConnection, request: MetadataRequest) -> Iterator[MetadataResponseTopic]:
+    """Each topic once, however often it is named, as in Kafka (`KafkaApis.handleTopicMetadataRequest`)."""
+    for name, topic_id in dict.fromkeys((one.name, one.topic_id) for one in request.topics or ()):
+        yield _look_up(connection, name, topic_id, may_create=request.allow_auto_topic_creation)
 
 
 def _look_up(
@@ -137,23 +157,19 @@ def _describe(connection: KafkaConnection, topic: Topic) -> MetadataResponseTopi
 
 
 @handles(2)
-def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffsetsRequest) -> ListOffsetsResponse:
+def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffsetsRequest) -> Steps:
     """Offsets by time, or the ends of partitions; nothing at or behind a time is offset -1 and no error.
 
     A partition that is asked for more than once is INVALID_REQUEST each time, as in Kafka: each is looked for in a log.
     """
     counts = Counter((topic.name, one.partition_index) for topic in request.topics for one in topic.partitions)
+
+    def find(topic: ListOffsetsTopic, one: ListOffsetsPartition) -> ListOffsetsPartitionResponse:
+        return _list_offset(connection, topic.name, one, is_only=counts[topic.name, one.partition_index] == 1)
+
+    found = yield from each_partition(request.topics, attrgetter("partitions"), find, END_UNITS)
     return ListOffsetsResponse(
-        topics=[
-            ListOffsetsTopicResponse(
-                name=topic.name,
-                partitions=[
-                    _list_offset(connection, topic.name, one, is_only=counts[topic.name, one.partition_index] == 1)
-                    for one in topic.partitions
-                ],
-            )
-            for topic in request.topics
-        ]
+        topics=[ListOffsetsTopicResponse(name=topic.name, partitions=partitions) for topic, partitions in found]
     )
 
 
@@ -184,33 +200,32 @@ def _list_offset(
 
 
 @handles(23)
-def on_offset_for_leader_epoch(
-    connection: KafkaConnection, slot: Slot, request: OffsetForLeaderEpochRequest
-) -> OffsetForLeaderEpochResponse:
+def on_offset_for_leader_epoch(connection: KafkaConnection, slot: Slot, request: OffsetForLeaderEpochRequest) -> Steps:
     """Where the batches of a leader epoch end (KIP-101, KIP-320): how a client learns that a log was truncated."""
-    response = OffsetForLeaderEpochResponse(topics=[])
     hub = connection.hub
-    for topic in request.topics:
-        answers = []
-        for one in topic.partitions:
-            answer = EpochEndOffset(partition=one.partition, leader_epoch=-1, end_offset=-1)
-            try:
-                if not hub.can(connection, "describe", topic.topic):
-                    raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, topic.topic)
-                partition = hub.topics.partition(topic.topic, one.partition)
-                partition.check_epoch(one.current_leader_epoch)
-                answer.leader_epoch, answer.end_offset = partition.epoch_end(one.leader_epoch)
-            except TopicRefused as refused:
-                answer.error_code = refused.code
-            answers.append(answer)
-        response.topics.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=answers))
-    return response
+
+    def find(topic: OffsetForLeaderTopic, one: OffsetForLeaderPartition) -> EpochEndOffset:
+        answer = EpochEndOffset(partition=one.partition, leader_epoch=-1, end_offset=-1)
+        try:
+            if not hub.can(connection, "describe", topic.topic):
+                raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, topic.topic)
+            partition = hub.topics.partition(topic.topic, one.partition)
+            partition.check_epoch(one.current_leader_epoch)
+            answer.leader_epoch, answer.end_offset = partition.epoch_end(one.leader_epoch)
+        except TopicRefused as refused:
+            answer.error_code = refused.code
+        return answer
+
+    found = yield from each_partition(request.topics, attrgetter("partitions"), find, END_UNITS)
+    return OffsetForLeaderEpochResponse(
+        topics=[OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions) for topic, partitions in found]
+    )
 
 
 @handles(75)
 def on_describe_topic_partitions(
     connection: KafkaConnection, slot: Slot, request: DescribeTopicPartitionsRequest
-) -> DescribeTopicPartitionsResponse:
+) -> Steps:
     """Topics by name, in order, up to a number of partitions; the cursor says where to go on (KIP-966)."""
     hub = connection.hub
     names = sorted({one.name for one in request.topics} or {topic.name for topic in hub.topics.all()})
@@ -221,7 +236,9 @@ def on_describe_topic_partitions(
         if names and names[0] == request.cursor.topic_name:
             skip = max(request.cursor.partition_index, 0)
     response = DescribeTopicPartitionsResponse(next_cursor=None)
-    for name in names:
+    for number, name in enumerate(names, 1):
+        if number % NAMES_AT_ONCE == 0:
+            yield SLICE_UNITS
         found = _look_up(connection, name, NO_ID, may_create=False)
         if not request.topics and found.error_code:
             continue
@@ -233,8 +250,7 @@ def on_describe_topic_partitions(
         room -= len(told)
         skip = 0
         if room <= 0:
-            after = [other for other in names if other > name]
-            response.next_cursor = Cursor(topic_name=after[0], partition_index=0) if after else None
+            response.next_cursor = Cursor(topic_name=names[number], partition_index=0) if number < len(names) else None
             break
     return response
 

@@ -7,10 +7,11 @@ never answered; what is refused closes the connection then (Kafka), the only way
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.core.topics.errors import TopicRefused
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, each_partition, handles
 from protocol.kafka.apis.produce import (
     PartitionProduceData,
     PartitionProduceResponse,
@@ -28,15 +29,16 @@ if TYPE_CHECKING:
 
 ZSTD_VERSION = 7
 """The first version whose clients may send zstd (KIP-110)."""
+BATCH_UNITS = 50
+"""What one partition's batch costs, beside its octets."""
+_BATCHES = attrgetter("partition_data")
 _ATTRIBUTES_LOW = 22
 """Where the compression of a batch stands."""
 
 
 @handles(0)
-def on_produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest) -> object:
+def on_produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest) -> Steps | None:
     """See the module."""
-    from broker.server.kafka.connection import NO_ANSWER
-
     hub = connection.hub
     if not hub.has_room():
         hub.hold(slot, request)
@@ -46,34 +48,41 @@ def on_produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest)
         refused = ErrorCode.INVALID_REQUIRED_ACKS
     elif request.transactional_id is not None:
         refused = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-    response = ProduceResponse(
-        responses=[_produce_topic(connection, one, refused, slot.header.api_version) for one in request.topic_data]
-    )
+    return _produce(connection, slot, request, refused)
+
+
+def _produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest, refused: ErrorCode) -> Steps:
+    from broker.server.kafka.connection import NO_ANSWER
+
+    hub = connection.hub
+    version = slot.header.api_version
+    now_ms = hub.wall_ms
+
+    def append(topic_data: TopicProduceData, data: PartitionProduceData) -> PartitionProduceResponse:
+        name = topic_data.name
+        topic = hub.topics.get(name)
+        code = refused
+        if code is ErrorCode.NONE:
+            if not hub.can(connection, "write", name):
+                code = ErrorCode.TOPIC_AUTHORIZATION_FAILED
+            elif topic is None:
+                code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            elif topic.internal:
+                code = ErrorCode.INVALID_TOPIC_EXCEPTION
+        if topic is None or code is not ErrorCode.NONE:
+            return PartitionProduceResponse(index=data.index, error_code=code)
+        return _produce_partition(topic, data, now_ms, version)
+
+    found = yield from each_partition(request.topic_data, _BATCHES, append, BATCH_UNITS)
     if request.acks == 0:
-        if any(one.error_code for topic in response.responses for one in topic.partition_responses):
+        if any(one.error_code for _, responses in found for one in responses):
             connection.end("what was sent with acks=0 is refused")
         return NO_ANSWER
+    response = ProduceResponse(
+        responses=[TopicProduceResponse(name=topic.name, partition_responses=results) for topic, results in found]
+    )
     hub.answer_when_durable(slot, response)
     return None
-
-
-def _produce_topic(
-    connection: KafkaConnection, data: TopicProduceData, refused: ErrorCode, version: int
-) -> TopicProduceResponse:
-    hub = connection.hub
-    topic = hub.topics.get(data.name)
-    if refused is ErrorCode.NONE:
-        if not hub.can(connection, "write", data.name):
-            refused = ErrorCode.TOPIC_AUTHORIZATION_FAILED
-        elif topic is None:
-            refused = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        elif topic.internal:
-            refused = ErrorCode.INVALID_TOPIC_EXCEPTION
-    if topic is None or refused is not ErrorCode.NONE:
-        answers = [PartitionProduceResponse(index=one.index, error_code=refused) for one in data.partition_data]
-    else:
-        answers = [_produce_partition(topic, one, hub.wall_ms, version) for one in data.partition_data]
-    return TopicProduceResponse(name=data.name, partition_responses=answers)
 
 
 def _produce_partition(topic: Topic, data: PartitionProduceData, now_ms: int, version: int) -> PartitionProduceResponse:

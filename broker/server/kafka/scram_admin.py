@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from broker.core.topics.errors import TopicRefused
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, each, handles
 from protocol.kafka.apis.alter_user_scram_credentials import (
     AlterUserScramCredentialsRequest,
     AlterUserScramCredentialsResponse,
@@ -35,6 +35,8 @@ NUMBERS = {"SCRAM-SHA-256": 1, "SCRAM-SHA-512": 2}
 MECHANISMS = {number: mechanism for mechanism, number in NUMBERS.items()}
 DIGEST_OCTETS = {"SCRAM-SHA-256": 32, "SCRAM-SHA-512": 64}
 SALT_OCTETS_MAX = 1024
+USER_UNITS = 20
+"""What a user whose credentials are looked at, or changed, costs."""
 
 Change = ScramCredentialDeletion | ScramCredentialUpsertion
 
@@ -42,7 +44,7 @@ Change = ScramCredentialDeletion | ScramCredentialUpsertion
 @handles(50)
 def on_describe_user_scram_credentials(
     connection: KafkaConnection, slot: Slot, request: DescribeUserScramCredentialsRequest
-) -> DescribeUserScramCredentialsResponse:
+) -> Steps:
     """Mechanisms and iterations of users; of all who have any for null, and for an empty list."""
     hub = connection.hub
     if not hub.is_administrator(connection):
@@ -51,10 +53,13 @@ def on_describe_user_scram_credentials(
         )
     if request.users:
         counts = Counter(one.name for one in request.users)
-        results = [_describe(hub, name, count) for name, count in counts.items()]
     else:
-        names = sorted(hub.hub.access.users)
-        results = [_describe(hub, name, 1) for name in names if hub.scram.shown(name)]
+        counts = Counter(name for name in sorted(hub.hub.access.users) if hub.scram.shown(name))
+
+    def describe(named: tuple[str, int]) -> DescribeUserScramCredentialsResult:
+        return _describe(hub, *named)
+
+    results = yield from each(counts.items(), describe, USER_UNITS)
     return DescribeUserScramCredentialsResponse(error_message=None, results=results)
 
 
@@ -82,15 +87,16 @@ def _describe(hub: KafkaHub, name: str, count: int) -> DescribeUserScramCredenti
 @handles(51)
 def on_alter_user_scram_credentials(
     connection: KafkaConnection, slot: Slot, request: AlterUserScramCredentialsRequest
-) -> None:
+) -> Steps:
     """Set and delete credentials: for each user all that is asked for is done, or nothing. Durable when answered."""
     hub = connection.hub
     changes: dict[str, list[Change]] = {}
     every: list[Change] = [*request.deletions, *request.upsertions]
     for change in every:
         changes.setdefault(change.name, []).append(change)
-    results = []
-    for name, wanted in changes.items():
+
+    def alter(named: tuple[str, list[Change]]) -> AlterUserScramCredentialsResult:
+        name, wanted = named
         result = AlterUserScramCredentialsResult(user=name, error_message=None)
         try:
             if not hub.is_administrator(connection):
@@ -101,8 +107,11 @@ def on_alter_user_scram_credentials(
         else:
             for change in wanted:
                 _apply(hub, change)
-        results.append(result)
+        return result
+
+    results = yield from each(changes.items(), alter, USER_UNITS)
     hub.answer_when_durable(slot, AlterUserScramCredentialsResponse(results=results))
+    return None
 
 
 def _check(hub: KafkaHub, name: str, wanted: list[Change]) -> None:

@@ -7,9 +7,10 @@ makes a new one. `FetchPlan` is what one request wants, whether it came whole or
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
 from protocol.kafka.errors import ErrorCode
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SESSIONS_MAX = 1000
 PARTITIONS_MAX = 100_000
 """Of all sessions together; about 30 MB."""
+UPDATED_AT_ONCE = 1000
 EPOCH_MAX = 2**31 - 1
 
 Key = tuple[str, bytes, int]
@@ -74,13 +76,14 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def plan(self, request: FetchRequest, user: object) -> FetchPlan:
-        """What the request wants. Raises TopicRefused 70, 71 for a session or an epoch that it is not."""
+    def plan(self, request: FetchRequest, user: object) -> Generator[int, None, FetchPlan]:
+        """What the request wants, in slices (units of work). Raises TopicRefused 70, 71 for a session or an epoch that
+        it is not."""
         session_id, epoch = request.session_id, request.session_epoch
         if epoch <= 0:
             self._close(session_id)
             partitions: OrderedDict[Key, Wanted] = OrderedDict()
-            _update(partitions, request)
+            yield from _update(partitions, request)
             if epoch < 0 or not partitions:
                 return FetchPlan(0, partitions.values(), is_incremental=False)
             return FetchPlan(self._open(partitions, user), partitions.values(), is_incremental=False)
@@ -92,12 +95,15 @@ class Sessions:
                 ErrorCode.INVALID_FETCH_SESSION_EPOCH, f"fetch session {session_id} has epoch {session.epoch}"
             )
         session.epoch = epoch % EPOCH_MAX + 1
-        before = len(session.partitions)
+        partitions = session.partitions
+        before = len(partitions)
         for topic in request.forgotten_topics_data:
             for index in topic.partitions:
-                session.partitions.pop((topic.topic, topic.topic_id, index), None)
-        _update(session.partitions, request)
-        self._count += len(session.partitions) - before
+                partitions.pop((topic.topic, topic.topic_id, index), None)
+        yield from _update(partitions, request)
+        if self._sessions.get(session_id) is not session:  # It had to make room for others meanwhile.
+            raise TopicRefused(ErrorCode.FETCH_SESSION_ID_NOT_FOUND, f"no fetch session {session_id}")
+        self._count += len(partitions) - before
         self._sessions.move_to_end(session_id)
         self._evict()
         return FetchPlan(session_id, session.partitions.values(), is_incremental=True)
@@ -128,9 +134,13 @@ class Sessions:
             self._close(next(iter(self._sessions)))
 
 
-def _update(partitions: OrderedDict[Key, Wanted], request: FetchRequest) -> None:
+def _update(partitions: OrderedDict[Key, Wanted], request: FetchRequest) -> Iterator[int]:
+    count = 0
     for topic in request.topics:
         for one in topic.partitions:
+            count += 1
+            if count % UPDATED_AT_ONCE == 0:
+                yield SLICE_UNITS
             key = (topic.topic, topic.topic_id, one.partition)
             wanted = partitions.get(key)
             if wanted is None:

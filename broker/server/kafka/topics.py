@@ -7,13 +7,15 @@ vhost's `configure` permission for the topic's name, delete-records `write` as w
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.core.access_lists import Operation
 from broker.core.topics.config import KEYS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
-from broker.server.kafka.handlers import handles
+from broker.server.kafka.handlers import Steps, each, each_partition, handles
 from protocol.kafka.apis.create_partitions import (
     CreatePartitionsRequest,
     CreatePartitionsResponse,
@@ -28,9 +30,11 @@ from protocol.kafka.apis.create_topics import (
     CreateTopicsResponse,
 )
 from protocol.kafka.apis.delete_records import (
+    DeleteRecordsPartition,
     DeleteRecordsPartitionResult,
     DeleteRecordsRequest,
     DeleteRecordsResponse,
+    DeleteRecordsTopic,
     DeleteRecordsTopicResult,
 )
 from protocol.kafka.apis.delete_topics import (
@@ -48,6 +52,13 @@ TOPIC_SOURCE, DEFAULT_SOURCE = 1, 5
 """Where a value comes from: the topic's own configuration, or the default."""
 BY_NAME_UNTIL = 5
 """The last version of DeleteTopics that has names alone."""
+PARTITIONS_MADE_MAX = 10_000
+"""Of one request, as in Kafka (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`)."""
+CONFIGS_TOLD_MAX = 500
+"""New topics of one request that are answered with their configuration, some 25 values each: an answer is written in
+one step."""
+CREATE_UNITS, DELETE_UNITS, SHORTEN_UNITS = 300, 100, 50
+"""What making or deleting a topic costs, and deleting records of a partition."""
 STANDARD = -1
 """Partitions or replicas: as the broker has it (KIP-464)."""
 
@@ -59,29 +70,40 @@ def require(connection: KafkaConnection, operation: Operation, name: str) -> Non
 
 
 @handles(19)
-def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTopicsRequest) -> None:
+def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTopicsRequest) -> Steps:
     """CreateTopics: -1 partitions or replicas are the defaults; a name that is there twice is an error of each."""
     counts = Counter(one.name for one in request.topics)
-    results: dict[str, CreatableTopicResult] = {}
-    for one in request.topics:
+    tells_configs = len(counts) <= CONFIGS_TOLD_MAX
+    left = PARTITIONS_MADE_MAX
+
+    def create(one: CreatableTopic) -> CreatableTopicResult:
+        nonlocal left
         try:
             if counts[one.name] > 1:
                 raise TopicRefused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+            asked = max(one.num_partitions, len(one.assignments), 1)
+            left -= asked if asked <= PARTITIONS_MADE_MAX else 0  # No topic may have more: it is refused for that.
+            if left < 0:
+                raise TopicRefused(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
             topic, count = _create(connection, one, validate_only=request.validate_only)
         except TopicRefused as refused:
-            results[one.name] = CreatableTopicResult(
+            return CreatableTopicResult(
                 name=one.name, error_code=refused.code, error_message=refused.text, configs=None
             )
-        else:
-            results[one.name] = CreatableTopicResult(
-                name=one.name,
-                topic_id=topic.id,
-                error_message=None,
-                num_partitions=count,
-                replication_factor=1,
-                configs=_configs(topic),
-            )
-    connection.hub.answer_when_durable(slot, CreateTopicsResponse(topics=list(results.values())))
+        return CreatableTopicResult(
+            name=one.name,
+            topic_id=topic.id,
+            error_message=None,
+            num_partitions=count,
+            replication_factor=1,
+            configs=_configs(topic) if tells_configs else None,
+            topic_config_error_code=ErrorCode.NONE if tells_configs else ErrorCode.POLICY_VIOLATION,
+        )
+
+    wanted = {one.name: one for one in request.topics}
+    results = yield from each(wanted.values(), create, CREATE_UNITS)
+    connection.hub.answer_when_durable(slot, CreateTopicsResponse(topics=results))
+    return None
 
 
 def _create(connection: KafkaConnection, wanted: CreatableTopic, *, validate_only: bool) -> tuple[Topic, int]:
@@ -121,14 +143,14 @@ def _configs(topic: Topic) -> list[CreatableTopicConfigs]:
 
 
 @handles(20)
-def on_delete_topics(connection: KafkaConnection, slot: Slot, request: DeleteTopicsRequest) -> None:
+def on_delete_topics(connection: KafkaConnection, slot: Slot, request: DeleteTopicsRequest) -> Steps:
     """DeleteTopics, by name or id."""
     wanted = request.topics
     if slot.header.api_version <= BY_NAME_UNTIL:
         wanted = [DeleteTopicState(name=name) for name in request.topic_names]
-    connection.hub.answer_when_durable(
-        slot, DeleteTopicsResponse(responses=[_delete(connection, one) for one in wanted])
-    )
+    responses = yield from each(wanted, partial(_delete, connection), DELETE_UNITS)
+    connection.hub.answer_when_durable(slot, DeleteTopicsResponse(responses=responses))
+    return None
 
 
 def _delete(connection: KafkaConnection, wanted: DeleteTopicState) -> DeletableTopicResult:
@@ -151,10 +173,12 @@ def _delete(connection: KafkaConnection, wanted: DeleteTopicState) -> DeletableT
 
 
 @handles(37)
-def on_create_partitions(connection: KafkaConnection, slot: Slot, request: CreatePartitionsRequest) -> None:
+def on_create_partitions(connection: KafkaConnection, slot: Slot, request: CreatePartitionsRequest) -> Steps:
     """CreatePartitions: `count` is what the topic is to have in all."""
-    results = [_grow(connection, one, validate_only=request.validate_only) for one in request.topics]
+    grow = partial(_grow, connection, validate_only=request.validate_only)
+    results = yield from each(request.topics, grow, CREATE_UNITS)
     connection.hub.answer_when_durable(slot, CreatePartitionsResponse(results=results))
+    return None
 
 
 def _grow(
@@ -180,21 +204,22 @@ def _grow(
 
 
 @handles(21)
-def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRecordsRequest) -> None:
+def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRecordsRequest) -> Steps:
     """DeleteRecords: everything below an offset goes, -1 being the high watermark."""
     hub = connection.hub
-    results = []
-    for topic in request.topics:
-        answers = []
-        for one in topic.partitions:
-            answer = DeleteRecordsPartitionResult(partition_index=one.partition_index, low_watermark=-1)
-            try:
-                require(connection, "delete", topic.name)
-                require(connection, "write", topic.name)
-                partition = hub.topics.partition(topic.name, one.partition_index)
-                answer.low_watermark = hub.topics.delete_records(partition, one.offset)
-            except TopicRefused as refused:
-                answer.error_code = refused.code
-            answers.append(answer)
-        results.append(DeleteRecordsTopicResult(name=topic.name, partitions=answers))
+
+    def shorten(topic: DeleteRecordsTopic, one: DeleteRecordsPartition) -> DeleteRecordsPartitionResult:
+        answer = DeleteRecordsPartitionResult(partition_index=one.partition_index, low_watermark=-1)
+        try:
+            require(connection, "delete", topic.name)
+            require(connection, "write", topic.name)
+            partition = hub.topics.partition(topic.name, one.partition_index)
+            answer.low_watermark = hub.topics.delete_records(partition, one.offset)
+        except TopicRefused as refused:
+            answer.error_code = refused.code
+        return answer
+
+    found = yield from each_partition(request.topics, attrgetter("partitions"), shorten, SHORTEN_UNITS)
+    results = [DeleteRecordsTopicResult(name=topic.name, partitions=partitions) for topic, partitions in found]
     hub.answer_when_durable(slot, DeleteRecordsResponse(topics=results))
+    return None

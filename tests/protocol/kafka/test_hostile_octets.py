@@ -116,7 +116,7 @@ def test_elements_are_counted():
     empty_topic = b"\x01\x01\0"
     frame = body_after_header(0, 9, b"\0" + struct.pack(">hi", 1, 1000) + uvarint(ELEMENTS_MAX + 2)
                               + empty_topic * (ELEMENTS_MAX + 1) + b"\0")  # fmt: skip
-    with pytest.raises(MalformedRequest, match=r"topic_data.*more than 100000 elements"):
+    with pytest.raises(MalformedRequest, match=r"topic_data.*more than 40000 elements"):
         read_request(frame)
 
 
