@@ -150,14 +150,14 @@ class _Server:
         hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)
         if store is not None:
-            restore_access_lists(access, store.catalog)
+            restore_access_lists(access, store.catalog, broker.leave_aside)
         declare_topology(hub, config)
         hub.restore_groups()
-        if store is not None:
-            _flush(store, config)
         listeners = config.listeners
         context = tls_context(config) if listeners.amqps is not None or listeners.kafkas is not None else None
         self._listen(topics=store is not None)
+        if store is not None:
+            _flush(store, config)  # From here on the run counts: whatever could have ended the start has not.
         ticker = Ticker(
             hub,
             handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
@@ -328,7 +328,7 @@ def open_storage(config: Config) -> Store | None:
     if config.storage.dir == MEMORY:
         return None
     try:
-        store = open_store(RealDisk(Path(config.storage.dir)), lambda: os.urandom(16))
+        store = open_store(RealDisk(Path(config.storage.dir)), lambda: os.urandom(16), begin=False)
     except OSError as error:
         raise StorageError(f"the data directory {config.storage.dir} cannot be used: {error}") from None
     store.sync = config.storage.flush == "ack"
