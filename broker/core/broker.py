@@ -25,7 +25,7 @@ from broker.log.store import Store
 class Broker:
     """What every face gets. `alarm` is the reason why publishers wait ("low on memory"), None when they need not."""
 
-    __slots__ = ("_choose", "_limits", "alarm", "alarms", "left_aside", "scheduler", "store", "vhosts")
+    __slots__ = ("_choose", "_limits", "alarm", "alarms", "conflicts", "left_aside", "scheduler", "store", "vhosts")
 
     def __init__(self, choose: Choose, limits: VHostLimits | None = None, store: Store | None = None) -> None:
         self.store = store
@@ -33,6 +33,8 @@ class Broker:
         self.vhosts: dict[str, VHost] = {}
         self.alarm: str | None = None
         self.alarms: frozenset[str] = frozenset()
+        self.conflicts: list[str] = []
+        """What of the configuration could not be declared beside what was there: complete sentences."""
         self.left_aside: list[str] = []
         """Entries of the catalog that this start could not use, and why."""
         self._choose = choose
@@ -109,6 +111,13 @@ class Broker:
             _, source, kind, destination, routing_key, _ = entry.names
             vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
         return ()
+
+    def damage(self) -> list[str]:
+        """What storage cannot give back of queues and partitions: a sentence each."""
+        found = []
+        for vhost in self.vhosts.values():
+            found += [f"{queue.place} cannot be read" for queue in vhost.queues.values() if queue.broken]
+        return found
 
     def close_in_order(self) -> None:
         """Note for the next start what may have been delivered."""

@@ -182,7 +182,11 @@ def dump_command(
                 else:
                     yield found
 
-    rows = _catalog(everything(), unreadable) if kind == "catalog" else _rows(everything(), kind, number, start, whole=whole)
+    rows = (
+        _catalog(everything(), unreadable)
+        if kind == "catalog"
+        else _rows(everything(), kind, number, start, whole=whole)
+    )
     show(islice(rows, limit) if limit else rows, COLUMNS[kind], wanted, columns)
     for one in damaged:
         click.echo(f"damaged: {one.file} at {one.position}: {one.what}", err=True)

@@ -99,10 +99,10 @@ class Steps:
 class HttpError(Exception):
     """An answer other than success."""
 
-    def __init__(self, status: int, error: str, reason: str) -> None:
+    def __init__(self, status: int, error: str, reason: str, **more: Any) -> None:
         super().__init__(status, error, reason)
         self.status = status
-        self.body = {"error": error, "reason": reason}
+        self.body = {"error": error, "reason": reason, **more}
 
 
 Handler = Callable[..., Any]
@@ -227,24 +227,6 @@ def _overview(request: Request) -> dict[str, Any]:
 @route_to("GET", "whoami")
 def _whoami(request: Request) -> dict[str, Any]:
     return {"name": request.user.name, "tags": sorted(request.user.tags)}
-
-
-@route_to("GET", "health/checks/alarms")
-def _health_alarms(request: Request) -> dict[str, Any]:
-    alarm = request.hub.broker.alarm
-    if alarm is not None:
-        raise HttpError(503, "failed", alarm)
-    return {"status": "ok"}
-
-
-@route_to("GET", "health/checks/local-alarms")
-def _health_local_alarms(request: Request) -> Any:
-    return _health_alarms(request)
-
-
-@route_to("GET", "health/checks/virtual-hosts")
-def _health_vhosts(_request: Request) -> dict[str, Any]:
-    return {"status": "ok"}
 
 
 # Lists.

@@ -23,6 +23,7 @@ from broker.server.auth import LoginRefused
 from broker.server.http import (  # noqa: F401 - they fill the table of routes
     browse,
     groups,
+    health,
     policies,
     records,
     redeliver,
