@@ -23,6 +23,6 @@ from broker.config.schema import (
 from broker.config.secret import Secret
 
 __all__ = [
-    "Address", "Binding", "Config", "Declared", "Exchange", "Limits", "Permission", "Queue", "Report", "Secret", "Security",
-    "Tls", "TopicPermission", "Topology", "User", "VHost", "check", "load",
+    "Address", "Binding", "Config", "Declared", "Exchange", "Limits", "Permission", "Queue", "Report", "Secret",
+    "Security", "Tls", "TopicPermission", "Topology", "User", "VHost", "check", "load",
 ]  # fmt: skip

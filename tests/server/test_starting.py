@@ -1,4 +1,4 @@
-"""Starts that fail, or that find something they cannot use: what an operator sees, and what the data directory keeps."""
+"""Starts that fail, or find something they cannot use: what an operator sees, and what the data directory keeps."""
 
 import socket
 import subprocess
