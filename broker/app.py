@@ -196,6 +196,8 @@ class _Server:
         broker = hub.broker
         for text in broker.left_aside:
             log.error("catalog: left aside, cannot be used: %s (`jackalope log dump --kind catalog` shows it)", text)
+        for text in broker.damage():
+            log.error("storage: %s", text)
         broker.conflicts = declare_topology(broker, config, hub.now_ms)
         if broker.conflicts and config.topology.strict:
             raise ConfigError("\n".join([*broker.conflicts, "topology.strict is true: nothing was changed"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from broker.core import damage
 from broker.core.catalog import (
     ASIDE,
     EXCHANGE,
@@ -19,6 +20,7 @@ from broker.core.catalog import (
 from broker.core.exchange.base import Choose
 from broker.core.scheduler import Scheduler
 from broker.core.vhost import VHost, VHostLimits
+from broker.log.errors import Corrupt
 from broker.log.store import Store
 
 
@@ -56,6 +58,10 @@ class Broker:
         store = self.store
         if store is None:
             return
+        try:
+            damage.recall(store)
+        except OSError as error:
+            self.scheduler.report("damage that is known cannot be looked at", error)
         self._try_again(store)
         owned: set[int] = set()
         for entry in read_catalog(store.catalog):
@@ -114,10 +120,13 @@ class Broker:
 
     def damage(self) -> list[str]:
         """What storage cannot give back of queues and partitions: a sentence each."""
-        found = []
-        for vhost in self.vhosts.values():
-            found += [f"{queue.place} cannot be read" for queue in vhost.queues.values() if queue.broken]
-        return found
+        return list(damage.sentences(self))
+
+    def _note_damage(self, store: Store) -> None:
+        found = damage.note(store)
+        for place, log in damage.damaged(self):
+            if log in found:
+                self.scheduler.report(f"{place} is damaged", Corrupt(str(log.gaps[-1])))
 
     def close_in_order(self) -> None:
         """Note for the next start what may have been delivered."""
@@ -146,5 +155,7 @@ class Broker:
             if vhost.topics is not None:
                 vhost.topics.tick(self.scheduler, now_ms)
             vhost.retaining.tick(now_ms)
+        if self.store is not None and self.store.filling.gapped:
+            self._note_damage(self.store)
         for timed in list(self.scheduler.timed):
             timed.tick()

@@ -12,6 +12,7 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
 | `A` vhost, seven parts of an ACL (`access_lists`) | empty |
 | `U` user, SCRAM mechanism | the credential |
+| `D` uuid of a log | empty; what of the log cannot be read, see `damage` |
 | `?` a whole key | the value of an entry that a start could not use: it waits there for one that can |
 
 Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`; `H` is a secret
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
 ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
-ASIDE = b"?"
+ASIDE, DAMAGE = b"?", b"D"
 KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: "policy",
               OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry"}  # fmt: skip
 """Of the kinds whose values are two tables."""

@@ -11,7 +11,7 @@ from tools.cli.kinds import NUMBER, PAIR
 from tools.cli.output import FORMATS, printable, show
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "queue": ("vhost", "name", "type", "messages_ready", "messages_unacknowledged", "consumers", "durable"),
+    "queue": ("vhost", "name", "type", "state", "messages_ready", "messages_unacknowledged", "consumers", "durable"),
     "exchange": ("vhost", "name", "type", "durable", "auto_delete", "internal"),
     "binding": ("vhost", "source", "destination_type", "destination", "routing_key", "arguments"),
     "connection": ("name", "user", "vhost", "state", "channels", "ssl", "recv_oct", "send_oct"),

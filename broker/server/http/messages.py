@@ -26,8 +26,8 @@ PROPERTIES_BYTES_MAX = FRAME_MAX_BYTES - 22
 GET_MAX = 10_000
 """Messages one request may take."""
 _WANTED = {
-    "z": "text of 255 octets at most", "F": "an object that a field table can hold", "o": "a whole number from 0 to 255",
-    "T": "a whole number of seconds since 1970",
+    "z": "text of 255 octets at most", "F": "an object that a field table can hold",
+    "o": "a whole number from 0 to 255", "T": "a whole number of seconds since 1970",
 }  # fmt: skip
 """What a property of each type of `wire.PROPERTIES` is made of."""
 _BUT_HEADERS = frozenset(name for _, name, _ in wire.PROPERTIES) - {"headers"}
