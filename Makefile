@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV_COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --extra build
 ROUNDS ?= 5
 SECONDS_EACH ?= 3
@@ -12,6 +12,7 @@ SECONDS_EACH ?= 3
 .PHONY: run test style types debian-tools compat faults faults-short bench bench-kafka kafka-control lock clean
 
 $(READY): requirements.lock pyproject.toml
+	@echo "installing into $(VENV), once: this takes a minute or so"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,14 +150,14 @@ class _Server:
         hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)
         if store is not None:
-            restore_access_lists(access, store.catalog)
-        declare_topology(hub, config)
+            restore_access_lists(access, store.catalog, broker.leave_aside)
+        self._declare(hub, config)
         hub.restore_groups()
-        if store is not None:
-            _flush(store, config)
         listeners = config.listeners
         context = tls_context(config) if listeners.amqps is not None or listeners.kafkas is not None else None
         self._listen(topics=store is not None)
+        if store is not None:
+            _flush(store, config)  # From here on the run counts: whatever could have ended the start has not.
         ticker = Ticker(
             hub,
             handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
@@ -190,6 +190,20 @@ class _Server:
                         accepting.cancel()
                         nursery.start_soon(self._drain, hub, nursery.cancel_scope)
         return self._close_storage(broker, durability)
+
+    def _declare(self, hub: Hub, config: Config) -> None:
+        """The topology; what conflicts with what is there is told. Raises ConfigError where that ends the start."""
+        broker = hub.broker
+        for text in broker.left_aside:
+            log.error("catalog: left aside, cannot be used: %s (`jackalope log dump --kind catalog` shows it)", text)
+        for text in broker.damage():
+            log.error("storage: %s", text)
+        broker.conflicts = declare_topology(broker, config, hub.now_ms)
+        if broker.conflicts and config.topology.strict:
+            raise ConfigError("\n".join([*broker.conflicts, "topology.strict is true: nothing was changed"]))
+        for text in broker.conflicts:
+            log.warning("topology: %s", text)
+        self.config = replace(config, root=None)  # Nobody asks any more where something was written.
 
     def _listen(self, *, topics: bool) -> None:
         """Open what is configured; without topics there is nothing for Kafka's clients, and the log says so."""
@@ -290,7 +304,7 @@ class _Server:
         for name in ("listeners", "tls", "limits", "storage", "kafka", "compat", "log", "vhosts"):
             if getattr(config, name) != getattr(self.config, name):
                 log.warning("configuration: %s changed, takes effect at the next start", name)
-        self.config = config
+        self.config = replace(config, root=None)
         log.info("configuration reloaded: %d users", len(config.users))
 
     @staticmethod
@@ -328,7 +342,7 @@ def open_storage(config: Config) -> Store | None:
     if config.storage.dir == MEMORY:
         return None
     try:
-        store = open_store(RealDisk(Path(config.storage.dir)), lambda: os.urandom(16))
+        store = open_store(RealDisk(Path(config.storage.dir)), lambda: os.urandom(16), begin=False)
     except OSError as error:
         raise StorageError(f"the data directory {config.storage.dir} cannot be used: {error}") from None
     store.sync = config.storage.flush == "ack"

@@ -56,6 +56,35 @@ def test_the_examples_in_it_work(tmp_path):
     assert len(config.vhosts["shop"].all_bindings()) == 2
 
 
+@pytest.mark.parametrize("name", ["vhosts", "users"])
+def test_every_inner_key_is_shown(name):
+    """What stands below names is in the examples: each key of every dataclass there, in its place."""
+    text = FILE.read_text()
+    text = re.sub(r"(?m)^  # ( *[^ ].*)$", r"  \1", text[text.index("vhosts:\n") :])
+    written = yaml.safe_load(text)[name].values()
+    assert missing(field_kinds(Config)[name][0].children, written) == []
+
+
+def missing(cls, written):
+    """The keys of a dataclass, and of those below it, that none of these mappings has."""
+    found = []
+    for key, (kind, _, _) in field_kinds(cls).items():
+        below = [one[key] for one in written if key in one]
+        if not below and key not in ("password", "password_hash"):  # A user has one of them.
+            found.append(f"{cls.__name__}.{key}")
+        if kind.children is not None:
+            entries = [entry for one in below for entry in (one if isinstance(one, list) else one.values())]
+            while entries and not any(set(entry) & set(field_kinds(kind.children)) for entry in entries):
+                entries = [entry for one in entries for entry in one.values()]
+            found += missing(kind.children, entries)
+    return found
+
+
+def test_the_inner_keys_would_be_missed():
+    """The look is one that can fail."""
+    assert missing(field_kinds(Config)["vhosts"][0].children, [{"queues": {"q": {"durable": True}}}])
+
+
 def keys_of(section, path=""):
     """Dotted paths of all properties of a schema."""
     for name, one in section.get("properties", {}).items():

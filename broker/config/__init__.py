@@ -1,6 +1,6 @@
 """The configuration of `jackalope serve`: typed, frozen, with defaults for everything.
 
-`load(paths, sets, environ)` gives a `Config`; `check` the same as a report; `Config.topology()` what to declare.
+`load(paths, sets, environ)` gives a `Config`; `check` the same as a report; `Config.declared()` what to declare.
 """
 
 from broker.config.kinds import Address
@@ -9,6 +9,7 @@ from broker.config.loader import Report, check, load
 from broker.config.schema import (
     Binding,
     Config,
+    Declared,
     Exchange,
     Permission,
     Queue,
@@ -22,6 +23,6 @@ from broker.config.schema import (
 from broker.config.secret import Secret
 
 __all__ = [
-    "Address", "Binding", "Config", "Exchange", "Limits", "Permission", "Queue", "Report", "Secret", "Security", "Tls",
-    "TopicPermission", "Topology", "User", "VHost", "check", "load",
+    "Address", "Binding", "Config", "Declared", "Exchange", "Limits", "Permission", "Queue", "Report", "Secret",
+    "Security", "Tls", "TopicPermission", "Topology", "User", "VHost", "check", "load",
 ]  # fmt: skip

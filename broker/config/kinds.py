@@ -26,6 +26,7 @@ class Wrong(Exception):
 
     def __init__(self, item: Item, path: str, text: str) -> None:
         super().__init__(f"{item.where}: {path}: {text}" if path else f"{item.where}: {text}")
+        self.path = path
 
 
 @dataclass(slots=True)
@@ -36,6 +37,13 @@ class Reading:
     read_file: Callable[[str, int], str]
     """(path, most bytes) -> its text; raises OSError or ValueError."""
     errors: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """The dotted paths at which there is a mistake: what is there is not what was written."""
+
+    def note(self, wrong: Wrong) -> None:
+        """One mistake more."""
+        self.errors.append(str(wrong))
+        self.wrong.append(wrong.path)
 
 
 class Kind(Generic[T]):

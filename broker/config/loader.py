@@ -73,11 +73,11 @@ def _read(paths: Sequence[str | Path], sets: Sequence[str], environ: Mapping[str
         config = read_struct(Config, root, "", reading)
     except (ConfigError, Wrong) as error:
         return Config(), [*reading.errors, str(error)]
-    if not reading.errors:
-        from broker.config import validate  # Brings in what it checks with, so not for the defaults.
+    from broker.config import validate  # Brings in what it checks with, so not for the defaults.
 
-        reading.errors.extend(validate.problems(config, root))
-    return replace(config, warnings=tuple(warnings)), reading.errors
+    reading.errors.extend(validate.problems(config, root, reading.wrong))
+    warnings += validate.warnings(config, root)
+    return replace(config, warnings=tuple(warnings), root=root), reading.errors
 
 
 def _files(path: Path) -> list[Path]:

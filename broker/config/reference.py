@@ -36,7 +36,13 @@ vhosts:
   #       bindings:
   #         - {source: orders, routing_key: order.*.placed, arguments: {}}
   #   bindings:
-  #     - {source: orders, destination: amq.fanout, destination_type: exchange, routing_key: '#', arguments: {}}"""
+  #     - {source: orders, destination: amq.fanout, destination_type: exchange, routing_key: '#', arguments: {}}
+  #   topics:  # Grown and configured where they are there; Kafka's names, a list is one with commas.
+  #     events: {partitions: 12, config: {retention.ms: 86400000, cleanup.policy: [compact, delete]}}
+  #   policies:
+  #     short: {pattern: '^charge', apply_to: queues, priority: 1, definition: {max-length: 100000}}
+  #   operator_policies:  # They bound what others ask for.
+  #     bounded: {pattern: '.*', apply_to: queues, priority: 0, definition: {max-length: 1000000}}"""
 
 _USERS = """\
 users:

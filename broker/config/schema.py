@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from broker.config.kinds import (
@@ -30,6 +30,7 @@ from broker.config.kinds import (
 from broker.config.limits import Limits
 from broker.config.secret import Secret
 from broker.config.sections import entries, listing, named, struct
+from broker.config.source import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +197,23 @@ class VHost:
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
+class Declared:
     """What is declared at start, in this order: vhosts with exchanges, queues and bindings, then users."""
 
     vhosts: tuple[VHost, ...]
     users: tuple[User, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """How what `vhosts` declares meets what is there."""
+
+    strict: bool = option(
+        False,
+        boolean(),
+        "true: whatever of it conflicts with what is there ends the start. false: what fits is applied, what is there"
+        " stays, and each conflict is logged and shown by `jackalope health`.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +346,7 @@ class Config:
     kafka: Kafka = option(Kafka, struct(Kafka), "What clients of the Kafka protocol see.")
     compat: Compat = option(Compat, struct(Compat), "What clients that look at the server's name are told.")
     log: Log = option(Log, struct(Log), "Logs go to stderr.")
+    topology: Topology = option(Topology, struct(Topology), "How what is declared below meets what is there.")
     vhosts: Mapping[str, VHost] = option(
         _root, named(VHost), "The topology, declared at start. Giving this key replaces the default vhost."
     )
@@ -340,10 +354,12 @@ class Config:
         _guest, named(User), "Who may log in. Giving this key replaces the default user."
     )
     warnings: tuple[str, ...] = ()
+    root: Item | None = field(default=None, compare=False, repr=False)
+    """Where all of it was written; None once nobody asks any more."""
 
-    def topology(self) -> Topology:
+    def declared(self) -> Declared:
         """Vhosts and users in the order in which they are applied."""
-        return Topology(tuple(self.vhosts.values()), tuple(self.users.values()))
+        return Declared(tuple(self.vhosts.values()), tuple(self.users.values()))
 
 
 def field_kinds(cls: type) -> dict[str, tuple[Kind[Any], str, Any]]:

@@ -28,7 +28,7 @@ def read_struct(cls: type[T], item: Item, path: str, reading: Reading, **given: 
     prefix = f"{path}." if path else ""
     for name, entry in entries.items():
         if name not in known:
-            reading.errors.append(str(Wrong(entry, prefix + name, f"unknown key{did_you_mean(name, known)}")))
+            reading.note(Wrong(entry, prefix + name, f"unknown key{did_you_mean(name, known)}"))
             continue
         kind: Kind[Any] = known[name].metadata["kind"]
         if entry.value is None and not kind.nullable:
@@ -36,13 +36,13 @@ def read_struct(cls: type[T], item: Item, path: str, reading: Reading, **given: 
         try:
             values[name] = kind.read(entry, prefix + name, reading)
         except Wrong as wrong:
-            reading.errors.append(str(wrong))
+            reading.note(wrong)
             values.setdefault(name, None)
             if known[name].default is not MISSING or known[name].default_factory is not MISSING:
                 del values[name]
     for name, one in known.items():
         if name not in values and one.default is MISSING and one.default_factory is MISSING:
-            reading.errors.append(str(Wrong(item, prefix + name, "must be given")))
+            reading.note(Wrong(item, prefix + name, "must be given"))
             values[name] = None
     return cls(**values)
 
@@ -90,9 +90,9 @@ def _named(item: Item, path: str, reading: Reading, read: Callable[[Item, str, s
     for name, entry in item.value.items():
         at = f"{path}.{name}"
         if not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
-            reading.errors.append(str(Wrong(entry, at, f"a name has 1 to {NAME_BYTES_MAX} bytes")))
+            reading.note(Wrong(entry, at, f"a name has 1 to {NAME_BYTES_MAX} bytes"))
             continue
         try:
             yield name, read(entry, name, at)
         except Wrong as wrong:
-            reading.errors.append(str(wrong))
+            reading.note(wrong)

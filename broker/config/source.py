@@ -45,6 +45,30 @@ class Item:
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
+def where(root: Item, path: Iterable[str]) -> str:
+    """`file:line` of the deepest key of the path that is written anywhere."""
+    item = root
+    for name in path:
+        below: Any = item.value
+        if isinstance(below, dict) and name in below:
+            item = below[name]
+        elif isinstance(below, list) and name.isdigit() and int(name) < len(below):
+            item = below[int(name)]
+        else:
+            break
+    return item.where
+
+
+def is_written(root: Item, path: Iterable[str]) -> bool:
+    """Whether this key stands in the files, whatever its value."""
+    item = root
+    for name in path:
+        if not isinstance(item.value, dict) or name not in item.value:
+            return False
+        item = item.value[name]
+    return True
+
+
 def plain(item: Item) -> Any:
     """The bare values of a tree."""
     value = item.value

@@ -7,53 +7,125 @@ a broker.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from broker.config.kinds import did_you_mean
 from broker.config.schema import Binding, Config, Listeners, Queue, QueueBinding, Tls, User, VHost
 from broker.config.sections import NAME_BYTES_MAX
-from broker.config.source import Item
+from broker.config.source import Item, is_written, where
 from broker.core.access import check_pattern
-from broker.core.arguments import check_queue
+from broker.core.arguments import CHECKS, queue_problems
 from broker.core.exchange.base import Router
 from broker.core.exchange.registry import ROUTERS
 from broker.core.passwords import parse_hash
+from broker.core.policies import make_policy
+from broker.core.topics.config import KEYS, override_problem, text_of
+from broker.core.topics.errors import TopicRefused
+from broker.core.topics.registry import check_name
 from broker.core.vhost import PREDECLARED
 from broker.errors import Refused
+from protocol.amqp.fields import DEPTH_MAX, encode_table
 
 Problem = tuple[tuple[str, ...], str]
 """The path of keys, and what is wrong there."""
 
+EXCHANGE_ARGUMENTS = (
+    "alternate-exchange", "hash-header", "hash-property", "x-cache-persistence", "x-cache-size", "x-cache-ttl",
+    "x-delayed-type", "x-recent-history-length",
+)  # fmt: skip
 TAGS = ("administrator", "monitoring", "policymaker", "management", "impersonator", "none")
 
 
-def problems(config: Config, root: Item) -> list[str]:
-    """Every problem as `file:line: key: text`."""
-    return [_located(root, path, text) for path, text in _all(config)]
+def problems(config: Config, root: Item, wrong: Sequence[str] = ()) -> list[str]:
+    """Every problem as `file:line: key: text`, but for those below a path that is `wrong` already."""
+    found = []
+    for path, text in _all(config, root):
+        name = ".".join(path)
+        if not any(f"{name}.".startswith(f"{one}.") for one in wrong):
+            found.append(f"{where(root, path)}: {name}: {text}")
+    return found
 
 
-def _all(config: Config) -> Iterator[Problem]:
+def warnings(config: Config, root: Item) -> list[str]:
+    """What is taken and does nothing: arguments that nobody knows, in the same form."""
+    found = []
+    for vhost in config.vhosts.values():
+        at = ("vhosts", vhost.name)
+        places = [((*at, "queues", one.name, "arguments"), one.arguments, CHECKS) for one in vhost.queues.values()]
+        places += [
+            ((*at, "exchanges", one.name, "arguments"), one.arguments, dict.fromkeys(EXCHANGE_ARGUMENTS))  # type: ignore[misc]
+            for one in vhost.exchanges.values()
+        ]
+        for path, arguments, known in places:
+            for name in arguments:
+                if name.startswith("x-") and name not in known:
+                    near = did_you_mean(name, known)
+                    key = (*path, name)
+                    found.append(f"{where(root, key)}: {'.'.join(key)}: unknown argument, kept and ignored{near}")
+    return found
+
+
+def _all(config: Config, root: Item) -> Iterator[Problem]:
     yield from _tls(config.tls, config.listeners)
     yield from _limits(config)
     for vhost in config.vhosts.values():
         yield from _vhost(vhost)
+        yield from _topics(vhost)
+        yield from _policies(vhost)
     for user in config.users.values():
-        yield from _user(user, config.vhosts)
+        # The default user's permission is nobody's mistake.
+        yield from _user(user, config.vhosts if is_written(root, ("users", user.name)) else None)
 
 
-def _located(root: Item, path: tuple[str, ...], text: str) -> str:
-    """With the place of the deepest key of the path that is written anywhere."""
-    item = root
-    for name in path:
-        below: Any = item.value
-        if isinstance(below, dict) and name in below:
-            item = below[name]
-        elif isinstance(below, list) and name.isdigit():
-            item = below[int(name)]
-        else:
-            break
-    return f"{item.where}: {'.'.join(path)}: {text}"
+def _topics(vhost: VHost) -> Iterator[Problem]:
+    named: dict[str, str] = {}
+    for topic in vhost.topics.values():
+        path = ("vhosts", vhost.name, "topics", topic.name)
+        try:
+            check_name(topic.name)
+        except TopicRefused as refused:
+            yield path, refused.text
+        other = named.setdefault(topic.name.replace(".", "_"), topic.name)
+        if other != topic.name:
+            yield path, f"collides with topic '{other}': a dot and an underscore are one to Kafka's metrics"
+        queue = vhost.queues.get(topic.name)
+        if queue is not None and queue.arguments.get("x-queue-type") != "stream":
+            yield path, f"'{topic.name}' is a queue already"
+        for name, value in topic.config.items():
+            key = (*path, "config", name)
+            if isinstance(value, Mapping):
+                yield key, "expected text, a number, true or false, or a list"
+            elif name not in KEYS:
+                yield key, f"Unknown topic config name: {name}{did_you_mean(name, KEYS)}"
+            else:
+                wrong = override_problem(name, text_of(value))
+                if wrong is not None:
+                    yield key, wrong
+
+
+def _policies(vhost: VHost) -> Iterator[Problem]:
+    for kind, policies in (("policies", vhost.policies), ("operator_policies", vhost.operator_policies)):
+        for one in policies.values():
+            try:
+                make_policy(one.name, one.pattern or "", one.apply_to, one.priority, one.definition)
+            except Refused as refused:
+                yield ("vhosts", vhost.name, kind, one.name), refused.text
+
+
+def _arguments(path: tuple[str, ...], arguments: Mapping[str, Any]) -> Iterator[Problem]:
+    """They are stored as a field table (AMQP 4.2.5.5), so one must be able to hold them."""
+    try:
+        encode_table(arguments)
+    except (ValueError, TypeError, OverflowError, struct.error):
+        yield (
+            (*path, "arguments"),
+            (
+                f"a field table cannot hold this: names have up to {NAME_BYTES_MAX} bytes, whole numbers 64 bits, and"
+                f" it is {DEPTH_MAX} levels deep at most"
+            ),
+        )
 
 
 def _tls(tls: Tls, listeners: Listeners) -> Iterator[Problem]:
@@ -81,7 +153,7 @@ def _limits(config: Config) -> Iterator[Problem]:
             yield ("limits", less), f"must not be more than limits.{more} ({getattr(limits, more)})"
 
 
-def _user(user: User, vhosts: Iterable[str]) -> Iterator[Problem]:
+def _user(user: User, vhosts: Iterable[str] | None) -> Iterator[Problem]:
     at = ("users", user.name)
     if user.password is not None and user.password_hash is not None:
         yield at, "has both a password and a password_hash"
@@ -112,9 +184,9 @@ def _pattern(path: tuple[str, ...], pattern: str) -> Iterator[Problem]:
         yield path, str(error)
 
 
-def _exists(path: tuple[str, ...], kind: str, name: str, among: Iterable[str]) -> Iterator[Problem]:
-    names = tuple(among)
-    if name not in names:
+def _exists(path: tuple[str, ...], kind: str, name: str, among: Iterable[str] | None) -> Iterator[Problem]:
+    names = tuple(among or ())
+    if among is not None and name is not None and name not in names:
         yield path, f"no {kind} '{name}'{did_you_mean(name, names)}"
 
 
@@ -123,6 +195,7 @@ def _vhost(vhost: VHost) -> Iterator[Problem]:
     routers = {name: ROUTERS[kind]({}, _first) for name, kind in PREDECLARED.items()}
     for exchange in vhost.exchanges.values():
         path = (*at, "exchanges", exchange.name)
+        yield from _arguments(path, exchange.arguments)
         if exchange.type not in ROUTERS:
             yield (*path, "type"), f"unknown exchange type '{exchange.type}'{did_you_mean(exchange.type, ROUTERS)}"
         elif exchange.name.startswith("amq.") and PREDECLARED.get(exchange.name) != exchange.type:
@@ -154,16 +227,10 @@ def _first(_: int) -> int:
 def _queue(path: tuple[str, ...], queue: Queue, vhost: str) -> Iterator[Problem]:
     if queue.name.startswith("amq."):
         yield path, "names that begin with 'amq.' are reserved"
-    try:
-        check_queue(
-            queue.name,
-            vhost,
-            queue.arguments,
-            durable=queue.durable,
-            exclusive=False,
-            auto_delete=queue.auto_delete,
-        )
-    except Refused as refused:
+    yield from _arguments(path, queue.arguments)
+    for refused in queue_problems(
+        queue.name, vhost, queue.arguments, durable=queue.durable, exclusive=False, auto_delete=queue.auto_delete
+    ):
         yield path, refused.text
 
 
@@ -171,6 +238,7 @@ def _source(
     path: tuple[str, ...], binding: Binding | QueueBinding, vhost: VHost, routers: Mapping[str, Router]
 ) -> Iterator[Problem]:
     """The source must exist, and its type must take the binding."""
+    yield from _arguments(path, binding.arguments)
     if len(binding.routing_key.encode()) > NAME_BYTES_MAX:
         yield (*path, "routing_key"), f"longer than {NAME_BYTES_MAX} bytes"
     if binding.source not in PREDECLARED:

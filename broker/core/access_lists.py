@@ -13,7 +13,7 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from broker.core import catalog
@@ -166,8 +166,13 @@ def acl_key(vhost: str, acl: Acl) -> bytes:
     return catalog.key(catalog.ACL, vhost, *acl)
 
 
-def restore_access_lists(access: Access, stored: Mapping[bytes, bytes]) -> None:
-    """Bring back what the catalog knows."""
+def restore_access_lists(
+    access: Access, stored: Mapping[bytes, bytes], leave_aside: Callable[[bytes, str], None]
+) -> None:
+    """Bring back what the catalog knows; an entry that cannot be used is left aside."""
     for entry in catalog.read_kind(stored, catalog.ACL):
+        if isinstance(entry, catalog.Unreadable) or len(entry.names) != 1 + len(Acl._fields):
+            leave_aside(entry.key, entry.why if isinstance(entry, catalog.Unreadable) else "not of seven parts")
+            continue
         vhost, *parts = entry.names
         access.add_acl(vhost, Acl(*cast("tuple[Kind, str, Pattern, str, str, Operation, Permission]", tuple(parts))))

@@ -5,7 +5,7 @@ A table of checks with RabbitMQ's error texts (all 406). Pure. Values are Python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from broker.core.intervals import interval_ms
@@ -146,21 +146,31 @@ def check_queue(
     name: str, vhost: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
 ) -> None:
     """Raises Refused 406 for arguments that a queue cannot have."""
+    for wrong in queue_problems(name, vhost, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete):
+        raise wrong
+
+
+def queue_problems(
+    name: str, vhost: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
+) -> Iterator[Refused]:
+    """Every reason why no queue can have these arguments."""
     place = f"for queue '{name}' in vhost '{vhost}'"
     for key, check in CHECKS.items():
         if key in arguments:
             wrong = check(arguments[key], arguments)
             if wrong is not None:
-                raise _refuse(f"invalid arg '{key}' {place}: {wrong}")
+                yield _refuse(f"invalid arg '{key}' {place}: {wrong}")
     queue_type = arguments.get("x-queue-type", "classic")
+    if not isinstance(queue_type, str) or queue_type not in NOT_IN:
+        return
     if queue_type != "classic":
         for has, prop in ((auto_delete, "auto-delete"), (exclusive, "exclusive-owner"), (not durable, "non-durable")):
             if has:
-                raise _refuse(f"invalid property '{prop}' {place}")
+                yield _refuse(f"invalid property '{prop}' {place}")
     for key in NOT_IN[queue_type]:
         if key in arguments:
-            raise not_of_type(key, place, queue_type)
-    _check_log(place, arguments, durable=durable, exclusive=exclusive)
+            yield not_of_type(key, place, queue_type)
+    yield from _log_problems(place, arguments, durable=durable, exclusive=exclusive)
 
 
 def not_of_type(key: str, place: str, queue_type: str) -> Refused:
@@ -168,15 +178,15 @@ def not_of_type(key: str, place: str, queue_type: str) -> Refused:
     return _refuse(f"invalid arg '{key}' {place} of queue type rabbit_{queue_type}_queue")
 
 
-def _check_log(place: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool) -> None:
-    """Raises Refused 406 for what only the log of a queue that a restart finds could do."""
+def _log_problems(place: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool) -> Iterator[Refused]:
+    """What only the log of a queue that a restart finds could do."""
     for key in _needs_log(arguments):
         if not durable:
-            raise _refuse(f"invalid property 'non-durable' {place}: '{key}' needs a durable queue")
+            yield _refuse(f"invalid property 'non-durable' {place}: '{key}' needs a durable queue")
         if exclusive:
-            raise _refuse(f"invalid property 'exclusive-owner' {place}: '{key}' needs a queue that a restart finds")
+            yield _refuse(f"invalid property 'exclusive-owner' {place}: '{key}' needs a queue that a restart finds")
         if key in RETAINING and arguments.get("x-max-priority"):
-            raise _refuse(f"invalid arg '{key}' {place}: not together with 'x-max-priority'")
+            yield _refuse(f"invalid arg '{key}' {place}: not together with 'x-max-priority'")
 
 
 def check_log(name: str, vhost: str, arguments: Mapping[str, Any], *, kept: bool) -> None:

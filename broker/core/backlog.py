@@ -94,7 +94,8 @@ class Backlog:
     """The log of one queue, as the queue uses it."""
 
     __slots__ = (
-        "_away", "_gauge", "_recovered_end", "_renderer", "log", "redelivered_below", "store", "tail_offset",
+        "_away", "_gaps_counted", "_gauge", "_recovered_end", "_renderer", "log", "redelivered_below", "store",
+        "tail_offset",
     )  # fmt: skip
 
     def __init__(self, store: Store, log: Log, gauge: HeadGauge) -> None:
@@ -106,12 +107,14 @@ class Backlog:
         self._recovered_end = 0  # Behind what was there when the broker started.
         self._renderer = Renderer()
         log.render = self._renderer.render_one
+        self._gaps_counted = 0  # How many of the log's are not in the cursor's count.
         self._away: set[int] = set()  # Leased from behind `tail_offset`, without having been in the head.
 
     def recover(self, cursor: LeaseCursor, *, clean: bool) -> None:
         """The queue comes back: all is behind the head. After an unclean stop all of it may have been delivered."""
         log = self.log
         cursor.unloaded_count = log.live_count
+        self._gaps_counted = len(log.gaps)
         cursor.head_offset = log.next_offset
         self.tail_offset = log.settled.floor if cursor.unloaded_count else log.next_offset
         self.redelivered_below = log.seen_offset if clean else log.next_offset
@@ -206,6 +209,9 @@ class Backlog:
             log.settle(first, end)
         if self.tail_offset < log.next_offset:
             log.settle(self.tail_offset, log.next_offset)
+        for gap in log.lost:
+            log.settle(gap.first, gap.end)  # Nobody will have it, and whoever purges says that nobody need.
+        self._gaps_counted = len(log.gaps)
         self.tail_offset = log.next_offset
         self._gauge.look(0)
         self._away.clear()
@@ -216,6 +222,8 @@ class Backlog:
         """Bring back what comes next: (how many messages, those of an earlier run). Raises Corrupt and OSError."""
         log = self.log
         size = loaded = 0
+        self.count_lost(cursor, self.tail_offset)
+        start = self.tail_offset
         arrivals: list[Arrival] = []
         for batch in log.read(self.tail_offset):
             messages = _messages(batch)
@@ -236,12 +244,24 @@ class Backlog:
             size += batch.header.size
             if size >= LOAD_BYTES and loaded:
                 break
-        if not loaded:
+        self.count_lost(cursor, start)
+        if not loaded and cursor.unloaded_count:
             raise Corrupt(f"log {log.uuid.hex()}: {cursor.unloaded_count} messages behind {self.tail_offset} are gone")
         if self._away:
             self._away = {offset for offset in self._away if offset >= self.tail_offset}
         cursor.unloaded_count -= loaded
         return loaded, arrivals
+
+    def count_lost(self, cursor: LeaseCursor, start: int) -> None:
+        """What has turned out to be damaged since the last look is not waiting any more; `start` is where the head
+        ended when it was found."""
+        gaps = self.log.gaps
+        while self._gaps_counted < len(gaps):
+            gap = gaps[self._gaps_counted]
+            self._gaps_counted += 1
+            ranges = list(self.log.settled.missing(max(gap.first, start), gap.end))
+            cursor.unloaded_count -= sum(end - first for first, end in ranges)
+            cursor.unloaded_count += sum(any(first <= one < end for first, end in ranges) for one in self._away)
 
     def _with_counts(self, first: int, messages: list[Message]) -> list[Message]:
         """Those that have come back before say how often."""

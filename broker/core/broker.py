@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from broker.core.catalog import EXCHANGE, OPERATOR_POLICY, POLICY, QUEUE, TOPIC, read_catalog
+from collections.abc import Collection
+
+from broker.core import damage
+from broker.core.catalog import (
+    ASIDE,
+    EXCHANGE,
+    OPERATOR_POLICY,
+    POLICY,
+    QUEUE,
+    TOPIC,
+    Entry,
+    Unreadable,
+    place_of,
+    read_catalog,
+)
 from broker.core.exchange.base import Choose
 from broker.core.scheduler import Scheduler
 from broker.core.vhost import VHost, VHostLimits
+from broker.log.errors import Corrupt
 from broker.log.store import Store
 
 
 class Broker:
     """What every face gets. `alarm` is the reason why publishers wait ("low on memory"), None when they need not."""
 
-    __slots__ = ("_choose", "_limits", "alarm", "alarms", "scheduler", "store", "vhosts")
+    __slots__ = ("_choose", "_limits", "alarm", "alarms", "conflicts", "left_aside", "scheduler", "store", "vhosts")
 
     def __init__(self, choose: Choose, limits: VHostLimits | None = None, store: Store | None = None) -> None:
         self.store = store
@@ -20,6 +35,10 @@ class Broker:
         self.vhosts: dict[str, VHost] = {}
         self.alarm: str | None = None
         self.alarms: frozenset[str] = frozenset()
+        self.conflicts: list[str] = []
+        """What of the configuration could not be declared beside what was there: complete sentences."""
+        self.left_aside: list[str] = []
+        """Entries of the catalog that this start could not use, and why."""
         self._choose = choose
         self._limits = limits
 
@@ -31,34 +50,83 @@ class Broker:
         return vhost
 
     def restore(self, now_ms: int) -> None:
-        """Bring back what the store's catalog knows; logs that belong to no queue any more go. Once, at the start."""
+        """Bring back what the store's catalog knows; logs that belong to no queue any more go. Once, at the start.
+
+        An entry that cannot be used is named and left aside, and no log goes then: it may be the entry's. Each start
+        tries it again, unless something else has its name by then.
+        """
         store = self.store
         if store is None:
             return
+        try:
+            damage.recall(store)
+        except OSError as error:
+            self.scheduler.report("damage that is known cannot be looked at", error)
+        self._try_again(store)
         owned: set[int] = set()
         for entry in read_catalog(store.catalog):
-            vhost = self.add_vhost(entry.names[0])
-            if entry.kind in (POLICY, OPERATOR_POLICY):
-                vhost.policies.restore(entry.names[1], entry.known, entry.arguments, operator=entry.kind != POLICY)
-            elif entry.kind == TOPIC and vhost.topics is not None:
-                owned.update(vhost.topics.restore(entry.names[1], entry.known, entry.arguments))
-            elif entry.kind == EXCHANGE:
-                log = store.logs[entry.known["log"]] if "log" in entry.known else None
-                owned.update({log.number} if log is not None else ())
-                vhost.restore_exchange(entry.names[1], entry.known, entry.arguments, log, clean=store.recovered.clean)
-            elif entry.kind == QUEUE:
-                log = store.logs[entry.known["log"]]
-                owned.add(log.number)
-                clean = store.recovered.clean
-                vhost.restore_queue(entry.names[1], entry.known, entry.arguments, log, now_ms=now_ms, clean=clean)
-            else:
-                _, source, kind, destination, routing_key, _ = entry.names
-                vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
-        for log in [log for log in store.logs.values() if log.number not in owned]:
+            if isinstance(entry, Unreadable):
+                self.leave_aside(entry.key, entry.why)
+                continue
+            try:
+                owned.update(self._restore(entry, store, now_ms))
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not keep the others away
+                self.leave_aside(entry.key, f"{type(error).__name__}: {error}")
+        orphans = [log for log in store.logs.values() if log.number not in owned]
+        for log in orphans if not self.left_aside else ():
             store.drop_log(log)
         for vhost in self.vhosts.values():
             for queue in list(vhost.queues.values()):
                 queue.resume()
+
+    def _try_again(self, store: Store) -> None:
+        """What earlier starts have left aside: what it is about may be there now, or this version may know it."""
+        for key in [key for key in store.catalog if key[:1] == ASIDE]:
+            if key[1:] not in store.catalog:
+                store.put(key[1:], store.catalog[key])
+                store.delete(key)
+            else:
+                self.left_aside.append(f"{place_of(key[1:])}: something else has its name")
+
+    def leave_aside(self, key: bytes, why: str) -> None:
+        """An entry of the catalog cannot be used: name it, and keep it where nobody writes over it."""
+        store = self.store
+        assert store is not None
+        store.put(ASIDE + key, store.catalog[key])
+        store.delete(key)
+        self.left_aside.append(f"{place_of(key)}: {why}")
+
+    def _restore(self, entry: Entry, store: Store, now_ms: int) -> Collection[int]:
+        """One entry comes back; returns the numbers of its logs."""
+        vhost = self.add_vhost(entry.names[0])
+        clean = store.recovered.clean
+        if entry.kind in (POLICY, OPERATOR_POLICY):
+            vhost.policies.restore(entry.names[1], entry.known, entry.arguments, operator=entry.kind != POLICY)
+        elif entry.kind == TOPIC:
+            assert vhost.topics is not None
+            return vhost.topics.restore(entry.names[1], entry.known, entry.arguments)
+        elif entry.kind == EXCHANGE:
+            log = store.logs[entry.known["log"]] if "log" in entry.known else None
+            vhost.restore_exchange(entry.names[1], entry.known, entry.arguments, log, clean=clean)
+            return () if log is None else (log.number,)
+        elif entry.kind == QUEUE:
+            log = store.logs[entry.known["log"]]
+            vhost.restore_queue(entry.names[1], entry.known, entry.arguments, log, now_ms=now_ms, clean=clean)
+            return (log.number,)
+        else:
+            _, source, kind, destination, routing_key, _ = entry.names
+            vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
+        return ()
+
+    def damage(self) -> list[str]:
+        """What storage cannot give back of queues and partitions: a sentence each."""
+        return list(damage.sentences(self))
+
+    def _note_damage(self, store: Store) -> None:
+        found = damage.note(store)
+        for place, log in damage.damaged(self):
+            if log in found:
+                self.scheduler.report(f"{place} is damaged", Corrupt(str(log.gaps[-1])))
 
     def close_in_order(self) -> None:
         """Note for the next start what may have been delivered."""
@@ -87,5 +155,7 @@ class Broker:
             if vhost.topics is not None:
                 vhost.topics.tick(self.scheduler, now_ms)
             vhost.retaining.tick(now_ms)
+        if self.store is not None and self.store.filling.gapped:
+            self._note_damage(self.store)
         for timed in list(self.scheduler.timed):
             timed.tick()

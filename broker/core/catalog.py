@@ -12,6 +12,8 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
 | `A` vhost, seven parts of an ACL (`access_lists`) | empty |
 | `U` user, SCRAM mechanism | the credential |
+| `D` uuid of a log | empty; what of the log cannot be read, see `damage` |
+| `?` a whole key | the value of an entry that a start could not use: it waits there for one that can |
 
 Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`; `H` is a secret
 of 32 octets, which the salts of SCRAM are made of.
@@ -27,6 +29,7 @@ from broker.core.exchange.base import Binding
 from broker.core.exchange.exchange import Exchange
 from broker.core.queue import Queue
 from broker.log.log import Log
+from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table, encode_table
 
 if TYPE_CHECKING:
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
 ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
+ASIDE, DAMAGE = b"?", b"D"
+KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: "policy",
+              OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry"}  # fmt: skip
+"""Of the kinds whose values are two tables."""
 
 
 class Entry(NamedTuple):
@@ -44,6 +51,19 @@ class Entry(NamedTuple):
     names: tuple[str, ...]
     known: dict[str, Any]
     arguments: dict[str, Any]
+    key: bytes
+
+    @property
+    def place(self) -> str:
+        """What it is, for an operator."""
+        return place_of(self.key)
+
+
+class Unreadable(NamedTuple):
+    """An entry whose octets are not what this version writes."""
+
+    key: bytes
+    why: str
 
 
 def key(kind: bytes, *names: str) -> bytes:
@@ -110,18 +130,33 @@ def policy_value(policy: Policy) -> bytes:
     return value(known, policy.definition)
 
 
-def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry]:
+def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry | Unreadable]:
     """The entries: policies, exchanges, queues, then bindings, so that each finds what it needs."""
     for wanted in (POLICY, OPERATOR_POLICY, TOPIC, EXCHANGE, QUEUE, BINDING):
         yield from read_kind(catalog, wanted)
 
 
-def read_kind(catalog: Mapping[bytes, bytes], wanted: bytes) -> Iterator[Entry]:
-    """The entries of one kind."""
-    for key, value in catalog.items():
-        if key[:1] == wanted:
-            known, position = decode_table(value)
-            yield Entry(wanted, tuple(_names(key)), known, decode_table(value, position)[0])
+def read_kind(catalog: Mapping[bytes, bytes], wanted: bytes) -> Iterator[Entry | Unreadable]:
+    """The entries of one kind. The catalog may change meanwhile."""
+    for key, value in [(key, value) for key, value in catalog.items() if key[:1] == wanted]:
+        try:
+            # What was written is read, however much it is: a peer's limit on tables is none of the disk's.
+            known, position = decode_table(value, 0, len(value))
+            arguments, _ = decode_table(value, position, len(value))
+            yield Entry(wanted, tuple(_names(key)), known, arguments, key)
+        except (PeerError, UnicodeDecodeError, IndexError) as error:
+            yield Unreadable(key, getattr(error, "text", None) or "not text, or shorter than it says")
+
+
+def place_of(key: bytes) -> str:
+    """What a key names, for an operator: `queue 'orders' in vhost '/'`."""
+    kind = KIND_NAMES.get(key[:1], "entry")
+    try:
+        vhost, *names = _names(key)
+    except ValueError:
+        return f"{kind} of key {key.hex()}"
+    quoted = " ".join([f"'{name}'" for name in names])
+    return f"{kind} {quoted} in vhost '{vhost}'"
 
 
 def _names(key: bytes) -> Iterator[str]:

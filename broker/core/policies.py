@@ -73,8 +73,8 @@ def make_policy(name: str, pattern: str, apply_to: str, priority: int, definitio
     policy = Policy(name, pattern, apply_to, priority, dict(definition), matches)
     try:
         catalog.policy_value(policy)
-    except (ValueError, TypeError, struct.error) as error:
-        raise refuse(f"cannot be stored: {error}") from None
+    except (ValueError, TypeError, struct.error):
+        raise refuse("cannot be stored: a name is longer than 255 octets, or a number than 64 bits") from None
     return policy
 
 

@@ -71,6 +71,10 @@ class Taking(Serving):
         except (StorageError, OSError) as error:
             self.cannot_read(error)
             return otherwise
+        finally:
+            backlog = self.backlog
+            if backlog is not None and backlog.log.gaps:
+                backlog.count_lost(self.cursor, backlog.tail_offset)
 
     def cannot_read(self, error: StorageError | OSError) -> None:
         """Stop: for good when the log is damaged, else (out of handles, perhaps) for a while."""

@@ -27,6 +27,7 @@ from broker.core.streams.stream import Stream
 from broker.core.streams.streams import Streams
 from broker.core.topics.registry import Topics
 from broker.errors import Refused
+from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_ALLOWED, NOT_FOUND, PRECONDITION_FAILED
@@ -168,7 +169,7 @@ class VHost:
         self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any], log: Log | None, *, clean: bool
     ) -> None:
         """An exchange of the catalog comes back, with the log of what it keeps."""
-        exchange = self.exchanges[name] = Exchange(
+        exchange = Exchange(
             name,
             ROUTERS[known["type"]](arguments, self._choose),
             durable=True,
@@ -176,10 +177,14 @@ class VHost:
             internal=known["internal"],
             arguments=arguments,
         )
+        self.exchanges[name] = exchange
         self.policies.apply_to_exchange(exchange)
         exchange.state = exchange_state.attach(self, exchange, log)
         if exchange.state is not None:
-            exchange.state.recover(clean=clean)
+            try:
+                exchange.state.recover(clean=clean)
+            except (StorageError, OSError) as error:  # What it routes must not wait for what it remembers.
+                self.scheduler.report(f"exchange '{name}' in vhost '{self.name}' does not know all it kept", error)
         self.epoch += 1
 
     def keep(self, key: bytes, value: bytes) -> None:

@@ -65,6 +65,28 @@ def files_of(path: Path) -> list[Path]:
     return [*checkpoints[-1:], *journals, *sorted(path.glob("logs/*/*.log"))]
 
 
+def catalog_of(path: Path) -> tuple[dict[bytes, bytes], set[int]]:
+    """(the catalog, the numbers of the logs) as the files of a data directory leave them; damage is stepped over.
+
+    Raises OSError.
+    """
+    catalog: dict[bytes, bytes] = {}
+    logs: set[int] = set()
+    for file in files_of(path):
+        for found in dump(file) if not is_segment(file) else ():
+            if not isinstance(found, FoundEntry):
+                continue
+            if found.kind == "put":
+                catalog[found.value[0]] = found.value[1]
+            elif found.kind == "delete":
+                catalog.pop(found.value[0], None)
+            elif found.kind == "open":
+                logs.add(found.value[0])
+            elif found.kind == "drop":
+                logs.discard(found.value[0])
+    return catalog, logs
+
+
 def is_segment(file: Path) -> bool:
     """Whether it holds bare batches."""
     return file.suffix == ".log"

@@ -29,8 +29,10 @@ from typing import Any, NamedTuple
 from broker.log import entries, extents
 from broker.log.ackset import AckSet
 from broker.log.disk import FileRange
+from broker.log.errors import Corrupt
 from broker.log.extents import Batch, Extent, Source, clip
 from broker.log.filling import Filling
+from broker.log.gaps import Gap, cut_out, step_over
 from broker.log.recovering import NEVER_CUT, NOTHING_KEPT, Pending, Recovering
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment
 from protocol.kafka.records import BatchHeader, Octets, encode_batch, encode_one, parse_header
@@ -72,8 +74,8 @@ class Log(Recovering):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_keep_is_unwritten", "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "has_folder",
-        "has_waste", "layout",
+        "_keep_is_unwritten", "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "gaps",
+        "has_folder", "has_waste", "layout",
         "number", "render", "seen_offset", "truncated_to", "uuid",
     )  # fmt: skip
 
@@ -103,6 +105,8 @@ class Log(Recovering):
         self.volatile = AckSet()
         """What a restart drops, wherever it is: one bit an offset where such and others take turns."""
         self._volatile_chunks_max = VOLATILE_CHUNKS
+        self.gaps: list[Gap] = []
+        """What of it was found to be damaged; no extent has it any more."""
         self.pending: list[Pending] = []
         self._open: list[bytes] = []  # Records of the last batch, which may still grow.
         self._open_first = self._open_count = self._open_bytes = self._open_ms = 0
@@ -441,20 +445,66 @@ class Log(Recovering):
             if index >= len(self.extents):
                 break
             extent = self.extents[index]
-            if extent.size > extents.EXTENT_BYTES_MAX:
-                parts = extents.split(extent)
-                self.extents[index : index + 1] = parts
-                extent = parts[0]
-            if not covers(max(offset, extent.first), extent.end):
-                for header, data, position in extents.batches(extent):
-                    if header.next_offset > offset and not covers(header.base_offset, header.next_offset):
-                        yield Batch(header, data, position)
+            try:
+                if extent.size > extents.EXTENT_BYTES_MAX:
+                    parts = extents.split(extent)
+                    self.extents[index : index + 1] = parts
+                    extent = parts[0]
+                if not covers(max(offset, extent.first), extent.end):
+                    for header, data, position in extents.batches(extent):
+                        if header.next_offset > offset and not covers(header.base_offset, header.next_offset):
+                            yield Batch(header, data, position)
+                            offset = header.next_offset
+            except Corrupt as error:
+                self._step_over(extent, error)
+                continue
             offset = extent.end
         # Only who comes so far ends the batch that may still grow.
         self._close_batch()
         for pending in list(self.pending):
             if pending.end > offset and not covers(pending.first, pending.end):
                 yield Batch(parse_header(pending.octets), bytes(pending.octets), 0)
+
+    def _step_over(self, extent: Extent, error: Corrupt) -> None:
+        """This extent is damaged: what of it can be read takes its place, and the gap is noted.
+
+        Raises what was met if that cannot be found again, and OSError.
+        """
+        index = next((index for index, one in enumerate(self.extents) if one is extent), -1)
+        if index < 0:
+            return  # It has been moved, dropped or cut meanwhile: whoever reads looks again.
+        parts, gap = step_over(extent)
+        if gap is None:
+            raise error
+        self.extents[index : index + 1] = parts
+        if not self.settled.covers(gap.first, gap.end):
+            self.gaps.append(gap)
+            self._filling.gapped.append(self)
+
+    def recall_gap(self, gap: Gap) -> bool:
+        """A gap that an earlier run has found; False if nobody needs what is in it, or it can be read now.
+
+        Raises OSError.
+        """
+        if self.settled.covers(gap.first, gap.end):
+            return False
+        for index, extent in enumerate(self.extents):
+            parts = cut_out(extent, gap) if extent.first <= gap.first < extent.end else None
+            if parts is not None:
+                self.extents[index : index + 1] = parts
+                self.gaps.append(gap)
+                return True
+        return False
+
+    @property
+    def lost(self) -> list[Gap]:
+        """The gaps that have something in them that is not settled."""
+        return [gap for gap in self.gaps if not self.settled.covers(gap.first, gap.end)]
+
+    @property
+    def lost_count(self) -> int:
+        """How many offsets are in them and not settled."""
+        return sum(gap.end - gap.first - self.settled.count(gap.first, gap.end) for gap in self.gaps)
 
     def stored(self, offset: int, bytes_max: int, end: int) -> list[FileRange]:
         """Whole extents from `offset` on, below `end`, of up to `bytes_max` octets, as they lie in files.
@@ -469,9 +519,13 @@ class Log(Recovering):
             extent = self.extents[index]
             if extent.first < offset or not extent.size >= RANGE_BYTES_MIN:
                 break
-            if extent.size > max(bytes_max, extents.EXTENT_BYTES_MAX) and not extents.is_one_batch(extent):
-                self.extents[index : index + 1] = extents.split(extent)
-                extent = self.extents[index]
+            try:
+                if extent.size > max(bytes_max, extents.EXTENT_BYTES_MAX) and not extents.is_one_batch(extent):
+                    self.extents[index : index + 1] = extents.split(extent)
+                    extent = self.extents[index]
+            except Corrupt as error:
+                self._step_over(extent, error)
+                break
             if extent.size > bytes_max or extent.end > end:
                 break
             one = extent.source.range(extent.position, extent.size)
@@ -489,9 +543,12 @@ class Log(Recovering):
         Raises Corrupt and OSError.
         """
         self._close_batch()
-        index = bisect_right(self.extents, offset, key=_END)
-        if index < len(self.extents):
-            return extents.first_header(self.extents[index])
+        while (index := bisect_right(self.extents, offset, key=_END)) < len(self.extents):
+            extent = self.extents[index]
+            try:
+                return extents.first_header(extent)
+            except Corrupt as error:
+                self._step_over(extent, error)
         return parse_header(self.pending[0].octets) if self.pending else None
 
     def first_since(self, timestamp_ms: int) -> BatchHeader | None:
@@ -500,7 +557,13 @@ class Log(Recovering):
         low, high = 0, len(self.extents)
         while low < high:
             middle = (low + high) // 2
-            if extents.first_header(self.extents[middle]).max_timestamp_ms < timestamp_ms:
+            try:
+                header = extents.first_header(self.extents[middle])
+            except Corrupt as error:
+                self._step_over(self.extents[middle], error)
+                low, high = 0, len(self.extents)
+                continue
+            if header.max_timestamp_ms < timestamp_ms:
                 low = middle + 1
             else:
                 high = middle

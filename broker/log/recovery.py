@@ -30,16 +30,18 @@ _LOG_FOLDER = re.compile(r"[0-9a-f]{32}")
 VERSION = b"jackalope storage %d\n" % entries.FORMAT_VERSION
 
 
-def open_store(disk: Disk, new_uuid: Callable[[], bytes]) -> Store:
+def open_store(disk: Disk, new_uuid: Callable[[], bytes], *, begin: bool = True) -> Store:
     """Lock the directory, bring back what it holds, and note that a run has begun.
 
-    Raises StorageError (Corrupt among them) and OSError.
+    Without `begin` that note waits in the frame that is being filled: a start that fails before it is flushed leaves
+    the end of the last run as it was. Raises StorageError (Corrupt among them) and OSError.
     """
+    _check_version(disk)  # What is not ours gets no lock file.
     disk.lock()
-    _check_version(disk)
+    _make_version(disk)
     for folder in (journal.FOLDER, "logs"):
         disk.make_folder(folder)
-    return _Recovery(disk, new_uuid).run()
+    return _Recovery(disk, new_uuid).run(begin=begin)
 
 
 def _check_version(disk: Disk) -> None:
@@ -60,6 +62,12 @@ def _check_version(disk: Disk) -> None:
             f"the data directory is not empty, has no file '{VERSION_FILE}', so is not ours: "
             + ", ".join(sorted(strangers)[:3])
         )
+
+
+def _make_version(disk: Disk) -> None:
+    _check_version(disk)  # Another may have been first.
+    if VERSION_FILE in disk.names(""):
+        return
     disk.remove(VERSION_FILE + ".new")
     file = disk.open(VERSION_FILE + ".new", create=True)
     file.write(0, (VERSION,))
@@ -80,19 +88,20 @@ class _Recovery:
         self._place = ""  # What is being read, for messages.
         self._files: list[JournalFile] = []
         self._torn: list[int] = []  # The bases of the files in which something is to be cut.
+        self._has_cut = False
         self._leftovers: list[str] = []  # Files that no checkpoint needs any more.
         self._store = Store(disk, Journal(disk, 0, self._files, 0), new_uuid)
         self._found = Recovered()
 
-    def run(self) -> Store:
+    def run(self, *, begin: bool) -> Store:
         try:
-            return self._run()
+            return self._run(begin=begin)
         except BaseException:
             self._store.checkpoint_source = self._source
             self._store.close()
             raise
 
-    def _run(self) -> Store:
+    def _run(self, *, begin: bool) -> Store:
         store, disk = self._store, self._disk
         self._read_checkpoint()
         end = self._read_journal()
@@ -114,7 +123,9 @@ class _Recovery:
         disk.sync_folder(journal.FOLDER)
         self._remove_strangers()
         store.mark_start()
-        store.flush()
+        if begin or self._has_cut:
+            # Where something was cut, what was begun has to have a whole frame again.
+            store.flush()
         return store
 
     # The checkpoint.
@@ -229,6 +240,7 @@ class _Recovery:
     def _cut(self, position: int) -> None:
         """Cut the torn tail, and sync that."""
         disk = self._disk
+        self._has_cut = bool(self._torn)
         for base in reversed(self._torn):
             if base > position:
                 disk.remove(journal.file_name(base))
@@ -241,6 +253,7 @@ class _Recovery:
             disk.sync_folder(journal.FOLDER)
         if self._files and self._files[-1].base == position:
             # Nothing is left of it; the next frame makes it anew.
+            self._has_cut = True
             empty = self._files.pop()
             assert empty.file is not None
             empty.file.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -27,6 +28,8 @@ from broker.core.access import User
 from broker.log.store import Store
 from broker.server.auth import Authenticator, LoginRefused
 from protocol.sasl.scram import HASHES, Credential, Exchange, MalformedScram, parse_client_first
+
+log = logging.getLogger("jackalope.auth")
 
 SALT_OCTETS: Final = 16
 NONCE_OCTETS: Final = 18
@@ -179,5 +182,12 @@ def _key(name: str, mechanism: str) -> bytes:
 
 def _stored(store: Store) -> Iterator[tuple[Key, Credential]]:
     for entry in catalog.read_kind(store.catalog, catalog.SCRAM):
-        name, mechanism = entry.names
-        yield (name, mechanism), Credential(**entry.known)
+        try:
+            if isinstance(entry, catalog.Unreadable):
+                raise ValueError(entry.why)
+            name, mechanism = entry.names
+            credential = Credential(**entry.known)
+        except (ValueError, TypeError) as error:
+            log.error("a SCRAM credential cannot be read, its user has to set it again: %s", error)
+            continue
+        yield (name, mechanism), credential

@@ -33,8 +33,8 @@ def test_nothing_given():
     assert config.listeners.kafka == Address("127.0.0.1", 9092)
     assert config.listeners.kafkas is None
     assert config.storage.dir == "./jackalope-data"
-    assert [vhost.name for vhost in config.topology().vhosts] == ["/"]
-    (guest,) = config.topology().users
+    assert [vhost.name for vhost in config.declared().vhosts] == ["/"]
+    (guest,) = config.declared().users
     assert (guest.name, guest.tags, guest.from_loopback_only) == ("guest", ("administrator",), True)
     assert guest.password == Secret("guest")
     assert guest.permissions["/"].write == ".*"
@@ -226,7 +226,7 @@ users:
   shop: {password: 12345, permissions: {shop: {configure: '', write: orders, read: '.*'}}}
 """)
     config = load([file], (), {})
-    (vhost,) = config.topology().vhosts
+    (vhost,) = config.declared().vhosts
     assert vhost.all_bindings() == (
         Binding("orders", "audit", "exchange", "#", {}),
         Binding("orders", "charge", "queue", "order.*.placed", {}),

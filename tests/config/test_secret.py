@@ -46,7 +46,7 @@ def test_the_configuration_does_not_show_it(tmp_path):
         {"PW": CANARY},
     )
     assert CANARY not in repr(config)
-    assert CANARY not in str(config.topology())
+    assert CANARY not in str(config.declared())
     assert [user.password for user in config.users.values()] == [Secret(CANARY)] * 3
     assert "guest'" not in repr(Config().users["guest"].password)
 

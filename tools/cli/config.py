@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -15,8 +16,14 @@ def config() -> None:
 @config.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE")
-def check(paths: tuple[str, ...], sets: tuple[str, ...]) -> None:
-    """Say what `serve` would refuse or warn of; exit 1 for errors."""
+@click.option(
+    "--data", metavar="DIR", help="Also what conflicts with what is in this data directory, beside its broker or not."
+)
+def check(paths: tuple[str, ...], sets: tuple[str, ...], data: str | None) -> None:
+    """Say what `serve` would refuse or warn of; exit 1 for errors.
+
+    With --data also where `vhosts` conflicts with what is there: errors if topology.strict is true.
+    """
     from broker.config import check as check_config
 
     report = check_config(list(paths), list(sets))
@@ -24,9 +31,27 @@ def check(paths: tuple[str, ...], sets: tuple[str, ...]) -> None:
         click.echo(f"warning: {warning}", err=True)
     for error in report.errors:
         click.echo(error, err=True)
-    if report.errors:
+    if report.errors or (data is not None and _conflicts(paths, sets, data)):
         sys.exit(1)
     click.echo("ok", err=True)
+
+
+def _conflicts(paths: tuple[str, ...], sets: tuple[str, ...], data: str) -> bool:
+    """Say them; returns whether they would end the start."""
+    from broker.app import vhost_limits
+    from broker.config import load
+    from broker.log.errors import StorageError
+    from broker.rehearsal import conflicts_with
+
+    loaded = load(list(paths), list(sets))
+    try:
+        found = conflicts_with(loaded, Path(data), vhost_limits(loaded))
+    except (OSError, StorageError) as error:
+        click.echo(f"{data}: {error}", err=True)
+        return True
+    for one in found:
+        click.echo(f"conflict: {one}", err=True)
+    return bool(found) and loaded.topology.strict
 
 
 @config.command()

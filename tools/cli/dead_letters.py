@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tools.cli.progress import progress
 
 PEEK_COLUMNS = ("offset", "state", "exchange", "routing_key", "redelivered", "payload_bytes", "payload")
 BATCH = 200
+SLEEP_S = 0.2
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -94,6 +96,23 @@ def peek(
     show(chain(first, shown), (*of_topic, *PEEK_COLUMNS), wanted, columns)
 
 
+class Stop:
+    """^C or SIGTERM end a command after the request that is under way, so that it is known what it has done."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.is_asked = True
+
+    def sleep_until(self, due_s: float) -> None:
+        """Up to a time of `time.monotonic`, or until it is asked to stop."""
+        while not self.is_asked and (left_s := due_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, SLEEP_S))
+
+
 @click.group()
 def dlq() -> None:
     """Dead letters: where they came from, and sending them back."""
@@ -153,8 +172,9 @@ def dlq_replay(
 ) -> None:  # fmt: skip
     """Send dead letters back to where they died first: those that are in NAME now, and not what dies meanwhile.
 
-    Each is moved once; killed in between, just run it again.
+    Each is moved once; killed in between, just run it again. Stopped by ^C or a signal, it says how many were moved.
     """
+    stop = Stop()
     meant = meant_by(source, reason, headers, body)
     total = client.request("GET", path("queues", vhost, name))["messages_ready"]
     left: dict[str, int] = {}
@@ -162,20 +182,22 @@ def dlq_replay(
     onward: int | None = 0
     until: int | None = None
     began = time.monotonic()
-    with progress("replaying", total) as advance:
-        while onward is not None and (not count or moved < count):
-            asked = {**meant, "from": onward, "count": batch_size(rate, count, moved), "to": to}
-            if until is not None:
-                asked["until"] = until
-            answer = client.request("POST", path("queues", vhost, name, "replay"), asked)
-            until = answer["until"]
-            moved += answer["moved"]
-            onward = answer["next"]
-            for why, many in answer["left"].items():
-                left[why] = left.get(why, 0) + many
-            advance(answer["moved"])
-            if rate:
-                time.sleep(max(began + moved / rate - time.monotonic(), 0))
-    click.echo(f"replayed {moved} of {name}{say_left(left)}", err=True)
-    if left:
+    try:
+        with progress("replaying", total) as advance:
+            while onward is not None and (not count or moved < count) and not stop.is_asked:
+                asked = {**meant, "from": onward, "count": batch_size(rate, count, moved), "to": to}
+                if until is not None:
+                    asked["until"] = until
+                answer = client.request("POST", path("queues", vhost, name, "replay"), asked)
+                until = answer["until"]
+                moved += answer["moved"]
+                onward = answer["next"]
+                for why, many in answer["left"].items():
+                    left[why] = left.get(why, 0) + many
+                advance(answer["moved"])
+                if rate:
+                    stop.sleep_until(began + moved / rate)
+    finally:  # Also when the broker has gone away: nobody else knows.
+        click.echo(f"replayed {moved} of {name}{say_left(left)}", err=True)
+    if left or stop.is_asked:
         sys.exit(PARTIAL)

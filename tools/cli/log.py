@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import click
 
-from broker.core.catalog import read_catalog
+from broker.core.catalog import ACL, ASIDE, KIND_NAMES, Unreadable, place_of, read_catalog, read_kind
 from broker.core.message import Message, origin_names
 from broker.core.record_format import read
 from broker.log.dump import Damage, Found, FoundBatch, FoundEntry, dump, files_of, is_segment
+from broker.log.verify import torn_end, verify
 from protocol.amqp import content as wire
 from protocol.kafka.compression import open_batch
 from protocol.kafka.records import COMPRESSION, CorruptBatch
@@ -119,18 +120,56 @@ def _messages(found: FoundBatch) -> list[Message] | None:
         return None
 
 
-def _catalog(everything: Iterator[Found]) -> Iterator[dict[str, Any]]:
-    """What the journal leaves of it."""
+def _catalog(everything: Iterator[Found], unreadable: list[str]) -> Iterator[dict[str, Any]]:
+    """What the journal leaves of it; what cannot be read is named in `unreadable`."""
     catalog: dict[bytes, bytes] = {}
     for found in everything:
         if isinstance(found, FoundEntry) and found.kind == "put":
             catalog[found.value[0]] = found.value[1]
         elif isinstance(found, FoundEntry) and found.kind == "delete":
             catalog.pop(found.value[0], None)
-    names = {b"x": "exchange", b"q": "queue", b"b": "binding", b"p": "policy", b"o": "operator policy"}
-    for entry in read_catalog(catalog):
-        yield {"kind": names[entry.kind], "name": " ".join(entry.names), "known": entry.known,
+    for entry in chain(read_catalog(catalog), read_kind(catalog, ACL)):
+        if isinstance(entry, Unreadable):
+            unreadable.append(f"{place_of(entry.key)}: {entry.why}")
+            continue
+        yield {"kind": KIND_NAMES[entry.kind], "name": " ".join(entry.names),
+               "known": {name: _shown(one) for name, one in entry.known.items()},
                "arguments": entry.arguments}  # fmt: skip
+    for key in catalog:
+        if key[:1] == ASIDE:
+            yield {"kind": "left aside", "name": place_of(key[1:])}
+
+
+def _shown(value: Any) -> Any:
+    """Numbers that were packed, as numbers (`topics.registry`)."""
+    if not isinstance(value, bytes):
+        return value
+    return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
+
+
+@log.command("verify")
+@click.argument("directory", type=click.Path(path_type=Path))
+def verify_command(directory: Path) -> None:
+    """Read all of a data directory and list every damage; beside a running broker or without one. Changes nothing.
+
+    Exit: 0 all of it is whole, 3 something is damaged, 4 not found.
+    """
+    files = files_of(directory) if directory.is_dir() else []
+    if not files:
+        click.echo(f"jackalope: {directory} is no data directory, or has nothing in it", err=True)
+        sys.exit(NOT_FOUND)
+    try:
+        found = verify(directory)
+    except OSError as error:
+        click.echo(f"jackalope: {error.filename or directory}: {error.strerror}", err=True)
+        sys.exit(PARTIAL)
+    damaged = [one for one in found if not torn_end(directory, one)]
+    for one in found:
+        text = f"{one.file} at {one.position}: {one.what}"
+        click.echo(f"damaged: {text}" if one in damaged else f"torn end, cut by the next start: {text}", err=True)
+    if damaged:
+        sys.exit(PARTIAL)
+    click.echo(f"ok: {len(files)} files are whole", err=True)
 
 
 @log.command("dump")
@@ -159,6 +198,7 @@ def dump_command(
         sys.exit(NOT_FOUND)
     kind = kind or ("records" if all(map(is_segment, files)) else "entries")
     damaged: list[Damage] = []
+    unreadable: list[str] = []
 
     def everything() -> Iterator[Found]:
         for file in files:
@@ -168,11 +208,17 @@ def dump_command(
                 else:
                     yield found
 
-    rows = _catalog(everything()) if kind == "catalog" else _rows(everything(), kind, number, start, whole=whole)
+    rows = (
+        _catalog(everything(), unreadable)
+        if kind == "catalog"
+        else _rows(everything(), kind, number, start, whole=whole)
+    )
     show(islice(rows, limit) if limit else rows, COLUMNS[kind], wanted, columns)
     for one in damaged:
         click.echo(f"damaged: {one.file} at {one.position}: {one.what}", err=True)
-    if damaged:
+    for text in unreadable:
+        click.echo(f"unreadable: {text}", err=True)
+    if damaged or unreadable:
         sys.exit(PARTIAL)
 
 

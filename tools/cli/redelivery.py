@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import click
 
 from tools.cli.client import PARTIAL, ApiError, Client, path
-from tools.cli.dead_letters import Pairs, batch_size, content_options, meant_by, say_left
+from tools.cli.dead_letters import Pairs, Stop, batch_size, content_options, meant_by, say_left
 from tools.cli.kinds import MOMENT, NUMBER, RATE
 from tools.cli.nouns import vhost_option
 from tools.cli.progress import progress
 
 BLOCKED_S = 0.5
 """How long to wait when the broker takes nothing for now."""
-SLEEP_S = 0.2
 TOLD_EVERY_S = 5.0
 """Where no progress bar is, the position is told so often: what is killed leaves it behind."""
 
@@ -62,7 +60,7 @@ def replay(
         raise error from None
     click.echo(f"{'would replay' if dry_run else 'replayed'} {run.copied} of {name}{say_left(run.left)}", err=True)
     run.say_where()
-    if run.stopped or run.left:
+    if run.is_stopped or run.left:
         sys.exit(PARTIAL)
 
 
@@ -79,13 +77,11 @@ class _Replay:
         self.left: dict[str, int] = {}
         self.next: int | None = None
         self.end = 0
-        self.stopped = False
+        self._stop = Stop()
         self._told_s = 0.0
 
     def run(self, start: str, end: str | None) -> None:
         """All of it, or until a signal comes. Raises ApiError."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
         began = self._told_s = time.monotonic()
         answer = self._ask({"from": start, **({"to": end} if end is not None else {})})
         first, self.end = answer["from"], answer["to"]
@@ -96,20 +92,16 @@ class _Replay:
                 reached = self.end if self.next is None else self.next
                 advance(reached - shown)
                 shown = reached
-                if self.next is None or self.stopped or (self._count and self.copied >= self._count):
+                if self.next is None or self._stop.is_asked or (self._count and self.copied >= self._count):
                     return
                 self._tell()
                 if "blocked" in answer:
-                    self._sleep_until(time.monotonic() + BLOCKED_S)
+                    self._stop.sleep_until(time.monotonic() + BLOCKED_S)
                 elif self._rate:
-                    self._sleep_until(began + self.copied / self._rate)
-                if self.stopped:
+                    self._stop.sleep_until(began + self.copied / self._rate)
+                if self._stop.is_asked:
                     return
                 answer = self._ask({"from": self.next, "to": self.end})
-
-    def _stop(self, *_: object) -> None:
-        """End after the request that is under way, so that it is known what it has done."""
-        self.stopped = True
 
     def _ask(self, where: dict[str, Any]) -> Any:
         batch = batch_size(self._rate, self._count, self.copied)
@@ -126,9 +118,10 @@ class _Replay:
             self._told_s = time.monotonic()
             click.echo(f"replayed {self.copied}, next offset {self.next} of {self.end}", err=True)
 
-    def _sleep_until(self, due_s: float) -> None:
-        while not self.stopped and (left_s := due_s - time.monotonic()) > 0:
-            time.sleep(min(left_s, SLEEP_S))
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has asked for it."""
+        return self._stop.is_asked
 
     def say_where(self) -> None:
         """How to go on."""

@@ -14,7 +14,7 @@ from tools.cli.nouns import output_options, vhost_option
 from tools.cli.output import document_option, show, show_document, show_fields, show_section
 from tools.cli.records import consume, produce
 
-COLUMNS = ("vhost", "name", "partitions", "messages", "size_bytes", "messages_in_rate", "bytes_in_rate",
+COLUMNS = ("vhost", "name", "state", "partitions", "messages", "size_bytes", "messages_in_rate", "bytes_in_rate",
            "hot_partitions")  # fmt: skip
 PARTITION_COLUMNS = ("partition", "start_offset", "end_offset", "leader_epoch", "size_bytes", "messages_in",
                      "messages_in_rate", "bytes_in_rate", "share", "hot")  # fmt: skip

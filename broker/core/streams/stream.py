@@ -64,7 +64,13 @@ class Stream:
     @property
     def ready_count(self) -> int:
         """Records that a consumer which begins at the first offset finds, about (compaction leaves gaps)."""
-        return sum(one.high_watermark - one.start_offset for one in self.topic.partitions)
+        known = sum(one.high_watermark - one.start_offset for one in self.topic.partitions)
+        return known - self.damaged_count
+
+    @property
+    def damaged_count(self) -> int:
+        """Records that cannot be read."""
+        return sum(one.log.lost_count for one in self.topic.partitions if one.log.gaps)
 
     # Messages in.
 

@@ -164,21 +164,33 @@ class TopicConfig:
 
 def check_overrides(overrides: Mapping[str, str | None]) -> dict[str, str]:
     """The overrides as they are kept; a value of None is the default and left out. Raises TopicRefused 40."""
-    kept: dict[str, str] = {}
     for name, text in overrides.items():
-        key = KEYS.get(name)
-        if key is None:
-            raise TopicRefused(ErrorCode.INVALID_CONFIG, f"Unknown topic config name: {name}")
-        if text is None:
-            continue
-        try:
+        wrong = override_problem(name, text)
+        if wrong is not None:
+            raise TopicRefused(ErrorCode.INVALID_CONFIG, wrong)
+    return {name: text for name, text in overrides.items() if text is not None}
+
+
+def override_problem(name: str, text: str | None) -> str | None:
+    """What is wrong with an override, in Kafka's words; None when nothing is."""
+    key = KEYS.get(name)
+    if key is None:
+        return f"Unknown topic config name: {name}"
+    try:
+        if text is not None:
             key.read(text)
-        except ValueError as error:
-            raise TopicRefused(
-                ErrorCode.INVALID_CONFIG, f"Invalid value {text} for configuration {name}: {error}"
-            ) from None
-        kept[name] = text
-    return kept
+    except ValueError as error:
+        return f"Invalid value {text} for configuration {name}: {error}"
+    return None
+
+
+def text_of(value: object) -> str | None:
+    """A value of YAML as Kafka has it, in text; None is the default. A list is one of Kafka's, with commas."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join([str(one) for one in value])
+    return None if value is None else str(value)
 
 
 def read_config(overrides: Mapping[str, str]) -> TopicConfig:

@@ -358,10 +358,9 @@ class Topics:
     def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
         """A topic that the catalog knows comes back; returns the numbers of its logs."""
         topic = Topic(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
-        self._add(topic)
         logs, starts = _unpacked(known["logs"]), _unpacked(known.get("starts", b""))
-        for index, number in enumerate(logs):
-            partition = self._partition(topic, index, self.store.logs[number])
+        for index, log in enumerate([self.store.logs[number] for number in logs]):
+            partition = self._partition(topic, index, log)
             if index < len(starts):
                 partition.start_offset = starts[index]
             partition.recover = self._recover_producers
@@ -369,6 +368,7 @@ class Topics:
             if marks:
                 partition.times.restore(marks)
             topic.partitions.append(partition)
+        self._add(topic)
         self.partition_count += len(topic.partitions)
         self._tell(topic)
         return logs

@@ -25,6 +25,11 @@ PROPERTIES_BYTES_MAX = FRAME_MAX_BYTES - 22
 """A header frame is never split, and no client could have sent a longer one: 8 octets of frame, 14 of header."""
 GET_MAX = 10_000
 """Messages one request may take."""
+_WANTED = {
+    "z": "text of 255 octets at most", "F": "an object that a field table can hold",
+    "o": "a whole number from 0 to 255", "T": "a whole number of seconds since 1970",
+}  # fmt: skip
+"""What a property of each type of `wire.PROPERTIES` is made of."""
 _BUT_HEADERS = frozenset(name for _, name, _ in wire.PROPERTIES) - {"headers"}
 
 
@@ -74,8 +79,8 @@ def encode_properties(properties: Mapping[str, Any]) -> tuple[int, bytes]:
                 parts.append(encode_table(value))
             else:
                 parts.append(int(value).to_bytes(1 if letter == "o" else 8, "big"))
-        except (ValueError, OverflowError, TypeError, AttributeError, struct.error) as error:
-            raise _bad(f"property '{name}': {error}") from None
+        except (ValueError, OverflowError, TypeError, AttributeError, struct.error):
+            raise _bad(f"property '{name}': {_WANTED[letter]}") from None
     octets = b"".join(parts)
     if len(octets) > PROPERTIES_BYTES_MAX:
         raise _bad(f"properties of {len(octets)} octets do not fit a frame")

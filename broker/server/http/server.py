@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import http
 import json
 import logging
+import math
+import re
 import socket
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -23,6 +28,7 @@ from broker.server.auth import LoginRefused
 from broker.server.http import (  # noqa: F401 - they fill the table of routes
     browse,
     groups,
+    health,
     policies,
     records,
     redeliver,
@@ -35,14 +41,22 @@ from broker.server.hub import Hub
 log = logging.getLogger("jackalope.http")
 
 READ_BYTES = 65_536
+HEADERS_MAX = 100
+"""Fields of one request: each costs h11 more than its octets do. Apache's LimitRequestFields, http.server's figure."""
+TOLD_EVERY_S = 1.0
+"""Failures of requests are logged so often at most: who causes them may do so in a loop."""
 LINGER_S = 2
 SLICE_S = 0.002
 """How long a listing is worked on between checkpoints."""
+_HEAD_END, _FOLD = re.compile(rb"\n\r?\n"), re.compile(rb"\n[ \t]")
 _JSON = (b"content-type", b"application/json")
 
 
 class HttpServer:
     """Serves until cancelled. `statistics` gives version, counts, loop lag and memory."""
+
+    _told_s = -TOLD_EVERY_S
+    _untold = 0
 
     def __init__(
         self,
@@ -81,10 +95,21 @@ class HttpServer:
                 await _Exchanges(self, stream, peer_host).run()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             log.debug("connection ended: %s", error)
-        except Exception:  # a bug that one request met must not end the broker
-            log.exception("request ended by a bug")
         finally:
             self._open -= 1
+
+    def note_failure(self, what: str, error: Exception) -> None:
+        """A request has met a bug: one line, with where it was; not more often than every `TOLD_EVERY_S`."""
+        now_s = trio.current_time()
+        if now_s < self._told_s + TOLD_EVERY_S:
+            self._untold += 1
+            return
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+        more = f" ({self._untold} more since the last line like this)" if self._untold else ""
+        log.error("%s failed, please report it: %s: %s at %s%s", what, type(error).__name__, error, place, more)
+        log.debug("its traceback", exc_info=error)
+        self._told_s, self._untold = now_s, 0
 
     async def authenticate(self, header: bytes | None, peer_host: str) -> User:
         """Who asks, by HTTP Basic. Raises HttpError 401."""
@@ -130,7 +155,7 @@ class HttpServer:
         """The answer to an authenticated request, or the Steps to it. Raises HttpError."""
         parts, query = split_target(target)
         try:
-            fields = json.loads(body, parse_constant=_no_number) if body else {}
+            fields = json.loads(body, parse_constant=_no_number, parse_float=_number) if body else {}
         except (ValueError, RecursionError):
             raise HttpError(400, "bad_request", "the body is not JSON") from None
         if not isinstance(fields, dict):
@@ -172,6 +197,14 @@ def pick(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     return chosen
 
 
+def _number(text: str) -> float:
+    """1e999 is JSON, and larger than any number here."""
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(text)
+    return found
+
+
 def _no_number(name: str) -> float:
     """NaN and the infinities are no JSON, and no count of anything."""
     raise ValueError(name)
@@ -195,6 +228,7 @@ class _Exchanges:
         self._stream = stream
         self._peer_host = peer_host
         self._without_body = False  # The answer to HEAD.
+        self._is_last = False
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_header_bytes_max)
 
     async def run(self) -> None:
@@ -214,6 +248,8 @@ class _Exchanges:
                 return
             await self._handle(request, body)
             if engine.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+                if self._is_last:
+                    await self._linger()
                 return
             engine.start_next_cycle()
 
@@ -226,6 +262,7 @@ class _Exchanges:
 
     async def _receive(self) -> tuple[h11.Request | None, bytes]:
         request: h11.Request | None = None
+        head = bytearray(self._h11.trailing_data[0])
         body = bytearray()
         while True:
             event = self._h11.next_event()
@@ -233,9 +270,14 @@ class _Exchanges:
                 if self._h11.they_are_waiting_for_100_continue:
                     go_on = h11.InformationalResponse(status_code=100, headers=[])
                     await self._stream.send_all(self._h11.send(go_on) or b"")
-                self._h11.receive_data(await self._stream.receive_some(READ_BYTES))
+                data = await self._stream.receive_some(READ_BYTES)
+                if request is None:
+                    head += data
+                self._h11.receive_data(data)
             elif isinstance(event, h11.Request):
                 request = event
+                _check_headers(event, head)
+                head.clear()
                 # h11 checks the size only while an event is incomplete.
                 if sum(len(name) + len(value) for name, value in event.headers) > self._limits.http_header_bytes_max:
                     raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
@@ -253,21 +295,28 @@ class _Exchanges:
     async def _handle(self, request: h11.Request, body: bytes) -> None:
         headers = dict(request.headers)
         self._without_body = False
+        # RFC 9112, 6.1: both framings at once may be an attempt at smuggling; answered, and nothing behind it is read.
+        self._is_last = b"transfer-encoding" in headers and b"content-length" in headers
         try:
             user = await self._server.authenticate(headers.get(b"authorization"), self._peer_host)
             method = request.method.decode("ascii")
             if method == "HEAD":
                 self._without_body, method = True, "GET"
             result = await self._server.answer(method, request.target.decode("ascii"), body, user, self._peer_host)
+            text = None if result is None or isinstance(result, Created) else (await _encode(result)).encode()
         except HttpError as error:
             await self._send(error.status, error.body)
             return
+        except Exception as error:  # noqa: BLE001 - a bug that one request met must not end the broker
+            self._server.note_failure(f"{request.method!r} {request.target[:200]!r}", error)
+            await self._send(500, {"error": "internal", "reason": "the broker has failed at this; its log says where"})
+            return
         if result is None:
             await self._send_raw(204, b"")
-        elif isinstance(result, Created):
+        elif text is None:
             await self._send_raw(201, b"")
         else:
-            await self._send_raw(200, (await _encode(result)).encode())
+            await self._send_raw(200, text)
 
     async def _send(self, status: int, value: Any, close: bool = False) -> None:
         await self._send_raw(status, to_json(value).encode(), close)
@@ -278,14 +327,30 @@ class _Exchanges:
             headers.append((b"www-authenticate", b'Basic realm="Jackalope"'))
         if status == 204:
             headers = [(b"cache-control", b"no-cache")]
-        if close:
+        if close or self._is_last:
             headers.append((b"connection", b"close"))
         engine = self._h11
-        head = engine.send(h11.Response(status_code=status, headers=headers)) or b""
+        reason = http.HTTPStatus(status).phrase.encode()
+        head = engine.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b""
         data = b"" if status == 204 or self._without_body else engine.send(h11.Data(data=body)) or b""
         end = engine.send(h11.EndOfMessage()) or b""
         with trio.fail_after(self._limits.http_timeout_s):
             await self._stream.send_all(head + data + end)
+
+
+def _check_headers(request: h11.Request, head: bytearray) -> None:
+    """What one proxy reads in one way and another server in another; `head` is the octets, and perhaps more.
+
+    A line that goes on with the one before: RFC 9112, 5.2. Fields that may be there once: RFC 9110, 5.3. Raises
+    RemoteProtocolError.
+    """
+    end = _HEAD_END.search(head)
+    if _FOLD.search(head, 0, end.start() if end is not None else len(head)):
+        raise h11.RemoteProtocolError("a header field goes on in the next line", error_status_hint=400)
+    if len(request.headers) > HEADERS_MAX:
+        raise h11.RemoteProtocolError(f"more than {HEADERS_MAX} header fields", error_status_hint=431)
+    if sum(name == b"authorization" for name, _ in request.headers) > 1:
+        raise h11.RemoteProtocolError("more than one Authorization", error_status_hint=400)
 
 
 async def _encode(value: Any) -> str:

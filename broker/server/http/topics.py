@@ -122,9 +122,10 @@ def _summary(
     whole = yield from _flows(partitions, rates.since_start)
     is_recent = sum(flow.messages for flow in recent) >= rates.HOT_MESSAGES_MIN
     judged = recent if is_recent else whole
-    messages = size = 0
+    messages = size = lost = 0
     for start in range(0, len(partitions), AT_ONCE):
         some = partitions[start : start + AT_ONCE]
+        lost += sum(one.log.lost_count for one in some if one.log.gaps)
         messages += sum(one.high_watermark - one.start_offset for one in some)
         size += sum(one.size_bytes for one in some)
         yield
@@ -137,7 +138,9 @@ def _summary(
         "vhost": vhost.name,
         "internal": topic.internal,
         "partitions": len(partitions),
-        "messages": messages,
+        "state": "damaged" if lost else "running",
+        "messages": messages - lost,
+        "messages_damaged": lost,
         "size_bytes": size,
         "messages_in": came.messages,
         "bytes_in": came.octets,
@@ -169,6 +172,7 @@ def _partition_rows(
             "start_offset": partition.start_offset,
             "end_offset": partition.log.next_offset,
             "high_watermark": partition.high_watermark,
+            "messages_damaged": partition.log.lost_count,
             "size_bytes": partition.size_bytes,
             "leader_epoch": partition.leader_epoch,
             "messages_in": partition.messages_in,

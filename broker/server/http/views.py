@@ -34,6 +34,7 @@ def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
     policy, operator = vhost.policies.of_queue(queue), vhost.policies.of_queue(queue, operator=True)
     effective = effective_definition(policy.definition if policy else {}, operator.definition if operator else {})
     ready, leased = queue.cursor.ready_count, queue.cursor.leased_count
+    lost = queue.backlog.log.lost_count if queue.backlog is not None else 0
     kept, kept_bytes = queue.backlog.log.kept if queue.backlog is not None else (0, 0)
     return {
         "name": queue.name,
@@ -46,12 +47,13 @@ def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
         "policy": policy.name if policy else None,
         "operator_policy": operator.name if operator else None,
         "effective_policy_definition": effective,
-        "state": "unreadable" if queue.broken else "running",
+        "state": "unreadable" if queue.broken else "damaged" if lost else "running",
         "node": NODE,
         "consumers": len(queue.consumers),
         "messages": ready + leased,
         "messages_ready": ready,
         "messages_unacknowledged": leased,
+        "messages_damaged": lost,
         "messages_retained": kept,
         "message_bytes_retained": kept_bytes,
         "message_stats": {"publish": queue.enqueued_count, "settled": queue.settled_count},
@@ -68,11 +70,12 @@ def stream_view(stream: Stream) -> dict[str, Any]:
         "auto_delete": False,
         "exclusive": False,
         "arguments": stream.arguments,
-        "state": "running",
+        "state": "damaged" if stream.damaged_count else "running",
         "node": NODE,
         "consumers": len(stream.consumers),
         "messages": stream.ready_count,
         "messages_ready": stream.ready_count,
+        "messages_damaged": stream.damaged_count,
         "messages_unacknowledged": sum(
             one.consumer.in_flight for one in stream.consumers if isinstance(one.consumer, Consumer)
         ),

@@ -1,0 +1,80 @@
+"""Damage that was found in logs: noted in the catalog, so that each start says so, until nobody needs what is lost.
+
+A gap (`log.gaps`) is found by whoever reads; the key `D` and the log's uuid has all gaps of the log. A start looks at
+each again: what was put back from a copy is read like before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from broker.core import catalog
+from broker.core.queue import Queue
+from broker.log.gaps import Gap
+from protocol.amqp.errors import PeerError
+from protocol.amqp.fields import decode_table
+
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.log.log import Log
+    from broker.log.store import Store
+
+
+def recall(store: Store) -> None:
+    """Before anything is counted: what earlier runs have found. Raises OSError."""
+    logs = {log.uuid: log for log in store.logs.values()}
+    for key in [key for key in store.catalog if key[:1] == catalog.DAMAGE]:
+        log = logs.get(key[1:])
+        found = [log.recall_gap(gap) for gap in _gaps(store.catalog[key])] if log is not None else []
+        if not any(found):
+            store.delete(key)
+
+
+def note(store: Store) -> list[Log]:
+    """What was found since the last time is written; returns the logs."""
+    found = list(dict.fromkeys(store.filling.gapped))
+    store.filling.gapped.clear()
+    for log in found:
+        if log.durable:
+            store.put(catalog.DAMAGE + log.uuid, _value(log.lost))
+    return found
+
+
+def _value(gaps: list[Gap]) -> bytes:
+    return catalog.value({}, {"gaps": [list(gap) for gap in gaps]})
+
+
+def _gaps(value: bytes) -> list[Gap]:
+    try:
+        _, position = decode_table(value, 0, len(value))
+        return [Gap(*gap) for gap in decode_table(value, position, len(value))[0]["gaps"]]
+    except (PeerError, KeyError, TypeError):
+        return []  # Whoever reads the log will find them again.
+
+
+def damaged(broker: Broker) -> Iterator[tuple[str, Log]]:
+    """(what it is, its log) of all that has lost something."""
+    for vhost in broker.vhosts.values():
+        queues = [*vhost.queues.values(), *(one.state for one in vhost.exchanges.values())]
+        for queue in queues:
+            if isinstance(queue, Queue) and queue.backlog is not None and queue.backlog.log.gaps:
+                yield queue.place, queue.backlog.log
+        for topic in vhost.topics.all() if vhost.topics is not None else ():
+            for partition in topic.partitions:
+                if partition.log.gaps and topic.name not in vhost.queues:
+                    yield f"partition {partition.index} of topic '{topic.name}' in vhost '{vhost.name}'", partition.log
+
+
+def sentences(broker: Broker) -> Iterator[str]:
+    """What is lost, and what to do, each in one."""
+    for place, log in damaged(broker):
+        count = log.lost_count
+        if count:
+            where = "; ".join(map(str, log.lost))
+            yield (
+                f"{place} is damaged: {count} messages cannot be read, all others are delivered: {where}. Put the file"
+                " back from a copy before a start, or purge, delete or expire what is there to be done with it"
+            )
+    for vhost in broker.vhosts.values():
+        yield from (f"{queue.place} cannot be read" for queue in vhost.queues.values() if queue.broken)

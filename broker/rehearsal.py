@@ -1,0 +1,38 @@
+"""What a start would find in a data directory, without starting: for `jackalope config check --data DIR`.
+
+The catalog is read from the files as they lie there, beside a running broker or without one, and the configuration is
+declared into a broker of its own, which is thrown away. Nothing in the directory is locked or changed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from uuid import uuid4
+
+from broker.config import Config
+from broker.core.broker import Broker
+from broker.core.vhost import VHostLimits
+from broker.log.disk import RealDisk
+from broker.log.dump import catalog_of
+from broker.log.log import Log
+from broker.log.recovery import open_store
+from broker.topology import declare_topology
+
+
+def conflicts_with(config: Config, directory: Path, limits: VHostLimits) -> list[str]:
+    """What of the configuration conflicts with what is in the directory. Raises OSError and StorageError."""
+    with tempfile.TemporaryDirectory(prefix="jackalope-check-") as folder:
+        store = open_store(RealDisk(Path(folder)), lambda: uuid4().bytes, begin=False)
+        try:
+            found, numbers = catalog_of(directory)
+            store.catalog.update(found)
+            broker = Broker(lambda _: 0, limits, store)
+            broker.scheduler.report = lambda *_: None  # Of policies that are not applied: a start says so.
+            for number in numbers:
+                store.logs[number] = Log(number, uuid4().bytes, 0, store.filling, durable=True)
+            broker.restore(0)
+            left = [f"{one} (left aside, cannot be used)" for one in broker.left_aside]
+            return [*left, *declare_topology(broker, config, 0)]
+        finally:
+            store.close()

@@ -1,0 +1,62 @@
+"""Health: what an operator, or a probe, has to know. `GET /api/health` has all of it, `health/checks/...` one each.
+
+| | 503 while | else |
+|---|---|---|
+| `health` | an alarm is on, something is damaged, an entry of the catalog is left aside | 200, with the conflicts |
+| `health/checks/alarms`, `local-alarms`, `virtual-hosts` | RabbitMQ's | 200 |
+| `health/checks/storage` | something is damaged or left aside | 200 |
+| `health/checks/topology` | the configuration conflicts with what is there | 200 |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.server.http.api import HttpError, Request, route_to
+
+
+def _damage(request: Request) -> list[str]:
+    """What storage cannot give back: a sentence each."""
+    broker = request.hub.broker
+    return [*(f"{one} (left aside)" for one in broker.left_aside), *broker.damage()]
+
+
+@route_to("GET", "health")
+def _health(request: Request) -> dict[str, Any]:
+    broker = request.hub.broker
+    damage, conflicts = _damage(request), broker.conflicts
+    if broker.alarm is not None:
+        raise HttpError(503, "failed", broker.alarm, damage=damage, conflicts=conflicts)
+    if damage:
+        raise HttpError(503, "failed", "; ".join(damage), damage=damage, conflicts=conflicts)
+    return {"status": "ok", "damage": [], "conflicts": conflicts}
+
+
+@route_to("GET", "health/checks/alarms")
+@route_to("GET", "health/checks/local-alarms")
+def _alarms(request: Request) -> dict[str, Any]:
+    alarm = request.hub.broker.alarm
+    if alarm is not None:
+        raise HttpError(503, "failed", alarm)
+    return {"status": "ok"}
+
+
+@route_to("GET", "health/checks/virtual-hosts")
+def _vhosts(_request: Request) -> dict[str, Any]:
+    return {"status": "ok"}
+
+
+@route_to("GET", "health/checks/storage")
+def _storage(request: Request) -> dict[str, Any]:
+    damage = _damage(request)
+    if damage:
+        raise HttpError(503, "failed", "; ".join(damage), damage=damage)
+    return {"status": "ok"}
+
+
+@route_to("GET", "health/checks/topology")
+def _topology(request: Request) -> dict[str, Any]:
+    conflicts = request.hub.broker.conflicts
+    if conflicts:
+        raise HttpError(503, "failed", "; ".join(conflicts), conflicts=conflicts)
+    return {"status": "ok"}
