@@ -339,8 +339,13 @@ class Channel:
             holder = self._get_holders[id(queue)] = GetHolder(self, queue)
         return holder
 
+    def served(self, consumer: Consumer) -> None:
+        """It took from the room that all consumers of the channel share: the others come first next time."""
+        if self.consumers.get(consumer.tag) is consumer:
+            self.consumers[consumer.tag] = self.consumers.pop(consumer.tag)
+
     def wake_consumers(self) -> None:
-        """There may be capacity again for any of its consumers."""
+        """There may be capacity again for any of its consumers; queues are asked in this order."""
         for consumer in self.consumers.values():
             consumer.queue.wake()
 
