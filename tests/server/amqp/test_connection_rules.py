@@ -336,6 +336,20 @@ def test_the_number_of_a_closed_channel_is_free(world):
     assert refusal(client.frames()) == (504, "expected 'channel.open'")
 
 
+def test_no_limit_of_channels():
+    """channel_max 0: the client may take any number, also 0 for no limit (spec 1.4.2.6)."""
+    world = World(channel_max=0)
+    client = Client(world)
+    tuned = [values for name, _, values in client.log_in(channel_max=0) if name == "connection.tune"]
+    assert tuned[0][0] == 0
+    for number in (1, 2048, 65_535):
+        assert client.call(number, "channel.open", "")[0][0] == "channel.open-ok"
+    other = Client(world)
+    other.log_in(channel_max=1)
+    other.call(1, "channel.open", "")
+    assert refusal(other.call(2, "channel.open", ""))[0] == 530
+
+
 def test_nowait_does_not_suppress_errors(world):
     """A failing nowait method still closes the channel, and names the culprit."""
     frames = world.connect().call(1, "queue.declare", 0, "nope", True, False, False, False, True, {})

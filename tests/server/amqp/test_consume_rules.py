@@ -139,6 +139,19 @@ def test_what_is_not_acknowledged_waits_for_a_full_channel_but_takes_no_room(cli
     assert [body for *_, body in deliveries(ack(client, 1))] == [b"d"]
 
 
+def test_basic_get_of_a_quorum_queue_with_a_single_active_consumer_is_locked(client):
+    """405 (rabbit_channel.erl, basic.get: unsupported with single_active_consumer); a classic queue gives it."""
+    client.declare("classic", x_single_active_consumer=True)
+    client.publish("classic", b"0")
+    assert client.get("classic")[2] == b"0"
+    client.declare("q", durable=True, x_queue_type="quorum", x_single_active_consumer=True)
+    client.publish("q", b"1")
+    code, text = refusal(client.call(1, "basic.get", 0, "q", False))
+    assert code == 405
+    assert text.startswith("cannot obtain access to locked queue 'q' in vhost '/'. basic.get operations are not")
+    assert bodies(client.world.connect().consume("q")) == "1"
+
+
 def test_a_quorum_queue_knows_no_global_qos(client):
     """540 on the connection, as in RabbitMQ; a consumer's own prefetch is fine."""
     client.declare("q", durable=True, x_queue_type="quorum")
