@@ -80,7 +80,8 @@ class _Declaration:
         for kind, policies in (("policies", wanted.policies), ("operator_policies", wanted.operator_policies)):
             for one in policies.values():
                 self._try((kind, one.name), ADDED, lambda one=one, kind=kind: vhost.policies.set(  # type: ignore[misc]
-                    make_policy(one.name, one.pattern, one.apply_to, one.priority, one.definition),
+                    make_policy(one.name, one.pattern, one.apply_to, one.priority, one.definition,
+                                operator=kind == "operator_policies"),
                     operator=kind == "operator_policies",
                 ))  # fmt: skip
 

@@ -25,7 +25,9 @@ class Limits:
         size(4096, MIB),
         "Largest frame before login. RabbitMQ 4.1's figure; 4096 is the protocol's least and too small for long JWTs.",
     )
-    channel_max: int = option(2047, integer(1, 65_535), "Open channels of a connection, counted. RabbitMQ's default.")
+    channel_max: int = option(
+        2047, integer(0, 65_535), "Open channels of a connection, counted; 0 is no limit. RabbitMQ's default."
+    )
     heartbeat_s: int = option(
         60,
         seconds(0, 65_535, whole=True),

@@ -6,6 +6,7 @@ A table of checks with RabbitMQ's error texts (all 406). Pure. Values are Python
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from broker.core.intervals import interval_ms
@@ -92,6 +93,10 @@ def _dead_letter_key(value: Any, arguments: Mapping[str, Any]) -> str | None:
     return _name(value, arguments)
 
 
+def _queue_version(value: Any, arguments: Mapping[str, Any]) -> str | None:
+    return _not_negative(value, arguments) or (None if value in (1, 2) else f"\"unsupported queue version '{value}'\"")
+
+
 CHECKS: dict[str, Check] = {
     "x-queue-type": _one_of("\"unsupported queue type '{}'\"", "classic", "quorum", "stream"),
     "x-message-ttl": _duration,
@@ -108,7 +113,7 @@ CHECKS: dict[str, Check] = {
     "x-delivery-limit": lambda value, _: _integer(value),
     "x-single-active-consumer": _boolean,
     "x-queue-mode": _one_of("\"unsupported queue mode '{}'\"", "default", "lazy"),
-    "x-queue-version": lambda value, _: _integer(value),
+    "x-queue-version": _queue_version,
     "x-consumer-timeout": _not_negative,
     "x-delayed-retry-type": _one_of("invalid_delayed_retry_type", "disabled", "all", "failed", "returned"),
     "x-delayed-retry-min": _duration,
@@ -121,15 +126,15 @@ CHECKS: dict[str, Check] = {
     "x-stream-max-segment-size-bytes": _not_negative,
     "x-partitions": lambda value, _: _integer(value),
     "x-queue-leader-locator": _one_of(
-        "invalid_queue_locator_arg", "client-local", "balanced", "random", "least-leaders", "min-masters"
+        "invalid_queue_locator_arg", "client-local", "balanced", "random", "least-leaders"
     ),
 }
 """Known arguments; they also decide equivalence. Everything else is kept and ignored, as in RabbitMQ."""
 
 IN_STREAMS_ALONE = ("x-max-age", "x-stream-max-segment-size-bytes", "x-partitions")
-NOT_IN_QUORUM = (*IN_STREAMS_ALONE, "x-max-priority", "x-queue-mode")
+NOT_IN_QUORUM = (*IN_STREAMS_ALONE, "x-max-priority", "x-queue-mode", "x-queue-version")
 NOT_IN_STREAMS = (
-    "x-max-priority", "x-queue-mode", "x-message-ttl", "x-expires", "x-max-length", "x-overflow", "x-delivery-limit",
+    "x-max-priority", "x-queue-mode", "x-queue-version", "x-message-ttl", "x-expires", "x-max-length", "x-overflow", "x-delivery-limit",
     "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy", "x-single-active-consumer",
     "x-retain", "x-retain-bytes", "x-kafka-topic",
 )  # fmt: skip
@@ -205,6 +210,11 @@ def _shown(value: Any) -> str:
     return f"'{value}' of type '{type_name(value)}'"
 
 
+def _class_of(value: Any) -> type:
+    """Integers of any width are one class, floats another (RabbitMQ: rabbit_misc.erl, type_class)."""
+    return next((one for one in (bool, int, float, Decimal) if isinstance(value, one)), object)
+
+
 def check_equivalent(kind: str, name: str, vhost: str, received: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raises Refused 406 at the first known argument that differs; an integer's width does not matter."""
     known = CHECKS if kind == "queue" else ("alternate-exchange",)
@@ -212,7 +222,7 @@ def check_equivalent(kind: str, name: str, vhost: str, received: Mapping[str, An
         new, old = received.get(key), current.get(key)
         if key == "x-queue-type":
             new, old = new or "classic", old or "classic"
-        if new != old or isinstance(new, bool) != isinstance(old, bool):
+        if new != old or _class_of(new) != _class_of(old):
             if new is None or old is None:
                 got = "none" if new is None else f"the value {_shown(new)}"
                 has = "none" if old is None else f"the value {_shown(old)}"

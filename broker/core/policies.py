@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 APPLY_TO = ("all", "queues", "exchanges", "classic_queues", "quorum_queues", "streams")
 KEYS = (*NUMBERS, *INTERVALS, *TEXTS, "alternate-exchange", "queue-leader-locator")
 """What a definition may have; the last is kept and means nothing on a single node."""
+OPERATOR_KEYS = (
+    "expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit", "retain", "retain-bytes",
+)  # fmt: skip
+"""What an operator may bound (RabbitMQ: rabbit_policies.erl, operator_policy_validator), and what only we keep."""
 
 
 APPLIED_AT_ONCE = 100
@@ -42,8 +46,10 @@ class Policy(NamedTuple):
     matches: Callable[[str], bool]
 
 
-def make_policy(name: str, pattern: str, apply_to: str, priority: int, definition: Mapping[str, Any]) -> Policy:
-    """A checked policy. Raises Refused 406 for what cannot be one."""
+def make_policy(
+    name: str, pattern: str, apply_to: str, priority: int, definition: Mapping[str, Any], *, operator: bool = False
+) -> Policy:
+    """A checked policy, or operator policy. Raises Refused 406 for what cannot be one."""
 
     def refuse(text: str) -> Refused:
         return Refused(PRECONDITION_FAILED, f"policy '{name}': {text}")
@@ -52,7 +58,7 @@ def make_policy(name: str, pattern: str, apply_to: str, priority: int, definitio
         raise refuse(f"apply-to must be one of {', '.join(APPLY_TO)}")
     if not definition:
         raise refuse("the definition is empty")
-    unknown = sorted(set(definition) - set(KEYS))
+    unknown = sorted(set(definition) - set(OPERATOR_KEYS if operator else KEYS))
     if unknown:
         raise refuse(f"not recognised: {', '.join(unknown)}")
     arguments = {"x-" + key: value for key, value in definition.items()}
@@ -89,12 +95,15 @@ class Policies:
         self.user: dict[str, Policy] = {}
         self.operator: dict[str, Policy] = {}
 
-    def set(self, policy: Policy, *, operator: bool) -> None:
-        """Add or replace a policy; what it matches follows it at once."""
-        (self.operator if operator else self.user)[policy.name] = policy
+    def set(self, policy: Policy, *, operator: bool) -> bool:
+        """Add or replace a policy; what it matches follows it at once. Returns whether it is new."""
+        policies = self.operator if operator else self.user
+        is_new = policy.name not in policies
+        policies[policy.name] = policy
         key = catalog.policy_key(self._home.name, policy.name, operator=operator)
         self._home.keep(key, catalog.policy_value(policy))
         self._apply()
+        return is_new
 
     def delete(self, name: str, *, operator: bool) -> bool:
         """Remove a policy; False when there is none."""
@@ -110,7 +119,9 @@ class Policies:
     def restore(self, name: str, known: Mapping[str, Any], definition: Mapping[str, Any], *, operator: bool) -> None:
         """A policy of the catalog comes back; one that would be refused today waits there to be replaced or deleted."""
         try:
-            policy = make_policy(name, known["pattern"], known["apply-to"], known["priority"], definition)
+            policy = make_policy(
+                name, known["pattern"], known["apply-to"], known["priority"], definition, operator=operator
+            )
         except Refused as error:
             self._home.scheduler.report(f"policy '{name}' in vhost '{self._home.name}' is not applied", error)
             return

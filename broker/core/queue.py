@@ -343,6 +343,19 @@ class Queue(Taking):
         if self.owner is not None and self.owner is not connection:
             raise locked(self.name, self.vhost)
 
+    def check_get(self, now_ms: int) -> None:
+        """Somebody asks for a message at a time. Raises Refused 405 where only the active consumer gets any.
+
+        RabbitMQ: rabbit_channel.erl, basic.get; a classic queue gives it.
+        """
+        if self.single_active and self.arguments.get("x-queue-type") == "quorum":
+            text = (
+                f"cannot obtain access to locked {self.place}. basic.get operations are not supported by quorum queues "
+                "with single active consumer"
+            )
+            raise Refused(RESOURCE_LOCKED, text)
+        self.last_used_ms = now_ms
+
     @property
     def kept(self) -> bool:
         """Whether a restart finds it again."""

@@ -99,7 +99,7 @@ def test_values(errors, tmp_path, key, text, value):
         ("limits: 5", "c.yaml:1: limits: expected a mapping, got '5'"),
         ("limits: {channel_max: many}", "limits.channel_max: expected a whole number, got 'many'"),
         ("limits: {channel_max: true}", "limits.channel_max: expected a whole number, got 'true'"),
-        ("limits: {channel_max: 0}", "limits.channel_max: must be from 1 to 65535, got '0'"),
+        ("limits: {channel_max: -1}", "limits.channel_max: must be from 0 to 65535, got '-1'"),
         ("limits: {channel_max: [1]}", "limits.channel_max: expected a whole number, got a list"),
         ("limits: {heartbeat_s: 500ms}", "limits.heartbeat_s: expected whole seconds, got '500ms'"),
         ("limits: {heartbeat_s: 60x}", "limits.heartbeat_s: expected a duration such as 500ms, 30s or 5m, got '60x'"),

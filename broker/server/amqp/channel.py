@@ -252,10 +252,10 @@ class Channel:
         message: Message,
         mandatory: bool,
         incoming: Incoming | None,
-    ) -> None:
+    ) -> bool:
         """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56).
 
-        `incoming` is what it was routed by, None where a cache did.
+        `incoming` is what it was routed by, None where a cache did. Returns whether no queue refused it.
         """
         if exchange is not None:
             exchange.published_count += 1
@@ -267,12 +267,14 @@ class Channel:
                 taken = True
             else:
                 accepted = False
-        if incoming is not None and not (taken and (accepted or not self.confirming)):
+        hears = self.confirming or self.transaction is not None
+        if incoming is not None and not (taken and (accepted or not hears)):
             incoming.forget()  # Who hears that it was not taken sends it again.
         if accepted or not self.confirming:
             self.published(1, len(queues) + 5)
         else:
             self.send_nack()
+        return accepted
 
     def send_return(self, message: Message) -> None:
         """basic.return with the content as it came."""
@@ -337,8 +339,13 @@ class Channel:
             holder = self._get_holders[id(queue)] = GetHolder(self, queue)
         return holder
 
+    def served(self, consumer: Consumer) -> None:
+        """It took from the room that all consumers of the channel share: the others come first next time."""
+        if self.consumers.get(consumer.tag) is consumer:
+            self.consumers[consumer.tag] = self.consumers.pop(consumer.tag)
+
     def wake_consumers(self) -> None:
-        """There may be capacity again for any of its consumers."""
+        """There may be capacity again for any of its consumers; queues are asked in this order."""
         for consumer in self.consumers.values():
             consumer.queue.wake()
 

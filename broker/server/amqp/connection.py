@@ -37,7 +37,7 @@ from protocol.amqp.errors import (
     PeerError,
     is_hard,
 )
-from protocol.amqp.frames import HEADER, HEARTBEAT, METHOD, method_frame, next_frame
+from protocol.amqp.frames import HEADER, HEARTBEAT, METHOD, OVERHEAD, method_frame, next_frame
 from protocol.amqp.methods import method_number
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Connection:
         self.mechanism = ""
         self.login: tuple[str, bytes] | None = None
         self.channels: dict[int, Channel] = {}
-        self._closed_by_peer: set[int] = set()
+        self._closed_by_peer: dict[int, int] = {}  # Channel number -> what comes before this octet is ignored.
         self.frame_max = settings.frame_max_unauthenticated_bytes
         self.regular_size_max = 0
         self.channel_max = 0
@@ -341,11 +341,13 @@ class Connection:
                     f"number of channels opened ({count}) has reached the negotiated channel_max ({self.channel_max})"
                 )
                 raise PeerError(NOT_ALLOWED, text)
-            self._closed_by_peer.discard(number)
+            self._closed_by_peer.pop(number, None)
             channel = self.channels[number] = Channel(self, number)
             channel.reply("channel.open-ok", b"")
-        elif number not in self._closed_by_peer:
-            # What a peer had on its way when it closed the channel is ignored, as RabbitMQ does.
+            return
+        start = self.received_octets - (len(self._buffer) - self._position) - len(payload) - OVERHEAD
+        if start >= self._closed_by_peer.get(number, 0):
+            # Only what was on its way when the peer closed the channel is ignored (RabbitMQ: rabbit_reader.erl).
             raise PeerError(CHANNEL_ERROR, "expected 'channel.open'", method >> 16, method & 0xFFFF)
 
     def check_epoch(self) -> None:
@@ -434,7 +436,7 @@ class Connection:
         """The channel's number may be used again."""
         self.channels.pop(channel.number, None)
         if by_peer:
-            self._closed_by_peer.add(channel.number)
+            self._closed_by_peer[channel.number] = self.received_octets
 
     # Octets out.
 

@@ -101,10 +101,11 @@ class Consumer:
         """Messages it would take now: prefetch of the consumer and of the channel, and room in the connection."""
         if self._connection.congested:
             return 0
-        if self.no_ack:
-            return BATCH_MAX
-        room = self.prefetch - self.in_flight
         channel = self.channel
+        if self.no_ack:
+            # It waits for a full channel as well, but takes no room (RabbitMQ: rabbit_limiter.erl, can_send).
+            return 0 if channel.prefetch and channel.in_flight >= channel.prefetch else BATCH_MAX
+        room = self.prefetch - self.in_flight
         if channel.prefetch and channel.prefetch - channel.in_flight < room:
             return channel.prefetch - channel.in_flight
         return room
@@ -119,6 +120,8 @@ class Consumer:
         origin, content = messages[0]
         number = channel.number
         out = connection.out
+        if channel.prefetch:
+            channel.served(self)
         if not self.no_ack:
             self.in_flight += count
             channel.in_flight += count
@@ -155,13 +158,10 @@ class Consumer:
         channel = self.channel
         connection = self._connection
         tag = channel.next_tag
-        if self.no_ack:
-            if connection.congested:
-                return False
-        else:
-            if self.in_flight >= self.prefetch or connection.congested:
-                return False
-            if channel.prefetch and channel.in_flight >= channel.prefetch:
+        if connection.congested or channel.prefetch:
+            return False  # Room that is shared goes round among queues, see `Channel.wake_consumers`.
+        if not self.no_ack:
+            if self.in_flight >= self.prefetch:
                 return False
             self.in_flight += 1
             channel.in_flight += 1

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
 
 
+UNLIMITED = 2**32
+CHANNEL_NUMBER_MAX = 65_535
+"""Numbers have two octets: what no limit of channels comes to."""
+
+
 def on_protocol_header(connection: Connection, header: bytes) -> None:
     """The first eight octets; whoever speaks something else is told what is spoken here and closed (spec 4.2.2)."""
     if header != PROTOCOL_HEADER and header not in OLD_PROTOCOL_HEADERS:
@@ -108,16 +113,16 @@ def login_refused(connection: Connection, refused: LoginRefused) -> None:
 
 
 def _tune_ok(connection: Connection, channel_max: int, frame_max: int, heartbeat_s: int) -> None:
-    """The client's values, none above ours (0 would be unlimited), frame_max not below the least (spec 1.4.2.6)."""
+    """The client's values, none above ours (0 is unlimited), frame_max not below the least (spec 1.4.2.6)."""
     settings = connection.settings
     for name, value, maximum, minimum in (
         ("channel_max", channel_max, settings.channel_max, 1),
         ("frame_max", frame_max, settings.frame_max_bytes, FRAME_MAX_MIN),
     ):
-        if not minimum <= (value or 2**32) <= maximum:
+        if not minimum <= (value or UNLIMITED) <= (maximum or UNLIMITED):
             text = f"negotiated {name} = {value} is outside of the allowed range ({minimum} to {maximum})"
             raise PeerError(NOT_ALLOWED, text)
-    connection.channel_max = channel_max
+    connection.channel_max = channel_max or CHANNEL_NUMBER_MAX
     connection.frame_max = frame_max
     connection.regular_size_max = min(frame_max - 8, settings.message_size_max_bytes)
     connection.heartbeat_s = heartbeat_s

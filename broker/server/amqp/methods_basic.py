@@ -132,7 +132,7 @@ def _get(channel: Channel, _ticket: int, name: str, no_ack: bool) -> None:
     connection.require("read", "queue", name)
     refuse_stream(connection.vhost, name, "basic.get")
     queue = connection.vhost.queue(name, connection)
-    queue.last_used_ms = connection.now_ms()
+    queue.check_get(connection.now_ms())
     got = queue.get()
     if got is None:
         channel.reply("basic.get-empty", "")

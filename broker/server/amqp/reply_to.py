@@ -38,8 +38,8 @@ class ReplySink:
         )
 
     def enqueue(self, messages: Sequence[Message]) -> None:
-        """Deliver at once."""
-        if self.consumer.capacity() > 0:
+        """Deliver at once; a full channel-wide prefetch does not hold it (RabbitMQ: no limiter is asked)."""
+        if not self.consumer.channel.connection.congested:
             self.consumer.deliver(messages, ())
         else:
             self.dropped_count += len(messages)

@@ -19,7 +19,7 @@ from broker.core.serving import Lease
 from broker.errors import Refused
 from broker.server.amqp import settle
 from broker.server.amqp.publish import RUN_MAX, Port, Run, enqueue_runs
-from protocol.amqp.errors import RESOURCE_ERROR, PeerError
+from protocol.amqp.errors import PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
@@ -74,12 +74,13 @@ class Transaction:
     def commit(self, channel: Channel) -> None:
         """Publishes in order, then settlements; the transaction is empty afterwards.
 
-        Raises PeerError and Refused if one cannot be routed; then nothing has happened.
+        Raises PeerError and Refused if one cannot be routed; then nothing has happened. Raises Refused 406 if a queue
+        refused one; then all the rest has happened (RabbitMQ: rabbit_channel.erl, complete_tx).
         """
         publishes = self._routed(channel.connection) if self._is_late else self.publishes
         settlements = self.settlements
         self._clear()
-        _publish(channel, publishes)
+        whole = _publish(channel, publishes)
         store = channel.connection.broker.store
         if store is not None:
             holders = {lease[0] for _, lease, outcome in settlements if outcome != RETURNED}
@@ -89,6 +90,8 @@ class Transaction:
         settle.reject_leases(lease for _, lease, outcome in settlements if outcome == REJECTED)
         returned = [lease for _, lease, outcome in settlements if outcome == RETURNED]
         settle.return_in_slices(channel.connection.broker.scheduler, returned)
+        if not whole:
+            raise Refused(PRECONDITION_FAILED, "partial tx completion")
 
     def _clear(self) -> None:
         self.publishes, self.settlements, self._bytes, self._is_late = [], [], 0, False
@@ -127,8 +130,12 @@ class Transaction:
         self.rollback(channel)
 
 
-def _publish(channel: Channel, publishes: list[Publish]) -> None:
-    """Into their queues: the regular ones in runs, the others one by one, each queue's in order."""
+def _publish(channel: Channel, publishes: list[Publish]) -> bool:
+    """Into their queues: the regular ones in runs, the others one by one, each queue's in order.
+
+    Returns whether no queue refused any.
+    """
+    whole = True
     runs: list[Run] = []
     count = 0
     known: tuple[Any, ...] | None = None
@@ -144,7 +151,7 @@ def _publish(channel: Channel, publishes: list[Publish]) -> None:
         is_lost = not queues and (one.mandatory or one.incoming is not None)  # Somebody has to be told.
         if not is_regular or is_lost or has_expiration(one.message[1]):
             enqueue_runs(channel, runs)
-            channel.deliver_published(one.exchange, queues, one.message, one.mandatory, one.incoming)
+            whole &= channel.deliver_published(one.exchange, queues, one.message, one.mandatory, one.incoming)
             runs, count, known = [], 0, None
             continue
         if not messages:
@@ -159,3 +166,4 @@ def _publish(channel: Channel, publishes: list[Publish]) -> None:
             enqueue_runs(channel, runs)
             runs, count, known = [], 0, None
     enqueue_runs(channel, runs)
+    return whole

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote
 from broker.core.access import User, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.exchange.base import Binding
+from broker.core.queue import Queue
 from broker.core.routing import Target
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
@@ -181,6 +182,16 @@ def find_vhost(request: Request, name: str) -> VHost:
     raise HttpError(404, "Object Not Found", "Not Found")
 
 
+def find_queue(request: Request, vhost: str, name: str) -> tuple[VHost, Queue]:
+    """A queue that whoever asks may read: what basic.get, consume and purge ask for. Raises HttpError 404, Refused.
+
+    One that is exclusive to a connection is locked (405) to all requests.
+    """
+    home = find_vhost(request, vhost)
+    require(request, home, "read", "queue", name)
+    return home, home.queue(name, request)
+
+
 LISTED_AS: dict[str, Kind] = {"queue": "topic", "topic": "topic", "group": "group"}
 """What access lists call it; exchanges are nothing to them."""
 
@@ -338,9 +349,7 @@ def _list_consumers(request: Request, vhost: str | None = None) -> Listing:
 
 @route_to("DELETE", "queues/*/*/contents")
 def _purge(request: Request, vhost: str, name: str) -> None:
-    home = find_vhost(request, vhost)
-    require(request, home, "read", "queue", name)
-    home.queue(name).purge()
+    find_queue(request, vhost, name)[1].purge()
 
 
 @route_to("POST", "exchanges/*/*/publish")
@@ -363,11 +372,8 @@ def _publish(request: Request, vhost: str, name: str) -> dict[str, Any]:
 
 @route_to("POST", "queues/*/*/get")
 def _get(request: Request, vhost: str, name: str) -> list[dict[str, Any]]:
-    home = find_vhost(request, vhost)
-    require(request, home, "read", "queue", name)
-    queue = home.queue(name)
-    if queue.owner is not None:
-        queue.check_access(request)
+    _, queue = find_queue(request, vhost, name)
+    queue.check_get(request.hub.now_ms)
     body = request.body
     try:
         count = int(body.get("count", 1))

@@ -18,7 +18,7 @@ from broker.core.replay import READY, Filter, MayWrite, Seen, browse, kind_of_de
 from broker.core.streams.letters import Letters, split_place, without_place
 from broker.core.vhost import VHost
 from broker.log.errors import StorageError
-from broker.server.http.api import HttpError, Request, find_vhost, require, route_to
+from broker.server.http.api import HttpError, Request, find_queue, find_vhost, require, route_to
 from broker.server.http.fields import NUMBER_MAX, bad, number
 from broker.server.http.messages import message_view
 from protocol.amqp import content as wire
@@ -124,16 +124,6 @@ def look_back(queue: Queue, start: int, end: int) -> Look:
                 look.onward = stretch.end
                 break
     return look
-
-
-def find_queue(request: Request, vhost: str, name: str) -> tuple[VHost, Queue]:
-    """A queue that whoever asks may read. Raises HttpError 404, Refused."""
-    home = find_vhost(request, vhost)
-    require(request, home, "read", "queue", name)
-    queue = home.queue(name)
-    if queue.owner is not None:
-        queue.check_access(request)
-    return home, queue
 
 
 def _find(request: Request, vhost: str, name: str) -> tuple[VHost, Queue | Letters]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from broker.core.policies import Policy, make_policy
 from broker.core.vhost import VHost
-from broker.server.http.api import HttpError, Request, find_vhost, route_to, visible_vhosts
+from broker.server.http.api import CREATED, Created, HttpError, Request, find_vhost, route_to, visible_vhosts
 
 MAKERS = frozenset({"policymaker", "administrator"})
 
@@ -47,7 +47,8 @@ def _register(kind: str) -> None:
         return _view(policy, vhost)
 
     @route_to("PUT", f"{kind}/*/*")
-    def _put(request: Request, vhost: str, name: str) -> None:
+    def _put(request: Request, vhost: str, name: str) -> Created | None:
+        """201 for a new one, 204 for a change (RabbitMQ: rabbit_mgmt_wm_policy.erl)."""
         _require_maker(request, kind)
         home = find_vhost(request, vhost)
         body = request.body
@@ -57,8 +58,10 @@ def _register(kind: str) -> None:
             raise HttpError(400, "bad_request", "a policy has a pattern (a string) and a definition (an object)")
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise HttpError(400, "bad_request", "priority is an integer")
-        policy = make_policy(name, body["pattern"], str(body.get("apply-to", "all")), priority, definition)
-        home.policies.set(policy, operator=kind != "policies")
+        operator = kind != "policies"
+        apply_to = str(body.get("apply-to", "all"))
+        policy = make_policy(name, body["pattern"], apply_to, priority, definition, operator=operator)
+        return CREATED if home.policies.set(policy, operator=operator) else None
 
     @route_to("DELETE", f"{kind}/*/*")
     def _delete(request: Request, vhost: str, name: str) -> None:

@@ -12,8 +12,8 @@ from broker.core.queue import Queue
 from broker.core.redelivery import Into, offset_of, redeliver
 from broker.core.vhost import VHost
 from broker.errors import Refused
-from broker.server.http.api import Request, require, route_to
-from broker.server.http.browse import MOVED_MAX, find_queue, look_back, read_filter, reading, write_permission
+from broker.server.http.api import Request, find_queue, require, route_to
+from broker.server.http.browse import MOVED_MAX, look_back, read_filter, reading, write_permission
 from broker.server.http.fields import bad, flag, number
 from protocol.amqp.errors import ACCESS_REFUSED, PRECONDITION_FAILED
 

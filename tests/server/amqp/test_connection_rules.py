@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from amqp_harness import Client, World, publish
+from amqp_harness import Client, World, publish, refusal
 
 from broker.server.amqp.state import State
 from broker.server.ticker import Ticker
@@ -312,6 +312,42 @@ def test_methods_behind_the_peers_own_close_are_ignored(world):
     client = world.connect()
     client.feed(method_frame(1, "channel.close", 200, "", 0, 0) + method_frame(1, "queue.purge", 0, "q", False))
     assert [name for name, _, _ in client.frames()] == ["channel.open-ok", "channel.close-ok"][1:]
+
+
+def test_only_what_was_on_its_way_behind_the_peers_close_is_ignored(world):
+    """A frame that begins behind the peer's read of close-ok is for no channel: 504 (rabbit_reader.erl)."""
+    client = world.connect()
+    late = method_frame(1, "queue.purge", 0, "q", False)
+    client.feed(method_frame(1, "channel.close", 200, "", 0, 0) + late + late[:9])
+    assert [name for name, _, _ in client.frames()] == ["channel.close-ok"]
+    client.feed(late[9:])
+    assert client.frames() == []
+    client.feed(late)
+    assert refusal(client.frames()) == (504, "expected 'channel.open'")
+
+
+def test_the_number_of_a_closed_channel_is_free(world):
+    """Also right behind the close; what comes once it is closed again is refused."""
+    client = world.connect()
+    close, reopen = method_frame(1, "channel.close", 200, "", 0, 0), method_frame(1, "channel.open", "")
+    client.feed(close + reopen + close)
+    assert [name for name, _, _ in client.frames()] == ["channel.close-ok", "channel.open-ok", "channel.close-ok"]
+    client.feed(publish(1, "", "q", b"late"))
+    assert refusal(client.frames()) == (504, "expected 'channel.open'")
+
+
+def test_no_limit_of_channels():
+    """channel_max 0: the client may take any number, also 0 for no limit (spec 1.4.2.6)."""
+    world = World(channel_max=0)
+    client = Client(world)
+    tuned = [values for name, _, values in client.log_in(channel_max=0) if name == "connection.tune"]
+    assert tuned[0][0] == 0
+    for number in (1, 2048, 65_535):
+        assert client.call(number, "channel.open", "")[0][0] == "channel.open-ok"
+    other = Client(world)
+    other.log_in(channel_max=1)
+    other.call(1, "channel.open", "")
+    assert refusal(other.call(2, "channel.open", ""))[0] == 530
 
 
 def test_nowait_does_not_suppress_errors(world):

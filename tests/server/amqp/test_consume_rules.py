@@ -1,7 +1,7 @@
 """Consuming, acknowledging, prefetch and direct reply-to: one rule of RabbitMQ's behaviour a test."""
 
 import pytest
-from amqp_harness import answer, deliveries, refusal
+from amqp_harness import answer, deliveries, publish, refusal
 
 from broker.server.amqp.ack_timeout import close_overdue
 from protocol.amqp.content import parse_properties
@@ -91,6 +91,65 @@ def test_the_channels_prefetch_comes_on_top(filled):
     filled.consume("q", "c")
     assert bodies(ack(filled, 3, multiple=True)) == "345"
     assert bodies(qos(filled, 4, everywhere=True)) == "6"
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one ack a read", "ack and publish in one read"])
+@pytest.mark.parametrize("siblings", [1, 2])
+def test_the_room_of_a_channel_goes_round_its_queues(client, alone, siblings):
+    """A queue that is never dry does not starve the others (rabbit_limiter.erl, notify_queues: an equal chance)."""
+    client.declare("busy")
+    client.declare("other")
+    qos(client, 4, everywhere=True)
+    for number in range(8):
+        client.publish("busy", b"0")
+        client.publish("other", b"%d" % (number + 1))
+    tags = []
+    for sibling in range(siblings):
+        tags += deliveries(client.consume("busy", f"busy-{sibling}"))
+    tags += deliveries(client.consume("other", "other"))
+    seen = []
+    while len(seen) < 40:
+        tag, number, _, body = tags.pop(0)
+        seen.append(body)
+        again = publish(1, "", "busy", b"0") if tag.startswith("busy") else b""
+        done = method_frame(1, "basic.ack", number, False)
+        if alone:
+            client.feed(again)
+            client.feed(done)
+        else:
+            client.feed(done + again)
+        tags += deliveries(client.frames())
+    assert [body for body in seen if body != b"0"] == [b"%d" % (number + 1) for number in range(8)]
+
+
+def test_what_is_not_acknowledged_waits_for_a_full_channel_but_takes_no_room(client):
+    """rabbit_limiter.erl, can_send: without acknowledgements a delivery is not counted, but held while it is full."""
+    client.declare("acked")
+    client.declare("not")
+    qos(client, 2, everywhere=True)
+    client.consume("acked", "acked")
+    client.consume("not", "not", no_ack=True)
+    client.publish("acked", b"1")
+    for body in (b"a", b"b", b"c"):
+        client.publish("not", body)
+    assert {body for *_, body in deliveries(client.frames())} == {b"1", b"a", b"b", b"c"}
+    client.publish("acked", b"2")
+    client.publish("not", b"d")
+    assert [body for *_, body in deliveries(client.frames())] == [b"2"]
+    assert [body for *_, body in deliveries(ack(client, 1))] == [b"d"]
+
+
+def test_basic_get_of_a_quorum_queue_with_a_single_active_consumer_is_locked(client):
+    """405 (rabbit_channel.erl, basic.get: unsupported with single_active_consumer); a classic queue gives it."""
+    client.declare("classic", x_single_active_consumer=True)
+    client.publish("classic", b"0")
+    assert client.get("classic")[2] == b"0"
+    client.declare("q", durable=True, x_queue_type="quorum", x_single_active_consumer=True)
+    client.publish("q", b"1")
+    code, text = refusal(client.call(1, "basic.get", 0, "q", False))
+    assert code == 405
+    assert text.startswith("cannot obtain access to locked queue 'q' in vhost '/'. basic.get operations are not")
+    assert bodies(client.world.connect().consume("q")) == "1"
 
 
 def test_a_quorum_queue_knows_no_global_qos(client):

@@ -1,5 +1,7 @@
 """Declare, bind and delete: one rule of RabbitMQ's behaviour (or the specification) a test."""
 
+from decimal import Decimal
+
 import pytest
 from amqp_harness import Client, refusal
 
@@ -28,6 +30,12 @@ QUEUE_REFUSALS = [
     ({"x_message_ttl": 315_360_000_001}, "invalid arg 'x-message-ttl' for Q: {value_too_large,315360000001}"),
     ({"x_quorum_initial_group_size": 0}, "invalid arg 'x-quorum-initial-group-size' for Q: {value_zero,0}"),
     ({"x_queue_leader_locator": "here"}, "invalid arg 'x-queue-leader-locator' for Q: invalid_queue_locator_arg"),
+    ({"x_queue_leader_locator": "min-masters"},
+     "invalid arg 'x-queue-leader-locator' for Q: invalid_queue_locator_arg"),
+    ({"x_queue_version": 3}, "invalid arg 'x-queue-version' for Q: \"unsupported queue version '3'\""),
+    ({"x_queue_version": -1}, "invalid arg 'x-queue-version' for Q: {value_negative,-1}"),
+    ({"x_queue_version": 2, "x_queue_type": "quorum", "durable": True},
+     "invalid arg 'x-queue-version' for Q of queue type rabbit_quorum_queue"),
     ({"x_max_age": "1h"}, "invalid arg 'x-max-age' for Q of queue type rabbit_classic_queue"),
     ({"x_max_age": "1h", "x_queue_type": "quorum", "durable": True},
      "invalid arg 'x-max-age' for Q of queue type rabbit_quorum_queue"),
@@ -51,6 +59,12 @@ EQUIVALENCE = [
     ({}, {"auto_delete": True}, "inequivalent arg 'auto_delete' for Q: received 'true' but current is 'false'"),
     ({}, {"x_message_ttl": 5}, "inequivalent arg 'x-message-ttl' for Q: "
      "received the value '5' of type 'signedint' but current is none"),
+    ({"x_max_length": 10}, {"x_max_length": 10.0},
+     "inequivalent arg 'x-max-length' for Q: received '10.0' but current is '10'"),
+    ({"x_max_length": 10}, {"x_max_length": Decimal(10)},
+     "inequivalent arg 'x-max-length' for Q: received '10' but current is '10'"),
+    ({"x_max_length": 1}, {"x_max_length": True},
+     "inequivalent arg 'x-max-length' for Q: received 'true' but current is '1'"),
 ]  # fmt: skip
 
 

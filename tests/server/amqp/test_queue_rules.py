@@ -413,8 +413,19 @@ def test_a_dead_letter_is_in_one_queue():
 
 def policy(world, name, pattern, definition, *, priority=0, apply_to="all", operator=False):
     """Set a policy on the vhost."""
-    made = make_policy(name, pattern, apply_to, priority, definition)
+    made = make_policy(name, pattern, apply_to, priority, definition, operator=operator)
     world.broker.vhosts["/"].policies.set(made, operator=operator)
+
+
+@pytest.mark.parametrize("key", ["overflow", "dead-letter-exchange", "consumer-timeout", "alternate-exchange"])
+def test_an_operator_policy_bounds_and_does_nothing_else(key):
+    """rabbit_policies.erl, operator_policy_validator: numbers that bound; where messages go is the users' affair."""
+    definition = {key: {"overflow": "reject-publish", "consumer-timeout": 1000}.get(key, "x"), "max-length": 1}
+    make_policy("p", ".*", "all", 0, definition)
+    with pytest.raises(Refused, match=f"not recognised: {key}"):
+        make_policy("p", ".*", "all", 0, definition, operator=True)
+    bounds = {"max-length": 1, "max-length-bytes": 1, "message-ttl": 1, "expires": 1, "delivery-limit": 1}
+    assert make_policy("p", ".*", "all", 0, bounds, operator=True).definition == bounds
 
 
 def test_policies_change_live_queues(world, client):

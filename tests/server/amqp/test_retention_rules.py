@@ -144,7 +144,8 @@ def test_policies(world, client):
     assert world.queue("other").rules.retain_ms == 2 * HOUR_MS
     deliver(client, 2, first=2)
     assert kept(world) == numbered(2, 3)
-    policies.set(make_policy("less", "q", "all", 0, {"retain": "30m", "retain-bytes": 5}), operator=True)
+    policies.set(make_policy("less", "q", "all", 0, {"retain": "30m", "retain-bytes": 5}, operator=True),
+                 operator=True)  # fmt: skip
     assert (world.queue("q").rules.retain_ms, world.queue("q").rules.retain_bytes) == (HOUR_MS // 2, 5)
     policies.delete("less", operator=True)
     world.settle()

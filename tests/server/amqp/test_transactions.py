@@ -160,6 +160,39 @@ def test_what_nobody_takes_was_not_seen(world, client, bound):
     assert bodies(client) == [b"order"]
 
 
+@pytest.mark.parametrize("overflow", ["reject-publish", "reject-publish-dlx"])
+def test_a_commit_of_which_a_queue_refuses_a_part_is_no_commit_ok(world, client, overflow):
+    """406 on the channel; the rest has happened, acknowledgements too (rabbit_channel.erl: complete_tx, failed)."""
+    client.declare("work", durable=True)
+    client.publish("work", b"done", delivery_mode=2)
+    client.declare("full", durable=True, x_max_length=2, x_overflow=overflow, x_dead_letter_exchange="")
+    client.call(1, "tx.select")
+    client.send(1, "basic.ack", client.get("work")[0], False)
+    for body in (b"0", b"1", b"2", b"3"):
+        client.publish("full", body, delivery_mode=2)
+    frames = client.call(1, "tx.commit")
+    assert refusal(frames) == (406, "partial tx completion")
+    assert frames[0][2][2:] == (90, 20)
+    assert "tx.commit-ok" not in [name for name, _, _ in frames]
+    other = world.connect()
+    assert bodies(other, "full") == [b"0", b"1"]
+    assert bodies(other, "work") == []
+
+
+def test_a_refused_part_of_a_commit_was_not_seen(world, client):
+    """Who hears that a part was refused sends it again, and that is no duplicate; one that was taken whole is one."""
+    deduplicating(client, x_max_length=1, x_overflow="reject-publish")
+    client.call(1, "tx.select")
+    send(client, b"taken")
+    send(client, b"refused", {"x-deduplication-header": "order-2"})
+    assert refusal(client.call(1, "tx.commit")) == (406, "partial tx completion")
+    other = world.connect()
+    assert bodies(other) == [b"taken"]
+    send(other, b"twice")
+    send(other, b"again", {"x-deduplication-header": "order-2"})
+    assert bodies(other) == [b"again"]
+
+
 def test_what_nobody_took_was_not_seen_by_the_next_run():
     """What is taken back in the turn that noted it stands nowhere; its neighbours do."""
     world = World(SimDisk(random.Random(1).randrange))
@@ -326,8 +359,9 @@ def test_a_commit_keeps_the_order_of_each_queue(world, client):
             returned += [body] if kind == "returned" else []
     frames = client.call(1, "tx.commit")
     assert [octets for kind, _, octets in frames if kind == "body"] == returned
-    assert frames[-1][0] == "tx.commit-ok"
+    assert refusal(frames) == (406, "partial tx completion")
     assert world.queue("full").cursor.ready_count == 1
+    client = world.connect()
     assert {name: bodies(client, name) for name in "ab"} == sent
 
 
