@@ -35,6 +35,7 @@ from broker.log.recovery import open_store
 from broker.log.store import Store
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator, apply_users
+from broker.server.clock import Clock
 from broker.server.durability import Durability
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
@@ -146,7 +147,8 @@ class _Server:
         apply_users(config.users.values(), access, authenticator)
         durability = Durability(store) if store is not None else None
         hub = Hub(broker, access, authenticator, durability)
-        hub.scheduler.wall_ms = hub.wall_ms()
+        clock = Clock(hub)
+        hub.read_clock = clock.read
         hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)
         if store is not None:
@@ -160,6 +162,7 @@ class _Server:
         self._listen(topics=store is not None)
         ticker = Ticker(
             hub,
+            set_clock=clock.set,
             handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
             memory_watermark_bytes=memory_watermark_bytes(limits.memory_watermark),
             send_timeout_ms=int(limits.send_timeout_s * 1000),

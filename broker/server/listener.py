@@ -114,6 +114,7 @@ class AmqpDoor:
         if len(hub.connections) >= limits.connections_max:
             return False
         hub.half_open.make_room(peer[0], limits)
+        hub.read_clock()
         connection = Connection(hub, self.settings, peer)
         hub.add(connection)
         self.poller.add(Pump(hub, self.poller, sock, connection, tls))

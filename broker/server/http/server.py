@@ -123,11 +123,13 @@ class HttpServer:
         while not result.advance():
             self._hub.end_turn()
             await trio.lowlevel.checkpoint()
+            self._hub.read_clock()
         self._hub.end_turn()
         return result.answer
 
     def respond(self, method: str, target: str, body: bytes, user: User, peer_host: str) -> Any:
         """The answer to an authenticated request, or the Steps to it. Raises HttpError."""
+        self._hub.read_clock()
         parts, query = split_target(target)
         try:
             fields = json.loads(body, parse_constant=_no_number) if body else {}

@@ -5,7 +5,7 @@ import random
 import tracemalloc
 
 import pytest
-from amqp_harness import World, deliveries
+from amqp_harness import World, deliveries, publish
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
@@ -306,3 +306,74 @@ def test_many_deaths_are_several_short_steps(how):
         assert ready(world, "dead") == count
 
     assert_short_steps(scenario)
+
+
+# What is due is given to nobody, whether or not anybody has noticed that it is.
+
+
+@pytest.mark.parametrize("how", ["get", "consume", "wake"])
+@pytest.mark.parametrize("kind", ["ttl", "expiration"])
+def test_what_is_due_is_not_handed_out_before_the_clock_ticks(how, kind):
+    """Asked for when it would be: RabbitMQ drops what has expired from the head before it fetches (rabbit_amqqueue's
+    `drop_expired_msgs` in `fetch`), and its TTL guide promises that no expired message is delivered."""
+    world = World()
+    client = world.connect()
+    client.declare("q", **({"x_message_ttl": 1000} if kind == "ttl" else {}))
+    client.publish("q", b"first")
+    if how == "wake":
+        client.call(1, "basic.qos", 0, 1, False)
+        client.consume("q")
+    own = {"expiration": "1000"} if kind == "expiration" else {}
+    client.publish("q", b"due", **own)
+    world.broker.scheduler.wall_ms += 1000
+    client.publish("q", b"fresh", **own)
+    left = [b"fresh"] if kind == "ttl" or how == "wake" else [b"first", b"fresh"]
+    if how == "get":
+        got = [client.get("q", no_ack=True) for _ in range(3)]
+        assert [one[2] for one in got if one] == left
+    elif how == "consume":
+        assert [body for *_, body in deliveries(client.consume("q", no_ack=True))] == left
+    else:
+        client.frames()
+        client.send(1, "basic.ack", 1, False)
+        assert [body for *_, body in deliveries(client.frames())] == left
+
+
+def test_what_may_not_wait_goes_to_who_waits_and_to_nobody_else():
+    """`expiration` and TTL 0 (RabbitMQ's TTL guide: expire upon reaching a queue unless they can be delivered at
+    once), also when something older is due in front of them."""
+    for ttl in (None, 0):
+        world = World()
+        client = world.connect()
+        own = {"expiration": "0"} if ttl is None else {}
+        client.declare("q", **({} if ttl is None else {"x_message_ttl": ttl}))
+        client.publish("q", b"nobody", **own)
+        assert client.get("q") is None
+        client.consume("q", no_ack=True)
+        client.publish("q", b"now", **own)
+        assert [body for *_, body in deliveries(client.frames())] == [b"now"]
+    world = World()
+    client = world.connect()
+    client.declare("q")
+    client.publish("q", b"old", expiration="100")
+    world.broker.scheduler.wall_ms += 100
+    client.publish("q", b"0", expiration="0")
+    assert client.get("q") is None
+
+
+def test_a_queue_with_a_ttl_that_keeps_up_is_not_woken_for_each_message():
+    """Nothing there is left to expire: once a TTL, not once a millisecond."""
+    world = World()
+    client = world.connect()
+    client.declare("q", x_message_ttl=1000)
+    client.consume("q", no_ack=True)
+    woken = []
+    expiry = world.queue("q").keeper.expiry
+    for _ in range(3000):
+        client.machine.receive(publish(1, "", "q", b"x"))
+        world.hub.end_turn()
+        world.advance(1)
+        woken.append(world.broker.scheduler.timed.next_ms)
+        assert len(expiry._times) <= 1000 // 4 + 2
+    client.frames()
+    assert len(set(woken)) <= 2 * 3 + 1
