@@ -11,7 +11,7 @@ import binascii
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h11
@@ -48,32 +48,37 @@ class HttpServer:
         self,
         hub: Hub,
         nursery: trio.Nursery,
-        sock: socket.socket,
+        sockets: Sequence[socket.socket],
         limits: Limits,
         statistics: Callable[[], dict[str, Any]],
     ) -> None:
         self._hub = hub
         self._nursery = nursery
-        self._sock = sock
+        self._sockets = sockets
         self._limits = limits
         self._statistics = statistics
         self._open = 0
 
     async def run(self) -> None:
         """Accept for ever."""
-        listener = trio.socket.from_stdlib_socket(self._sock)
+        async with trio.open_nursery() as nursery:
+            for sock in self._sockets:
+                nursery.start_soon(self._accept, sock)
+
+    async def _accept(self, sock: socket.socket) -> None:
+        listener = trio.socket.from_stdlib_socket(sock)
         while True:
             try:
-                sock, peer = await listener.accept()
+                accepted, peer = await listener.accept()
             except OSError as error:
                 log.warning("accept failed: %s", error)
                 await trio.sleep(0.1)
                 continue
             if self._open >= self._limits.http_connections_max:
-                sock.close()
+                accepted.close()
                 continue
             self._open += 1
-            self._nursery.start_soon(self._serve, trio.SocketStream(sock), str(peer[0]))
+            self._nursery.start_soon(self._serve, trio.SocketStream(accepted), str(peer[0]))
 
     async def _serve(self, stream: trio.SocketStream, peer_host: str) -> None:
         try:
