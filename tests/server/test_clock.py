@@ -9,7 +9,7 @@ import random
 import pytest
 import trio
 import trio.testing
-from amqp_harness import World
+from amqp_harness import Client, World
 from sim_disk import SimDisk
 
 from broker.core.groups.values import JoinRequest, SyncRequest
@@ -96,6 +96,42 @@ def test_a_standstill_expels_nobody_from_a_group(world):
     assert len(groups.coordinator.describe("g")[1].members) == 1
     ticks(2_000 // TICK_MS)
     assert not groups.coordinator.describe("g")[1].members
+
+
+class Transport:
+    """Stands where the pump stands."""
+
+    pending_bytes = 0
+    progress_ms = 0
+    closed = False
+
+    def close(self):
+        """The connection is ended."""
+        self.closed = True
+
+    def flush(self):
+        """Nobody reads."""
+
+
+def test_a_standstill_is_no_missed_heartbeat(world):
+    """AMQP 0-9-1 4.2.7: a peer is gone that has sent nothing, not one that nobody listened to."""
+    time = Time(world.hub)
+    client = Client(world)
+    client.log_in(heartbeat=1)
+    transport = client.machine.transport = Transport()
+    ticker = Ticker(world.hub, 10_000, 2**40, set_clock=time.clock.set)
+
+    def passes(milliseconds):
+        time.pass_ns(milliseconds * MS)
+        ticker._watch(client.machine, world.hub.now_ms)
+
+    for _ in range(4):
+        passes(250)
+    passes(3_600_000)
+    assert not transport.closed
+    for _ in range(8):
+        passes(250)
+    assert transport.closed
 
 
 def test_the_wall_clock_may_be_set_and_ages_follow_it(world):

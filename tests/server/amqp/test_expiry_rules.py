@@ -5,11 +5,12 @@ import random
 import tracemalloc
 
 import pytest
-from amqp_harness import World, deliveries, publish
+from amqp_harness import World, deliveries, publish, refusal
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
 from broker.core.policies import make_policy
+from broker.errors import Refused
 from broker.log.log import Log
 from protocol.amqp.frames import method_frame
 
@@ -377,3 +378,43 @@ def test_a_queue_with_a_ttl_that_keeps_up_is_not_woken_for_each_message():
         assert len(expiry._times) <= 1000 // 4 + 2
     client.frames()
     assert len(set(woken)) <= 2 * 3 + 1
+
+
+TEN_YEARS_MS = 315_360_000_000
+LEVEL_27_MS = 2**27 * 1000
+"""The longest queue of the delays that Celery 5.5 and NServiceBus declare, one for each power of two seconds."""
+
+
+@pytest.mark.parametrize("wait_ms", [2**32, LEVEL_27_MS, TEN_YEARS_MS])
+@pytest.mark.parametrize("how", ["ttl", "policy", "expiration", "expires"])
+def test_times_up_to_ten_years(how, wait_ms):
+    """Taken, for messages over a restart as well, and kept to the millisecond: rabbit_misc.erl's check_expiry, whose bound is
+    ?MAX_EXPIRY_TIMER; ours is ten years. One more is `value_too_large`."""
+    world, client = disk_world()
+    arguments = {"ttl": "x_message_ttl", "expires": "x_expires"}
+    for name, value in (("q", wait_ms), ("bad", TEN_YEARS_MS + 1)):
+        own, told = {}, {}
+        if how in arguments:
+            told = {arguments[how]: value}
+        elif how == "expiration":
+            own = {"expiration": str(value)}
+        if name == "bad" and how == "policy":
+            with pytest.raises(Refused, match=f"value_too_large,{value}"):
+                make_policy("p", "^q", "queues", 0, {"message-ttl": value})
+        elif name == "bad":
+            client.declare("bad") if own else None
+            text = refusal(client.publish("bad", b"m", **own).frames() if own else client.declare("bad", **told))[1]
+            assert f"{{value_too_large,{value}}}" in text
+        else:
+            client.declare(name, durable=True, **told)
+            if how == "policy":
+                policy = make_policy("p", "^q", "queues", 0, {"message-ttl": value})
+                world.broker.vhosts["/"].policies.set(policy, operator=False)
+            client.publish(name, b"m", delivery_mode=2, **own)
+    if how != "expires":  # Which begins anew with the broker.
+        world = world.kill()
+        world.settle()
+    world.advance(wait_ms - 1)
+    assert ready(world, "q") == 1
+    world.advance(1)
+    assert "q" not in world.broker.vhosts["/"].queues if how == "expires" else ready(world, "q") == 0
