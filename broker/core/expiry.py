@@ -246,10 +246,6 @@ class Expiry:
 
     def _run(self) -> Iterator[int]:
         queue = self._queue
-        if self._load_at_ms is not None and self._load_at_ms <= queue.scheduler.wall_ms:
-            self._load_at_ms = None
-            if queue.cursor.unloaded_count and not queue.cursor.head and not queue.broken:
-                yield queue.load()
         while self.expire():
             yield queue.death_units * queue.deaths_max
         self._running = False
@@ -261,10 +257,20 @@ class Expiry:
         if queue.held or queue.deleted:
             return False
         now_ms = queue.scheduler.wall_ms
-        more = self._expire_singly(now_ms) or self._expire_by_age(now_ms)
+        more = self._load_overdue(now_ms) or self._expire_singly(now_ms) or self._expire_by_age(now_ms)
         self.urgent = self.urgent and more
         self._look_ahead()
         return more
+
+    def _load_overdue(self, now_ms: int) -> bool:
+        """Bring back what may be due and is in the log only: how old it is, is known when it is here."""
+        if self._load_at_ms is None or self._load_at_ms > now_ms:
+            return False
+        self._load_at_ms = None
+        queue = self._queue
+        if queue.cursor.unloaded_count and not queue.cursor.head and not queue.broken:
+            queue.load()
+        return True
 
     def _expire_by_age(self, now_ms: int) -> bool:
         queue, times = self._queue, self._times

@@ -418,3 +418,17 @@ def test_times_up_to_ten_years(how, wait_ms):
     assert ready(world, "q") == 1
     world.advance(1)
     assert "q" not in world.broker.vhosts["/"].queues if how == "expires" else ready(world, "q") == 0
+
+
+def test_a_backlog_that_may_be_due_is_looked_at_by_who_asks_for_it():
+    """After a restart its ages are in the log; basic.get brings it back, and finds what is not due."""
+    world, client = disk_world(9_000)
+    client.declare("q", durable=True, x_message_ttl=10_000)
+    client.publish("q", b"old", delivery_mode=2)
+    world.advance(8_000)
+    client.publish("q", b"young", delivery_mode=2)
+    world = world.kill()
+    world.broker.scheduler.wall_ms += 1_500
+    client = world.connect()
+    assert client.get("q")[2] == b"young"
+    assert client.get("q") is None
