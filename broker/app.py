@@ -35,6 +35,7 @@ from broker.log.recovery import open_store
 from broker.log.store import Store
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator, apply_users
+from broker.server.clock import Clock
 from broker.server.durability import Durability
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
@@ -43,7 +44,7 @@ from broker.server.listener import (
     AmqpDoor,
     Listener,
     TlsListening,
-    open_listener,
+    open_listeners,
     shown_address,
 )
 from broker.server.pump import Poller, PumpLimits
@@ -133,7 +134,7 @@ class _Server:
     config: Config
     paths: tuple[str, ...]
     sets: tuple[str, ...]
-    sockets: dict[str, socket.socket] = field(default_factory=dict)
+    sockets: dict[str, list[socket.socket]] = field(default_factory=dict)
     stopping: bool = False
 
     async def run(self) -> int:
@@ -146,7 +147,8 @@ class _Server:
         apply_users(config.users.values(), access, authenticator)
         durability = Durability(store) if store is not None else None
         hub = Hub(broker, access, authenticator, durability)
-        hub.scheduler.wall_ms = hub.wall_ms()
+        clock = Clock(hub)
+        hub.read_clock = clock.read
         hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)
         if store is not None:
@@ -160,6 +162,7 @@ class _Server:
             _flush(store, config)  # From here on the run counts: whatever could have ended the start has not.
         ticker = Ticker(
             hub,
+            set_clock=clock.set,
             handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
             memory_watermark_bytes=memory_watermark_bytes(limits.memory_watermark),
             send_timeout_ms=int(limits.send_timeout_s * 1000),
@@ -208,13 +211,13 @@ class _Server:
     def _listen(self, *, topics: bool) -> None:
         """Open what is configured; without topics there is nothing for Kafka's clients, and the log says so."""
         for name in ("amqp", "amqps", "kafka", "kafkas", "http"):
-            address = getattr(self.config.listeners, name)
-            if address is None:
+            addresses = getattr(self.config.listeners, name)
+            if addresses is None:
                 continue
             if not topics and name in ("kafka", "kafkas"):
                 log.info("no %s listener: topics need a data directory, and storage.dir is memory", name)
                 continue
-            self.sockets[name] = open_listener(address.host, address.port)
+            self.sockets[name] = open_listeners(addresses)
 
     async def _stop_when_failed(self, durability: Durability, hub: Hub, everything: trio.CancelScope) -> None:
         """The disk has failed: tell every peer, then end. Nothing that was in flight is confirmed."""
@@ -265,7 +268,8 @@ class _Server:
                         over = (
                             TlsListening(context, self.config.tls.login_from) if name[-1] == "s" and context else None
                         )
-                        nursery.start_soon(Listener(self.sockets[name], doors[name.removesuffix("s")], over).run)
+                        for sock in self.sockets[name]:
+                            nursery.start_soon(Listener(sock, doors[name.removesuffix("s")], over).run)
                 if "http" in self.sockets:
                     # Imported late: the management API is not needed for being ready to serve AMQP.
                     from broker.server.http.server import HttpServer
@@ -274,8 +278,9 @@ class _Server:
                         return {**hub.statistics(), **ticker.statistics(), "version": own_version()}
 
                     nursery.start_soon(HttpServer(hub, nursery, self.sockets["http"], limits, statistics).run)
-        for sock in self.sockets.values():
-            sock.close()
+        for sockets in self.sockets.values():
+            for sock in sockets:
+                sock.close()
 
     async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
         """Ask every peer to go, wait a bounded time, then end all tasks."""
@@ -363,9 +368,12 @@ def _flush(store: Store, config: Config) -> None:
         raise StorageError(f"the data directory {config.storage.dir} cannot be written: {error}") from None
 
 
-def ready_line(sockets: dict[str, socket.socket], *, durable: bool) -> str:
-    """`ready amqp=HOST:PORT http=HOST:PORT`, with the ports that were found; `storage=memory` when that is all."""
-    parts = [f"{name}={shown_address(*sock.getsockname()[:2])}" for name, sock in sockets.items()]
+def ready_line(sockets: dict[str, list[socket.socket]], *, durable: bool) -> str:
+    """`ready amqp=HOST:PORT http=HOST:PORT`, with the ports that were found; `storage=memory` when that is all.
+
+    Of several addresses the first.
+    """
+    parts = [f"{name}={shown_address(*some[0].getsockname()[:2])}" for name, some in sockets.items()]
     return " ".join(["ready", *parts, *([] if durable else [f"storage={MEMORY}"])])
 
 
@@ -407,6 +415,8 @@ def group_settings(config: Config) -> GroupSettings:
     """What consumer groups are bound by."""
     return GroupSettings(
         initial_rebalance_delay_ms=int(config.kafka.group_initial_rebalance_delay_s * 1000),
+        session_timeout_ms_min=round(config.kafka.group_session_timeout_min_s * 1000),
+        session_timeout_ms_max=round(config.kafka.group_session_timeout_max_s * 1000),
         offsets_retention_ms=int(config.kafka.offsets_retention_s * 1000),
     )
 

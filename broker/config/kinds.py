@@ -260,14 +260,45 @@ def address() -> Kind[Address | None]:
 
     def read(item: Item, path: str, _: Reading) -> Address | None:
         value = _string(item, path, "HOST:PORT or off")
-        if value == "off":
-            return None
-        match = _ADDRESS.fullmatch(value)
-        if match is None or int(match["port"]) > 65535:
-            raise Wrong(item, path, f"expected HOST:PORT, [IPV6]:PORT or off, got '{value}'")
-        return Address(match["six"] or match["host"], int(match["port"]))
+        return None if value == "off" else _address(item, path, value, "HOST:PORT, [IPV6]:PORT or off")
 
     return Kind(read, {"type": "string"}, lambda value: "off" if value is None else str(value))
+
+
+def _address(item: Item, path: str, value: str, expected: str) -> Address:
+    match = _ADDRESS.fullmatch(value)
+    if match is None or int(match["port"]) > 65535:
+        raise Wrong(item, path, f"expected {expected}, got '{value}'")
+    return Address(match["six"] or match["host"], int(match["port"]))
+
+
+ADDRESSES_MAX = 16
+"""Of one listener; each is a socket and a task."""
+
+
+def addresses() -> Kind[tuple[Address, ...] | None]:
+    """An address, a list of them, or off (None)."""
+    expected = "HOST:PORT, [IPV6]:PORT, a list of them or off"
+
+    def read(item: Item, path: str, _: Reading) -> tuple[Address, ...] | None:
+        if not isinstance(item.value, list):
+            value = _string(item, path, expected)
+            return None if value == "off" else (_address(item, path, value, expected),)
+        if not 1 <= len(item.value) <= ADDRESSES_MAX:
+            raise Wrong(item, path, f"expected 1 to {ADDRESSES_MAX} addresses, got {len(item.value)}")
+        places = [(one, f"{path}[{number}]") for number, one in enumerate(item.value)]
+        found = [_address(one, at, _string(one, at, "HOST:PORT"), "HOST:PORT or [IPV6]:PORT") for one, at in places]
+        return tuple(dict.fromkeys(found))
+
+    def show(value: tuple[Address, ...] | None) -> str:
+        if value is None:
+            return "off"
+        quoted = [f'"{one}"' if ":" in one.host else str(one) for one in value]
+        return quoted[0] if len(quoted) == 1 else f"[{', '.join(quoted)}]"
+
+    text = {"type": "string"}
+    some = {"type": "array", "items": text, "minItems": 1, "maxItems": ADDRESSES_MAX}
+    return Kind(read, {"anyOf": [text, some]}, show)
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:

@@ -14,6 +14,7 @@ from broker.config.kinds import (
     Address,
     Kind,
     address,
+    addresses,
     any_text,
     boolean,
     choice,
@@ -33,17 +34,26 @@ from broker.config.sections import entries, listing, named, struct
 from broker.config.source import Item
 
 
+def loopback(port: int) -> tuple[Address, ...]:
+    """This machine alone, in both families: clients try ::1 first for `localhost`."""
+    return Address("127.0.0.1", port), Address("::1", port)
+
+
 @dataclass(frozen=True, slots=True)
 class Listeners:
     """Where each face listens; None is off."""
 
-    amqp: Address | None = option(Address("127.0.0.1", 5672), address(), "AMQP 0-9-1.")
-    amqps: Address | None = option(None, address(), "AMQP 0-9-1 over TLS, usually port 5671; needs cert and key below.")
-    http: Address | None = option(Address("127.0.0.1", 15672), address(), "The management API.")
-    kafka: Address | None = option(
-        Address("127.0.0.1", 9092), address(), "The Kafka protocol. Needs a data directory: off where there is none."
+    amqp: tuple[Address, ...] | None = option(loopback(5672), addresses(), "AMQP 0-9-1.")
+    amqps: tuple[Address, ...] | None = option(
+        None, addresses(), "AMQP 0-9-1 over TLS, usually port 5671; needs cert and key below."
     )
-    kafkas: Address | None = option(None, address(), "The Kafka protocol over TLS; needs cert and key below.")
+    http: tuple[Address, ...] | None = option(loopback(15672), addresses(), "The management API.")
+    kafka: tuple[Address, ...] | None = option(
+        loopback(9092), addresses(), "The Kafka protocol. Needs a data directory: off where there is none."
+    )
+    kafkas: tuple[Address, ...] | None = option(
+        None, addresses(), "The Kafka protocol over TLS; needs cert and key below."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +274,17 @@ class Kafka:
         "How long a new consumer group waits for more members. Kafka's 3 s spares many that start together some"
         " rebalances, and keeps everybody else waiting.",
     )
+    group_session_timeout_min_s: float = option(
+        6.0,
+        seconds(0.001, 86_400),
+        "The shortest session.timeout.ms that a member may ask for: each member sends a heartbeat three times in it."
+        " Kafka's group.min.session.timeout.ms.",
+    )
+    group_session_timeout_max_s: float = option(
+        1800.0,
+        seconds(0.001, 86_400),
+        "The longest: so long what a dead member had waits for another. Kafka's group.max.session.timeout.ms.",
+    )
     retention_check_s: float = option(
         30.0,
         seconds(0.1, 86_400),
@@ -337,7 +358,10 @@ class Config:
     """The whole configuration. `warnings` is what was understood and not used."""
 
     listeners: Listeners = option(
-        Listeners, struct(Listeners), "Where to listen: HOST:PORT, [IPV6]:PORT or off. Port 0 picks a free one."
+        Listeners,
+        struct(Listeners),
+        "Where to listen: HOST:PORT, [IPV6]:PORT, a list of them or off. [::] is every address of both families. Port 0"
+        " picks a free one, the same for a whole list. On a machine without IPv6 a list is its IPv4 addresses.",
     )
     tls: Tls = option(Tls, struct(Tls), "For the TLS listeners (amqps, kafkas).")
     storage: Storage = option(Storage, struct(Storage), "Where data is kept.")

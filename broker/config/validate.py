@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from broker.config.kinds import did_you_mean
+from broker.config.kinds import did_you_mean, show_seconds
 from broker.config.schema import Binding, Config, Listeners, Queue, QueueBinding, Tls, User, VHost
 from broker.config.sections import NAME_BYTES_MAX
 from broker.config.source import Item, is_written, where
@@ -151,6 +151,10 @@ def _limits(config: Config) -> Iterator[Problem]:
     ):
         if getattr(limits, less) > getattr(limits, more):
             yield ("limits", less), f"must not be more than limits.{more} ({getattr(limits, more)})"
+    kafka = config.kafka
+    if kafka.group_session_timeout_min_s > kafka.group_session_timeout_max_s:
+        longest = f"kafka.group_session_timeout_max_s ({show_seconds(kafka.group_session_timeout_max_s)})"
+        yield ("kafka", "group_session_timeout_min_s"), f"must not be more than {longest}"
 
 
 def _user(user: User, vhosts: Iterable[str] | None) -> Iterator[Problem]:

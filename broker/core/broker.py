@@ -148,14 +148,12 @@ class Broker:
                 topics.synced(frame)
 
     def tick(self, now_ms: int) -> None:
-        """Time has passed: expire queues. `now_ms` is monotonic, the same clock as in every other call."""
+        """Time has passed. `now_ms` is monotonic, the same clock as in every other call."""
+        self.scheduler.now_ms = now_ms
         for vhost in self.vhosts.values():
-            if vhost.expiring:
-                vhost.drop_expired(now_ms)
             if vhost.topics is not None:
                 vhost.topics.tick(self.scheduler, now_ms)
             vhost.retaining.tick(now_ms)
         if self.store is not None and self.store.filling.gapped:
             self._note_damage(self.store)
-        for timed in list(self.scheduler.timed):
-            timed.tick()
+        self.scheduler.tick()

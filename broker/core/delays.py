@@ -51,8 +51,8 @@ class _DelayKeeper(Keeper):
 
     __slots__ = ()
 
-    def due_ms(self, content: bytes, wall_ms: int) -> int | None:
-        return wall_ms + _delay_of(content)
+    def wait_ms(self, content: bytes) -> int | None:
+        return _delay_of(content)
 
 
 class DelayQueue(Queue):

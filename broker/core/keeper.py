@@ -15,7 +15,6 @@ from broker.core.deaths import DELIVERY_LIMIT, EXPIRED, MAXLEN
 from broker.core.expiry import Expiry
 from broker.core.message import Message, has_expiration, redelivered, with_delivery_count
 from broker.core.scheduler import SLICE_UNITS
-from broker.core.timetable import step_of
 from broker.log.errors import StorageError
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
@@ -31,18 +30,18 @@ _EXPIRATION = frozenset({"expiration"})
 
 
 class _Retry(NamedTuple):
-    """A message that waits for its next try, until a step of the clock; None: it is in the log only."""
+    """A message that waits for its next try; None: it is in the log only."""
 
     message: Message | None
-    step: int
+    due_ms: int
 
 
-def due_by_itself(content: bytes, wall_ms: int) -> int | None:
-    """When a message that came in at `wall_ms` is due by its own expiration; None for never."""
+def expiration_ms(content: bytes) -> int | None:
+    """After how many ms a message is due by its own expiration; None for never."""
     if not has_expiration(content):
         return None
     try:
-        return wall_ms + int(wire.parse_properties(wire.header_payload(content), _EXPIRATION)["expiration"])
+        return int(wire.parse_properties(wire.header_payload(content), _EXPIRATION)["expiration"])
     except (PeerError, ValueError):
         return None  # Every way in checks it; what was stored before they did must not end the broker.
 
@@ -57,7 +56,7 @@ class Keeper:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.expiry = Expiry(queue, self.due_ms, self._come_back)
+        self.expiry = Expiry(queue, self.wait_ms, self._come_back)
         self.ready_bytes = 0
         """Octets of the bodies that are ready; kept only under a limit on them."""
         self.deliveries: dict[int, int] = queue.backlog.log.returns if queue.backlog is not None else {}
@@ -68,15 +67,17 @@ class Keeper:
         # What lies in [known_end, unknown_end) of the log, and not in memory, has not been looked at yet.
         self._known_end = self._unknown_end = 0
 
-    def due_ms(self, content: bytes, wall_ms: int) -> int | None:
-        """When a message that came in at `wall_ms` is due by itself; None for never."""
-        return due_by_itself(content, wall_ms)
+    def wait_ms(self, content: bytes) -> int | None:
+        """After how many ms a message is due by itself; None for never."""
+        return expiration_ms(content)
 
     # In.
 
     def enqueue(self, messages: Sequence[Message]) -> None:
         """Messages come in, `accepts` was asked before."""
         queue = self.queue
+        if self.expiry.is_pressing:
+            self._die()  # Not what comes now: that goes to who waits, even if it may not wait itself.
         first = queue.append(messages)
         rules = queue.rules
         if rules.length_bytes_max is not None:
@@ -309,15 +310,16 @@ class Keeper:
                 message = None
             else:
                 self._retry_bytes += len(message[1])
-        due_ms = self.queue.scheduler.wall_ms + pause_ms
-        self._retries[offset] = _Retry(message, step_of(due_ms))
+        scheduler = self.queue.scheduler
+        due_ms = scheduler.after(scheduler.wall_ms, pause_ms)
+        self._retries[offset] = _Retry(message, due_ms)
         self.expiry.put_down(offset, due_ms)
         aged_ms = self.expiry.due_by_age(offset)
         if aged_ms is not None and aged_ms <= due_ms:
             self.expiry.put_down(offset, aged_ms)
 
-    def _come_back(self, offsets: list[int], step: int) -> list[int]:
-        """Offsets (ascending) are due at a step; returns those that do not wait for their next try."""
+    def _come_back(self, offsets: list[int], now_ms: int) -> list[int]:
+        """Offsets (ascending) are due; returns those that do not wait for their next try."""
         if not self._retries:
             return offsets
         queue = self.queue
@@ -333,7 +335,7 @@ class Keeper:
             message = retry.message or read.get(offset)
             if message is None:
                 self._put_down(offset, None, READ_AGAIN_MS)  # It cannot be read now.
-            elif step < retry.step or offset in twice or self.expiry.is_over(offset):
+            elif now_ms < retry.due_ms or offset in twice or self.expiry.is_over(offset):
                 # Its own expiration, or the queue's TTL, has run out before.
                 queue.drop((message,), (offset,), EXPIRED)
             else:

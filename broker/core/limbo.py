@@ -84,14 +84,12 @@ class Limbo:
 
     def _wait(self, pause_ms: int) -> None:
         self._due_ms = self._queue.scheduler.wall_ms + pause_ms
-        self._queue.scheduler.timed.add(self)
+        self._queue.scheduler.timed.ask(self, self._due_ms)
 
     def tick(self) -> None:
         """Time has passed: try again."""
         queue = self._queue
-        if not self or queue.deleted:
-            queue.scheduler.timed.discard(self)
-        elif queue.scheduler.wall_ms >= self._due_ms and not self._trying:
+        if self and not queue.deleted and queue.scheduler.wall_ms >= self._due_ms and not self._trying:
             self._trying = True
             self._ahead, self._waiting = self._waiting, deque()
             queue.scheduler.add_job(self._try_again())

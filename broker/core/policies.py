@@ -158,10 +158,6 @@ class Policies:
         )
         if rules != queue.rules:
             queue.apply(rules)
-        if queue.expires_ms is None:
-            self._home.expiring.discard(queue)
-        else:
-            self._home.expiring.add(queue)
         self._home.retaining.follow(queue)
 
     def apply_to_exchange(self, exchange: Exchange) -> None:

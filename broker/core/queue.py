@@ -112,6 +112,8 @@ class Queue(Taking):
         """These rules are in force from now on, also for what is in the queue."""
         self.rules = rules
         self.expires_ms = rules.expires_ms
+        if rules.expires_ms is not None:
+            self.scheduler.timers.ask(self, self._unused_until_ms)
         if not rules.plain and self.keeper is None:
             self.keeper = Keeper(self)
         if self.keeper is not None:
@@ -361,13 +363,30 @@ class Queue(Taking):
         """Whether a restart finds it again."""
         return self.backlog is not None and self.backlog.log.durable
 
-    def expired(self, now_ms: int) -> bool:
-        """Whether `x-expires` has passed without consumers, redeclaration or get."""
-        return self.expires_ms is not None and not self.consumers and now_ms - self.last_used_ms >= self.expires_ms
+    @property
+    def _unused_until_ms(self) -> int:
+        """When `x-expires` will have passed without consumers, redeclaration or get, if there are none from now on."""
+        since_ms = self.scheduler.now_ms if self.consumers else self.last_used_ms
+        return self.scheduler.after(since_ms, self.expires_ms or 0)
+
+    def tick(self) -> None:
+        """`x-expires` may have passed."""
+        if self.deleted or self.expires_ms is None:
+            return
+        due_ms = self._unused_until_ms
+        if due_ms > self.scheduler.now_ms:
+            self.scheduler.timers.ask(self, due_ms)
+        elif self.on_unused is not None:
+            self.on_unused(self)
 
     def close(self) -> None:
         """The queue is deleted: its messages go, its consumers are told."""
         self.deleted = True
+        self.scheduler.timers.forget(self)
+        if self.keeper is not None:
+            self.scheduler.timed.forget(self.keeper.expiry)
+        if self.limbo is not None:
+            self.scheduler.timed.forget(self.limbo)
         self.purge()
         if self.backlog is not None:
             self.backlog.store.drop_log(self.backlog.log)

@@ -219,7 +219,7 @@ class Serving(ABC):
         is_low = not cursor.windowed or (bool(self.levels) and self.gauge.look(len(cursor.head)) < LOW_BYTES)
         if cursor.unloaded_count and is_low and not self.broken:
             return 1 + self.load()
-        if self.keeper is not None and self.keeper.expiry.urgent and not self.held:
+        if self.keeper is not None and self.keeper.expiry.is_pressing and not self.held:
             return SLICE_UNITS if self.keeper.expiry.expire() else 1
         return 0
 

@@ -23,16 +23,14 @@ T = TypeVar("T")
 class _TryAgain:
     """Lets a queue whose log could not be read try again, a second later."""
 
-    __slots__ = ("_due_ms", "_queue")
+    __slots__ = ("_queue",)
 
     def __init__(self, queue: Taking) -> None:
         self._queue = queue
-        self._due_ms = queue.scheduler.wall_ms + RETRY_MS
 
     def tick(self) -> None:
         queue = self._queue
-        if queue.scheduler.wall_ms >= self._due_ms or queue.deleted:
-            queue.scheduler.timed.discard(self)
+        if not queue.deleted:
             queue.broken = False
             if queue.keeper is not None:
                 queue.keeper.look_on()
@@ -83,7 +81,7 @@ class Taking(Serving):
             self.scheduler.report(f"{self.place} cannot be read, delivers nothing", error)
         else:
             self.scheduler.report(f"{self.place} cannot be read now", error)
-            self.scheduler.timed.add(_TryAgain(self))
+            self.scheduler.timed.ask(_TryAgain(self), self.scheduler.wall_ms + RETRY_MS)
 
     @property
     def place(self) -> str:
@@ -95,7 +93,7 @@ class Taking(Serving):
         for _ in range(GET_STEPS_MAX):
             if self.held:
                 return None
-            if self.keeper is not None and self.keeper.expiry.urgent:
+            if self.keeper is not None and self.keeper.expiry.is_pressing:
                 self.keeper.expiry.expire()
             elif self.must_load:
                 self.load()

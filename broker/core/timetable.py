@@ -1,8 +1,8 @@
-"""When offsets fall due: a bucket for each step of the clock, and wider ones for what is far away. Pure.
+"""When offsets fall due: a bucket for each millisecond, and wider ones for what is farther away. Pure.
 
-Eight octets for an offset that is due within a minute or so, sixteen beyond. What is far away is kept by *window*
-(`WINDOW_STEPS` steps of `STEP_MS`), with its step beside it, and goes to its bucket before its window begins: so
-messages that expire next week do not need a bucket each.
+Eight octets for an offset that is due within a second or two, sixteen beyond. What is farther away is kept by *window*
+(`WIDTHS_MS`: of a second, of a minute), with its due time beside it, and goes to narrower buckets before its window
+begins: so messages that expire next week do not need a bucket each.
 """
 
 from __future__ import annotations
@@ -10,16 +10,11 @@ from __future__ import annotations
 from array import array
 from heapq import heappop, heappush
 
-STEP_MS = 50
-"""Offsets are due in steps of this; the clock of the core moves in such steps too."""
-WINDOW_STEPS = 1024
+WIDTHS_MS = (1 << 10, 1 << 16)
+"""Of the windows. The narrowest that are used: this one and the next of the first width have a bucket a millisecond."""
 MOVE_MAX = 1024
 """Offsets that are moved out of a window at once."""
-
-
-def step_of(due_ms: int) -> int:
-    """The first step of the clock at which something due at `due_ms` is due."""
-    return max(-(-due_ms // STEP_MS), 0)
+NEVER_MS = 1 << 62
 
 
 class _Buckets:
@@ -58,46 +53,59 @@ class _Buckets:
 
 
 class Timetable:
-    """Offsets by due time. Times are wall clock, in ms."""
+    """Offsets by due time, in ms of one clock."""
 
     __slots__ = ("_far", "_near")
 
     def __init__(self) -> None:
-        self._near = _Buckets()  # By step: offsets.
-        self._far = _Buckets()  # By window: offset, step, offset, step ...
+        self._near = _Buckets()  # By due time: offsets.
+        self._far = [(width, _Buckets()) for width in WIDTHS_MS]  # By window: offset, due time, offset, due time ...
 
     def __bool__(self) -> bool:
-        return bool(self._near or self._far)
+        return bool(self._near) or any(buckets for _, buckets in self._far)
 
     def add(self, offset: int, due_ms: int, now_ms: int) -> None:
         """The offset is due at `due_ms`; one may be added several times."""
-        step = step_of(due_ms)
-        window = step // WINDOW_STEPS
-        if window > _current_window(now_ms) + 1:
-            self._far.get(window).extend((offset, step))
+        due_ms = max(due_ms, 0)
+        found = self._near
+        for width, buckets in self._far:
+            if due_ms // width <= now_ms // width + 1:
+                break
+            found = buckets
+            window = due_ms // width
+        if found is self._near:
+            found.get(due_ms).append(offset)
         else:
-            self._near.get(step).append(offset)
+            found.get(window).extend((offset, due_ms))
+
+    @property
+    def next_ms(self) -> int:
+        """When `take` has something to do next, since something is due then or is to be moved; NEVER_MS for never."""
+        next_ms = self._near.lowest if self._near else NEVER_MS
+        for width, buckets in self._far:
+            if buckets:
+                next_ms = min(next_ms, (buckets.lowest - 1) * width)
+        return next_ms
 
     def is_due(self, now_ms: int) -> bool:
         """Whether `take` has something to do."""
-        near, far = self._near, self._far
-        return bool((near and near.lowest * STEP_MS <= now_ms) or (far and far.lowest <= _current_window(now_ms) + 1))
+        return self.next_ms <= now_ms
 
-    def take(self, now_ms: int, count: int) -> tuple[int, list[int]]:
-        """Remove up to `count` offsets that are due: (their step, the offsets in ascending order).
+    def take(self, now_ms: int, count: int) -> list[int]:
+        """Remove up to `count` offsets that are due, those due first; returns them in ascending order.
 
         None of them with `is_due` still true means: ask again.
         """
-        far, near = self._far, self._near
-        if far and far.lowest <= _current_window(now_ms) + 1:
-            some = far.take(2 * MOVE_MAX)
-            for offset, step in zip(some[::2], some[1::2], strict=True):
-                near.get(step).append(offset)
-        elif near and near.lowest * STEP_MS <= now_ms:
-            step = near.lowest
-            return step, sorted(near.take(count))
-        return 0, []
-
-
-def _current_window(now_ms: int) -> int:
-    return now_ms // STEP_MS // WINDOW_STEPS
+        for width, buckets in reversed(self._far):
+            if buckets and (buckets.lowest - 1) * width <= now_ms:
+                some = buckets.take(2 * MOVE_MAX)
+                for offset, due_ms in zip(some[::2], some[1::2], strict=True):
+                    self.add(offset, due_ms, now_ms)
+                if buckets and (buckets.lowest - 1) * width <= now_ms:
+                    return []  # There are more, which may be due before those that were moved.
+        near = self._near
+        found: list[int] = []
+        while near and near.lowest <= now_ms and len(found) < count:
+            found.extend(near.take(count - len(found)))
+        found.sort()
+        return found

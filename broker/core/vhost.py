@@ -48,16 +48,12 @@ class VHostLimits:
     retention_check_ms: int = 30_000
 
 
-WATCHED_AT_ONCE, DROPPED_AT_ONCE = 1000, 100
-"""Queues with an `x-expires` that one tick looks at, and that it drops at most."""
-
-
 class VHost:
     """Exchanges, queues and bindings under one name."""
 
     __slots__ = (
-        "_choose", "_inbound", "_owned", "_unwatched", "binding_count", "dead_letters", "epoch", "exchanges",
-        "expiring", "limits", "name", "policies", "queues", "retaining", "scheduler", "store", "streams", "topics",
+        "_choose", "_inbound", "_owned", "binding_count", "dead_letters", "epoch", "exchanges",
+        "limits", "name", "policies", "queues", "retaining", "scheduler", "store", "streams", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +71,6 @@ class VHost:
         self.epoch = 0
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
-        self.expiring: set[Queue] = set()
-        self._unwatched: list[Queue] = []  # Those of them that `drop_expired` has not looked at in this round.
         self.binding_count = 0
         self._choose = choose
         self._inbound: dict[Destination, set[Binding]] = {}
@@ -338,7 +332,6 @@ class VHost:
         """Delete without asking: auto-delete, expiry, the end of an exclusive owner."""
         if self.queues.pop(queue.name, None) is None:
             return
-        self.expiring.discard(queue)
         self.retaining.forget(queue)
         owned = self._owned.get(queue.owner)
         if owned is not None:
@@ -353,17 +346,6 @@ class VHost:
         for queue in list(self._owned.get(connection, ())):
             self.drop_queue(queue)
         self._owned.pop(connection, None)
-
-    def drop_expired(self, now_ms: int) -> None:
-        """Delete queues whose `x-expires` has passed; where many have one, each time some of them are looked at."""
-        if not self._unwatched:
-            self._unwatched = list(self.expiring)
-        some = self._unwatched[-WATCHED_AT_ONCE:]
-        del self._unwatched[-WATCHED_AT_ONCE:]
-        gone = [queue for queue in some if queue in self.expiring and queue.expired(now_ms)]
-        self._unwatched += gone[DROPPED_AT_ONCE:]
-        for queue in gone[:DROPPED_AT_ONCE]:
-            self.drop_queue(queue)
 
     # Bindings.
 

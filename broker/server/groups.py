@@ -72,6 +72,11 @@ class Groups:
         """The wall clock as it was at the start, and what a clock that never jumps has counted since."""
         return self._ahead_ms + self._now_ms()
 
+    def next_due_ms(self) -> int | None:
+        """When a session or a rebalance is over next, by the clock that was given; None if there is none."""
+        due_ms = self.coordinator.next_deadline_ms
+        return due_ms - self._ahead_ms if due_ms is not None else None
+
     def tick(self) -> None:
         """Time has passed."""
         now_ms = self.now_ms

@@ -34,12 +34,21 @@ log = logging.getLogger("jackalope.amqp")
 ORIGINS_MAX = 10_000
 
 
+def _stands_still() -> None:
+    """Without a clock, time is what the hub and the scheduler are told."""
+
+
+def _no_haste(_due_ms: int) -> None:
+    """Without a ticker nobody calls `on_tick` but whoever drives the hub."""
+
+
 class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
         "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability",
-        "group_settings", "half_open", "kafka", "now_ms", "on_tick", "reply_addresses", "scheduler", "touched", "turns",
+        "group_settings", "half_open", "hasten", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
+        "reply_addresses", "scheduler", "touched", "turns",
     )  # fmt: skip
 
     def __init__(
@@ -54,13 +63,19 @@ class Hub:
         self.scheduler = broker.scheduler
         self.access = access
         self.authenticator = authenticator
-        self.now_ms = time.monotonic_ns() // 1_000_000  # Monotonic, moved by the ticker.
+        self.now_ms = self.scheduler.now_ms = time.monotonic_ns() // 1_000_000  # Never jumps.
+        self.read_clock: Callable[[], None] = _stands_still
+        """Moves `now_ms` and the scheduler's times; called before an event is handled (`server.clock`)."""
+        self.hasten: Callable[[int], None] = _no_haste
+        """Has `on_tick` called when `now_ms` has reached a time, if that is before the next tick."""
         self.connections: set[Connection] = set()
         self.blocked: set[Connection] = set()
         self.reply_addresses = ReplyAddresses()
         self.touched: list[Machine] = []
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
+        self.next_dues: list[Callable[[], int | None]] = []
+        """When they want to be called next, by `now_ms`; None if any tick will do."""
         self.turns = 0
         self.kafka: Any = None
         """What the connections of Kafka's protocol share, where it is served."""
@@ -84,6 +99,7 @@ class Hub:
                 topics, self.scheduler, self.group_settings, lambda: self.now_ms, self.new_token
             )
             self.on_tick.append(lambda _: groups.tick())
+            self.next_dues.append(groups.next_due_ms)
         return groups
 
     def restore_groups(self) -> None:
@@ -163,7 +179,9 @@ class Hub:
             user = await self.authenticator.authenticate(
                 mechanism, response, connection.peer[0], connection.external_name
             )
+            self.read_clock()
         except LoginRefused as refused:
+            self.read_clock()
             if connection.state is State.START:
                 handshake.login_refused(connection, refused)
         else:

@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -22,23 +22,79 @@ from broker.server.tls import Tls
 log = logging.getLogger("jackalope.server")
 
 BACKLOG = 1024
+SAME_PORT_TRIES = 20
+_BOTH = {"::": ("::", "0.0.0.0"), "localhost": ("127.0.0.1", "::1")}
+_EVERY_IPV6 = ("::", "::1")
+"""What there is wherever there is IPv6."""
+_NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 _OUT_OF_HANDLES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def open_listener(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError with a sentence that names the address."""
+def open_listeners(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
+    """Listening sockets for (host, port) each. Raises ConfigError with a sentence that names the address.
+
+    `::` and `localhost` are both families, with sockets of their own: so nobody's address is one of the other family
+    in disguise. Port 0 is the same port everywhere. Where IPv6 cannot be had, it is left out if anything else is there.
+    """
+    wanted = list(dict.fromkeys((host, port) for name, port in addresses for host in _BOTH.get(name, (name,))))
+    for tries_left in range(SAME_PORT_TRIES, -1, -1):
+        sockets: list[socket.socket] = []
+        try:
+            _open_all(wanted, sockets)
+        except _PortTaken as taken:
+            for sock in sockets:
+                sock.close()
+            if not tries_left:
+                raise ConfigError(str(taken)) from None
+        except ConfigError:
+            for sock in sockets:
+                sock.close()
+            raise
+        else:
+            return sockets
+    raise AssertionError
+
+
+def _open_all(wanted: Sequence[tuple[str, int]], sockets: list[socket.socket]) -> None:
+    """Fill `sockets`. Raises ConfigError; _PortTaken when another free port may do."""
+    chosen, left_out = 0, None
+    for host, port in wanted:
+        try:
+            sock = _open(host, port or chosen)
+        except OSError as error:
+            text = f"cannot listen on {shown_address(host, port or chosen)}: {error.strerror}"
+            if host in _EVERY_IPV6 and error.errno in _NO_IPV6:
+                left_out = left_out or text
+                continue
+            raise (_PortTaken if chosen and not port and error.errno == errno.EADDRINUSE else ConfigError)(
+                text
+            ) from None
+        sockets.append(sock)
+        chosen = chosen or (0 if port else sock.getsockname()[1])
+    if left_out is not None:
+        if not sockets:
+            raise ConfigError(left_out)
+        log.info("no IPv6: %s", left_out)
+
+
+class _PortTaken(ConfigError):
+    """The port that was free in one family is not in the other."""
+
+
+def _open(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise ConfigError(f"cannot listen on {shown_address(host, port)}: {error.strerror}") from None
+        raise
     return sock
 
 
@@ -114,6 +170,7 @@ class AmqpDoor:
         if len(hub.connections) >= limits.connections_max:
             return False
         hub.half_open.make_room(peer[0], limits)
+        hub.read_clock()
         connection = Connection(hub, self.settings, peer)
         hub.add(connection)
         self.poller.add(Pump(hub, self.poller, sock, connection, tls))

@@ -75,7 +75,7 @@ class Home(Protocol):
 
     @property
     def now_ms(self) -> int:
-        """The monotonic clock, as of the last tick."""
+        """The clock that never jumps, as of the event that is handled."""
 
     def remove(self, machine: Any) -> None:
         """The machine's socket is closed."""

@@ -382,6 +382,7 @@ class Poller:
             end = now + BULK_MS / 1000
             if scheduler.busy:
                 while scheduler.busy and now < end:
+                    hub.read_clock()
                     scheduler.run_slice()
                     hub.end_turn(gather=True)
                     now = perf_counter()
@@ -404,7 +405,9 @@ class Poller:
     def _interactive(self, events: list[tuple[int, int]]) -> None:
         """Everybody who is ready, except for those whose turn comes with the bulk."""
         pumps = self._pumps
+        read_clock = self._hub.read_clock
         for fd, mask in events:
+            read_clock()
             pump = pumps.get(fd)
             if pump is None:
                 collect = self._watched.get(fd)
@@ -429,6 +432,7 @@ class Poller:
             pump = bulk.popleft()
             pump.bulk = False
             if not pump.closed:
+                hub.read_clock()
                 try:
                     pump.step(alone)
                 except Exception:  # noqa: BLE001 - see _bug

@@ -1,6 +1,7 @@
-"""Time: moves the hub's clock, expires what is due, watches peers and memory, and measures how late it is itself.
+"""Time: wakes whatever is due, watches peers and memory, and measures how late it is itself.
 
-One task for all connections: no timer per connection, no await per timeout. What storage raises here ends the broker in
+One task for all connections: no timer per connection, no await per timeout. It sleeps until something is due, and a
+tick at most; whoever asks for an earlier time meanwhile moves its deadline. What storage raises here ends the broker in
 order, like a failed write; anything else is an error of our own and leaves `run`.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +52,8 @@ class Ticker:
         "_hub",
         "_memory_watermark_bytes",
         "_send_timeout_ms",
+        "_set_clock",
+        "_sleep",
         "lag_ms_max",
         "resident_bytes",
     )
@@ -63,12 +65,16 @@ class Ticker:
         memory_watermark_bytes: int,
         send_timeout_ms: int = 30_000,
         disk_free_bytes_min: int = 0,
+        set_clock: Callable[[], None] | None = None,
     ) -> None:
+        """`set_clock` reads the clock (`Hub.read_clock`), and looks whether the wall clock was set."""
         self._hub = hub
         self._disk_free_bytes_min = disk_free_bytes_min
         self._handshake_timeout_ms = handshake_timeout_ms
         self._memory_watermark_bytes = memory_watermark_bytes
         self._send_timeout_ms = send_timeout_ms
+        self._set_clock = set_clock or hub.read_clock
+        self._sleep: trio.CancelScope | None = None
         self.lag_ms_max = 0.0
         self.resident_bytes = resident_bytes()
 
@@ -84,32 +90,70 @@ class Ticker:
     async def run(self) -> None:
         """Tick for ever, or until storage fails."""
         hub = self._hub
+        scheduler = hub.broker.scheduler
+        hub.hasten = self._hasten
+        scheduler.timed.on_earlier = self._hasten_by_wall
+        scheduler.timers.on_earlier = self._hasten
         self._watch_memory()
         self._watch_disk()
-        ticks = 0
-        due = trio.current_time()
+        ticks, ticked_ms = 0, hub.now_ms
         while True:
-            due = max(due + TICK_MS / 1000, trio.current_time())
-            await trio.sleep_until(due)
-            self.lag_ms_max = max(self.lag_ms_max, (trio.current_time() - due) * 1000)
-            elapsed_ms = time.monotonic_ns() // 1_000_000 - hub.now_ms
-            hub.now_ms += elapsed_ms
-            hub.scheduler.wall_ms = hub.wall_ms()
-            if not self._move_on(functools.partial(self._tick, elapsed_ms)):
+            await self._sleep_until_due(ticked_ms + TICK_MS)
+            self._set_clock()
+            elapsed_ms = hub.now_ms - ticked_ms
+            is_tick = elapsed_ms >= TICK_MS
+            if not self._move_on(functools.partial(self._tick, elapsed_ms) if is_tick else self._wake):
                 return
-            ticks += 1
-            if ticks % SWEEP_TICKS == 0:
-                for connection in list(hub.connections):
-                    self._watch(connection, hub.now_ms)
-                self._watch_memory()
-                self._watch_disk()
-            scheduler = hub.broker.scheduler
+            if is_tick:
+                ticked_ms = hub.now_ms
+                ticks += 1
+                if ticks % SWEEP_TICKS == 0:
+                    for connection in list(hub.connections):
+                        self._watch(connection, hub.now_ms)
+                    self._watch_memory()
+                    self._watch_disk()
             hub.end_turn()
             while scheduler.busy:
                 if not self._move_on(scheduler.run_slice):
                     return
                 hub.end_turn()
                 await trio.lowlevel.checkpoint()
+                hub.read_clock()
+
+    async def _sleep_until_due(self, tick_ms: int) -> None:
+        """Until the next tick, or what is due before that."""
+        hub = self._hub
+        hub.read_clock()
+        scheduler = hub.broker.scheduler
+        pause_ms = tick_ms - hub.now_ms
+        for due_ms in (scheduler.timers.next_ms, *(next_due() for next_due in hub.next_dues)):
+            if due_ms is not None:
+                pause_ms = min(pause_ms, due_ms - hub.now_ms)
+        due_ms = scheduler.timed.next_ms
+        if due_ms is not None:
+            pause_ms = min(pause_ms, due_ms - scheduler.wall_ms)
+        # At least a millisecond: that what is due again and again leaves the others their turns.
+        self._sleep = trio.CancelScope(deadline=trio.current_time() + max(pause_ms, 1) / 1000)
+        with self._sleep:
+            await trio.sleep_forever()
+        self.lag_ms_max = max(self.lag_ms_max, (trio.current_time() - self._sleep.deadline) * 1000)
+        self._sleep = None
+
+    def _hasten(self, due_ms: int) -> None:
+        """Wake up at this time of `Hub.now_ms`, if that is before what was planned."""
+        if self._sleep is not None and due_ms - self._hub.now_ms < TICK_MS:
+            due = trio.current_time() + max(due_ms - self._hub.now_ms, 1) / 1000
+            self._sleep.deadline = min(self._sleep.deadline, due)
+
+    def _hasten_by_wall(self, due_ms: int) -> None:
+        """The same for a time of the wall clock."""
+        self._hasten(due_ms - self._hub.scheduler.wall_ms + self._hub.now_ms)
+
+    def _wake(self) -> None:
+        """Something is due before the next tick."""
+        self._hub.scheduler.tick()
+        for call in self._hub.on_tick:
+            call(self._hub.now_ms)
 
     def _tick(self, elapsed_ms: int) -> None:
         self._hub.broker.tick(self._hub.now_ms)

@@ -27,10 +27,10 @@ def test_nothing_given():
     """The defaults: AMQP and HTTP on loopback, guest with everything on '/' from loopback peers only."""
     config = load()
     assert config == Config()
-    assert config.listeners.amqp == Address("127.0.0.1", 5672)
-    assert config.listeners.http == Address("127.0.0.1", 15672)
+    assert config.listeners.amqp == (Address("127.0.0.1", 5672), Address("::1", 5672))
+    assert config.listeners.http == (Address("127.0.0.1", 15672), Address("::1", 15672))
     assert config.listeners.amqps is None
-    assert config.listeners.kafka == Address("127.0.0.1", 9092)
+    assert config.listeners.kafka == (Address("127.0.0.1", 9092), Address("::1", 9092))
     assert config.listeners.kafkas is None
     assert config.storage.dir == "./jackalope-data"
     assert [vhost.name for vhost in config.declared().vhosts] == ["/"]
@@ -52,8 +52,9 @@ def test_it_is_frozen():
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
-        ("listeners.amqp", "0.0.0.0:5672", Address("0.0.0.0", 5672)),
-        ("listeners.amqp", "'[::1]:0'", Address("::1", 0)),
+        ("listeners.amqp", "0.0.0.0:5672", (Address("0.0.0.0", 5672),)),
+        ("listeners.amqp", "'[::1]:0'", (Address("::1", 0),)),
+        ("listeners.amqp", "['127.0.0.1:1', '[::1]:2', '127.0.0.1:1']", (Address("127.0.0.1", 1), Address("::1", 2))),
         ("listeners.amqp", "off", None),
         ("listeners.kafka", "off", None),
         ("limits.heartbeat_s", "5m", 300),
@@ -106,7 +107,9 @@ def test_values(errors, tmp_path, key, text, value):
         ("limits: {frame_max_bytes: 64Kb}", "expected a size such as 64KiB or 16MiB, got '64Kb'"),
         ("limits: {frame_max_bytes: 1KiB}", "must be from 8KiB to 16MiB, got '1KiB'"),
         ("limits: {frame_max_bytes: -8192}", "expected a size"),
-        ("listeners: {amqp: 5672}", "expected HOST:PORT, [IPV6]:PORT or off, got '5672'"),
+        ("listeners: {amqp: 5672}", "expected HOST:PORT, [IPV6]:PORT, a list of them or off, got '5672'"),
+        ("listeners: {amqp: []}", "listeners.amqp: expected 1 to 16 addresses, got 0"),
+        ("listeners: {amqp: ['h:1', 'off']}", "listeners.amqp[1]: expected HOST:PORT or [IPV6]:PORT, got 'off'"),
         ("listeners: {amqp: '::1:5672'}", "expected HOST:PORT"),
         ("listeners: {amqp: 'h:99999'}", "expected HOST:PORT"),
         ("listeners: {amqp: false}", "expected HOST:PORT"),
@@ -118,6 +121,10 @@ def test_values(errors, tmp_path, key, text, value):
         ("tls: {min_version: 1.1}", "expected one of 1.2, 1.3, got '1.1'"),
         ("compat: {product: ''}", "compat.product: must not be empty"),
         ("limits: {read_chunk_bytes: 256KiB}", "must not be more than limits.read_chunk_bytes_max"),
+        (
+            "kafka: {group_session_timeout_min_s: 31m}",
+            "kafka.group_session_timeout_min_s: must not be more than kafka.group_session_timeout_max_s (1800s)",
+        ),
         ("vhosts: {/: {queues: {q: {durable: yes}}}}", "queues.q.durable: expected true or false, got 'yes'"),
         ("vhosts: {/: {queues: {q: {durabel: true}}}}", "durabel: unknown key; did you mean 'durable'?"),
         ("vhosts: {/: {queues: {q: {arguments: 3}}}}", "arguments: expected a mapping, got '3'"),

@@ -6,18 +6,18 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.timetable import STEP_MS, WINDOW_STEPS, Timetable, step_of
+from broker.core.timetable import NEVER_MS, WIDTHS_MS, Timetable
 
-FAR_MS = STEP_MS * WINDOW_STEPS * 5
+FAR_MS = WIDTHS_MS[-1] * 5
 
 
 def taken(table, now_ms):
     """Everything that is due."""
     found = []
     while table.is_due(now_ms):
-        step, offsets = table.take(now_ms, 3)
+        offsets = table.take(now_ms, 3)
         assert offsets == sorted(offsets)
-        found += [(offset, step) for offset in offsets]
+        found += offsets
     return found
 
 
@@ -27,16 +27,18 @@ def taken(table, now_ms):
     st.integers(0, 10_000_000),
 )
 def test_each_comes_at_its_time(due, pauses, now_ms):
-    """Neither early nor late, by more than a step; then nothing is left."""
+    """To the millisecond, and `next_ms` is never after the next one; then nothing is left."""
     table = Timetable()
     for offset, after_ms in due:
         table.add(offset, now_ms + after_ms, now_ms)
-    left = sorted((offset, step_of(now_ms + after_ms)) for offset, after_ms in due)
-    for pause in [*pauses, FAR_MS + STEP_MS]:
+    left = [(now_ms + after_ms, offset) for offset, after_ms in due]
+    for pause in [*pauses, FAR_MS]:
+        assert table.next_ms <= min(left, default=(NEVER_MS, 0))[0]
         now_ms += pause
-        assert sorted(taken(table, now_ms)) == [one for one in left if one[1] * STEP_MS <= now_ms]
-        left = [one for one in left if one[1] * STEP_MS > now_ms]
+        assert sorted(taken(table, now_ms)) == sorted(offset for due_ms, offset in left if due_ms <= now_ms)
+        left = [one for one in left if one[0] > now_ms]
     assert not table
+    assert table.next_ms == NEVER_MS
 
 
 def test_what_is_far_away_needs_no_bucket_each():

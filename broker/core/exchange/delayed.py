@@ -7,23 +7,37 @@ when the node is, here it is as durable as the exchange and the message).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from math import ceil
 from typing import Any, ClassVar
 
 from broker.core.exchange.base import Binding, Choose, Destination, Message, Publication, Router
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
+from protocol.amqp.fields import Timestamp
 
 DELAY_MS_MAX = 2**32 - 1
 HEADER = "x-delay"
+_NUMBER = re.compile(r"\+?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+"""Longer ones are text; int() and float() would take blanks, underscores and other scripts' digits as well."""
 
 
 def delay_ms(headers: Mapping[str, Any]) -> int:
-    """How long a message with these headers is to wait; 0 is not at all."""
+    """How long a message with these headers is to wait; 0 is not at all.
+
+    Any number will do, and text that is one (clients send what their language makes of it; RabbitMQ's plugin converts
+    likewise); a timestamp is a moment and no delay. A part of a millisecond is a whole one, so that none is short.
+    """
     value = headers.get(HEADER)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = Decimal(value)
+    if isinstance(value, bool | Timestamp) or not isinstance(value, int | float | Decimal):
         return 0
-    return min(value, DELAY_MS_MAX)
+    if not value > 0:  # Not a number is not, either.
+        return 0
+    return ceil(value) if value < DELAY_MS_MAX else DELAY_MS_MAX
 
 
 class DelayedRouter:

@@ -10,7 +10,7 @@ from broker.core.groups.group import Group
 from broker.core.groups.offsets import Offsets
 from broker.core.groups.rebalance import NEVER_MS
 from broker.core.groups.values import Surroundings
-from broker.core.groups.wakeups import Wakeups
+from broker.core.wakeups import Wakeups
 
 _ENTRY_BYTES = 2_000
 """What the objects of a group without members and offsets take, about."""
@@ -35,7 +35,7 @@ class GroupTable:
     def __init__(self, around: Surroundings) -> None:
         self.around = around
         self.by_id: dict[str, Entry] = {}
-        self.wakeups = Wakeups()
+        self.wakeups: Wakeups[str] = Wakeups()
         self.held_bytes = 0
 
     def is_full(self, more_bytes: int, *, is_in: bool) -> bool:

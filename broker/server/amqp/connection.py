@@ -476,7 +476,7 @@ class Connection:
     # What channels ask of their connection.
 
     def now_ms(self) -> int:
-        """The monotonic clock, as of the last tick."""
+        """The clock that never jumps, as of the event that is handled."""
         return self.hub.now_ms
 
     def new_name(self, prefix: str) -> str:

@@ -15,7 +15,7 @@ import math
 import re
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,32 +62,37 @@ class HttpServer:
         self,
         hub: Hub,
         nursery: trio.Nursery,
-        sock: socket.socket,
+        sockets: Sequence[socket.socket],
         limits: Limits,
         statistics: Callable[[], dict[str, Any]],
     ) -> None:
         self._hub = hub
         self._nursery = nursery
-        self._sock = sock
+        self._sockets = sockets
         self._limits = limits
         self._statistics = statistics
         self._open = 0
 
     async def run(self) -> None:
         """Accept for ever."""
-        listener = trio.socket.from_stdlib_socket(self._sock)
+        async with trio.open_nursery() as nursery:
+            for sock in self._sockets:
+                nursery.start_soon(self._accept, sock)
+
+    async def _accept(self, sock: socket.socket) -> None:
+        listener = trio.socket.from_stdlib_socket(sock)
         while True:
             try:
-                sock, peer = await listener.accept()
+                accepted, peer = await listener.accept()
             except OSError as error:
                 log.warning("accept failed: %s", error)
                 await trio.sleep(0.1)
                 continue
             if self._open >= self._limits.http_connections_max:
-                sock.close()
+                accepted.close()
                 continue
             self._open += 1
-            self._nursery.start_soon(self._serve, trio.SocketStream(sock), str(peer[0]))
+            self._nursery.start_soon(self._serve, trio.SocketStream(accepted), str(peer[0]))
 
     async def _serve(self, stream: trio.SocketStream, peer_host: str) -> None:
         try:
@@ -148,11 +153,13 @@ class HttpServer:
         while not result.advance():
             self._hub.end_turn()
             await trio.lowlevel.checkpoint()
+            self._hub.read_clock()
         self._hub.end_turn()
         return result.answer
 
     def respond(self, method: str, target: str, body: bytes, user: User, peer_host: str) -> Any:
         """The answer to an authenticated request, or the Steps to it. Raises HttpError."""
+        self._hub.read_clock()
         parts, query = split_target(target)
         try:
             fields = json.loads(body, parse_constant=_no_number, parse_float=_number) if body else {}

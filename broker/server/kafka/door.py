@@ -48,6 +48,7 @@ class KafkaDoor:
         if len(self.hub.connections) >= self.limits.connections_max:
             return False
         self.hub.hub.half_open.make_room(peer[0], self.limits)
+        self.hub.hub.read_clock()
         connection = KafkaConnection(self.hub, peer, sock.getsockname()[:2])
         self.hub.add(connection)
         self.poller.add(BulkPump(self.hub, self.poller, sock, connection, tls))

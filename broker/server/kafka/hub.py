@@ -65,15 +65,16 @@ class KafkaHub:
         self.groups = hub.groups_of(settings.vhost)
         durability.on_synced.append(self._synced)
         hub.on_tick.append(self._tick)
+        hub.next_dues.append(lambda: self._timers[0][0] if self._timers else None)
 
     @property
     def now_ms(self) -> int:
-        """The monotonic clock, as of the last tick."""
+        """The clock that never jumps, as of the event that is handled."""
         return self.hub.now_ms
 
     @property
     def wall_ms(self) -> int:
-        """The wall clock, as of the last tick."""
+        """The wall clock, as of the event that is handled."""
         return self.hub.scheduler.wall_ms
 
     # Connections.
@@ -187,6 +188,8 @@ class KafkaHub:
     def at(self, due_ms: int, call: Callable[[], None]) -> Timer:
         """Call within a tick, when the monotonic clock has reached `due_ms`."""
         timer = Timer(call)
+        if not self._timers or due_ms < self._timers[0][0]:
+            self.hub.hasten(due_ms)
         heapq.heappush(self._timers, (due_ms, next(self._timer_numbers), timer))
         return timer
 

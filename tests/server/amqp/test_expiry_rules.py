@@ -5,11 +5,12 @@ import random
 import tracemalloc
 
 import pytest
-from amqp_harness import World, deliveries
+from amqp_harness import World, deliveries, publish, refusal
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
 from broker.core.policies import make_policy
+from broker.errors import Refused
 from broker.log.log import Log
 from protocol.amqp.frames import method_frame
 
@@ -306,3 +307,128 @@ def test_many_deaths_are_several_short_steps(how):
         assert ready(world, "dead") == count
 
     assert_short_steps(scenario)
+
+
+# What is due is given to nobody, whether or not anybody has noticed that it is.
+
+
+@pytest.mark.parametrize("how", ["get", "consume", "wake"])
+@pytest.mark.parametrize("kind", ["ttl", "expiration"])
+def test_what_is_due_is_not_handed_out_before_the_clock_ticks(how, kind):
+    """Asked for when it would be: RabbitMQ drops what has expired from the head before it fetches (rabbit_amqqueue's
+    `drop_expired_msgs` in `fetch`), and its TTL guide promises that no expired message is delivered."""
+    world = World()
+    client = world.connect()
+    client.declare("q", **({"x_message_ttl": 1000} if kind == "ttl" else {}))
+    client.publish("q", b"first")
+    if how == "wake":
+        client.call(1, "basic.qos", 0, 1, False)
+        client.consume("q")
+    own = {"expiration": "1000"} if kind == "expiration" else {}
+    client.publish("q", b"due", **own)
+    world.broker.scheduler.wall_ms += 1000
+    client.publish("q", b"fresh", **own)
+    left = [b"fresh"] if kind == "ttl" or how == "wake" else [b"first", b"fresh"]
+    if how == "get":
+        got = [client.get("q", no_ack=True) for _ in range(3)]
+        assert [one[2] for one in got if one] == left
+    elif how == "consume":
+        assert [body for *_, body in deliveries(client.consume("q", no_ack=True))] == left
+    else:
+        client.frames()
+        client.send(1, "basic.ack", 1, False)
+        assert [body for *_, body in deliveries(client.frames())] == left
+
+
+def test_what_may_not_wait_goes_to_who_waits_and_to_nobody_else():
+    """`expiration` and TTL 0 (RabbitMQ's TTL guide: expire upon reaching a queue unless they can be delivered at
+    once), also when something older is due in front of them."""
+    for ttl in (None, 0):
+        world = World()
+        client = world.connect()
+        own = {"expiration": "0"} if ttl is None else {}
+        client.declare("q", **({} if ttl is None else {"x_message_ttl": ttl}))
+        client.publish("q", b"nobody", **own)
+        assert client.get("q") is None
+        client.consume("q", no_ack=True)
+        client.publish("q", b"now", **own)
+        assert [body for *_, body in deliveries(client.frames())] == [b"now"]
+    world = World()
+    client = world.connect()
+    client.declare("q")
+    client.publish("q", b"old", expiration="100")
+    world.broker.scheduler.wall_ms += 100
+    client.publish("q", b"0", expiration="0")
+    assert client.get("q") is None
+
+
+def test_a_queue_with_a_ttl_that_keeps_up_is_not_woken_for_each_message():
+    """Nothing there is left to expire: once a TTL, not once a millisecond."""
+    world = World()
+    client = world.connect()
+    client.declare("q", x_message_ttl=1000)
+    client.consume("q", no_ack=True)
+    woken = []
+    expiry = world.queue("q").keeper.expiry
+    for _ in range(3000):
+        client.machine.receive(publish(1, "", "q", b"x"))
+        world.hub.end_turn()
+        world.advance(1)
+        woken.append(world.broker.scheduler.timed.next_ms)
+        assert len(expiry._times) <= 1000 // 4 + 2
+    client.frames()
+    assert len(set(woken)) <= 2 * 3 + 1
+
+
+TEN_YEARS_MS = 315_360_000_000
+LEVEL_27_MS = 2**27 * 1000
+"""The longest queue of the delays that Celery 5.5 and NServiceBus declare, one for each power of two seconds."""
+
+
+@pytest.mark.parametrize("wait_ms", [2**32, LEVEL_27_MS, TEN_YEARS_MS])
+@pytest.mark.parametrize("how", ["ttl", "policy", "expiration", "expires"])
+def test_times_up_to_ten_years(how, wait_ms):
+    """Taken, for messages over a restart as well, and kept to the millisecond: rabbit_misc.erl's check_expiry, whose bound is
+    ?MAX_EXPIRY_TIMER; ours is ten years. One more is `value_too_large`."""
+    world, client = disk_world()
+    arguments = {"ttl": "x_message_ttl", "expires": "x_expires"}
+    for name, value in (("q", wait_ms), ("bad", TEN_YEARS_MS + 1)):
+        own, told = {}, {}
+        if how in arguments:
+            told = {arguments[how]: value}
+        elif how == "expiration":
+            own = {"expiration": str(value)}
+        if name == "bad" and how == "policy":
+            with pytest.raises(Refused, match=f"value_too_large,{value}"):
+                make_policy("p", "^q", "queues", 0, {"message-ttl": value})
+        elif name == "bad":
+            client.declare("bad") if own else None
+            text = refusal(client.publish("bad", b"m", **own).frames() if own else client.declare("bad", **told))[1]
+            assert f"{{value_too_large,{value}}}" in text
+        else:
+            client.declare(name, durable=True, **told)
+            if how == "policy":
+                policy = make_policy("p", "^q", "queues", 0, {"message-ttl": value})
+                world.broker.vhosts["/"].policies.set(policy, operator=False)
+            client.publish(name, b"m", delivery_mode=2, **own)
+    if how != "expires":  # Which begins anew with the broker.
+        world = world.kill()
+        world.settle()
+    world.advance(wait_ms - 1)
+    assert ready(world, "q") == 1
+    world.advance(1)
+    assert "q" not in world.broker.vhosts["/"].queues if how == "expires" else ready(world, "q") == 0
+
+
+def test_a_backlog_that_may_be_due_is_looked_at_by_who_asks_for_it():
+    """After a restart its ages are in the log; basic.get brings it back, and finds what is not due."""
+    world, client = disk_world(9_000)
+    client.declare("q", durable=True, x_message_ttl=10_000)
+    client.publish("q", b"old", delivery_mode=2)
+    world.advance(8_000)
+    client.publish("q", b"young", delivery_mode=2)
+    world = world.kill()
+    world.broker.scheduler.wall_ms += 1_500
+    client = world.connect()
+    assert client.get("q")[2] == b"young"
+    assert client.get("q") is None

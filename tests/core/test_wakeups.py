@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.groups.wakeups import Wakeups
+from broker.core.wakeups import Wakeups
 
 NAMES = st.sampled_from("abcd")
 
