@@ -1,4 +1,4 @@
-"""Declaring, binding and deleting over HTTP: RabbitMQ's management API (rabbit_mgmt_wm_queue, _exchange, _binding, _bindings).
+"""Declaring, binding and deleting over HTTP, as RabbitMQ's management API has it (rabbit_mgmt_wm_queue, _bindings ...).
 
 A queue, exchange or binding made here is the one that AMQP would have made: the same checks, permissions and refusals
 as queue.declare and the like (`amqp/methods_topology.py`), the same words. What is not said is false, as there.
