@@ -16,6 +16,7 @@ from tools.bench.alternate import Cast, Outcome, alternate
 from tools.bench.cli import bench
 from tools.bench.control import Broker
 from tools.bench.kafka import parse_address
+from tools.bench.kafka_amqp_groups import Watch
 from tools.bench.kafka_job import KafkaJob, render_bodies, stamped, stamps_in
 from tools.bench.kafka_measure import _load_function, kafka_address
 from tools.bench.kafka_scenarios import KAFKA_SCENARIOS
@@ -166,9 +167,25 @@ class TestTables:
             assert scenario.name == name
             assert all(callable(_load_function(load)) for load in scenario.loads)
             assert scenario.groups or scenario.counted == "acknowledged"
-        assert {row.name for row in KAFKA_SCENARIOS.values() if row.alone} == {"amqp-to-topic", "topic-to-amqp"}
+        assert {row.name for row in KAFKA_SCENARIOS.values() if row.alone} == {
+            "amqp-to-topic", "topic-to-amqp", "amqp-fanout1000", "amqp-leave10"
+        }  # fmt: skip
         cells = [row for row in KAFKA_SCENARIOS.values() if row.counted == "acknowledged"]
         assert len({(row.acks, row.partitions, row.compression) for row in cells}) == len(cells) == 8
+
+    def test_what_a_shared_group_got_is_counted(self):
+        """What came twice and what never came; a partition counts once it brings something that was sent since."""
+        watch = Watch()
+        for partition, offset in [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]:
+            watch.note(partition, offset, stamped(b"x" * 50, 5))
+        assert (watch.faults(), watch.heard) == ("", {0, 1})
+        at_ns = watch.restart()
+        watch.note(0, 2, stamped(b"x" * 50, at_ns))
+        assert watch.heard == set()
+        watch.note(0, 4, stamped(b"x" * 50, at_ns + 1))
+        watch.note(1, 2, stamped(b"x" * 50, at_ns + 1))
+        assert watch.heard == {0, 1}
+        assert watch.faults() == "twice: [(1, 2)] of 1, lost: [(0, 3)] of 1"
 
     def test_groups_are_shared_out(self):
         """Every group has one consumer, whatever the number of processes; other loads do not count."""

@@ -1,9 +1,10 @@
-"""`jackalope bench backlog`: a backlog larger than memory should hold, and many durable queues, over kill -9.
+"""`jackalope bench backlog`: a backlog larger than memory should hold, many queues, many partitions, over kill -9.
 
 Owns: the figures and their goals. There is no peer: what is measured is whether a backlog costs disk instead of memory,
 and how soon it is there again.
 """
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -14,14 +15,16 @@ from typing import Any, NamedTuple
 
 from tools.bench import frames
 from tools.bench.control import Broker, running_jackalope
+from tools.bench.kafka_wire import Admin
 from tools.bench.link import Link, Target, open_link, receive_into
-from tools.bench.processes import is_alive, resident_bytes
+from tools.bench.processes import cpu_s, is_alive, resident_bytes
 
 WINDOW = 20_000
 CHUNK = 100
 ACK_EVERY = 500
 PREFETCH = 2000
 SETTLE_S = 1.0
+TOPIC_PARTITIONS = 100
 
 
 class Figure(NamedTuple):
@@ -46,12 +49,14 @@ class Figure(NamedTuple):
                 "limit": self.limit, "met": self.met}  # fmt: skip
 
 
-def measure(messages: int, queues: int) -> Iterator[Figure]:
+def measure(messages: int, queues: int, partitions: int) -> Iterator[Figure]:
     """All figures. Raises OSError, PeerClosed."""
     with tempfile.TemporaryDirectory(prefix="jackalope-bench-") as directory:
         yield from _backlog(Path(directory), messages)
     with tempfile.TemporaryDirectory(prefix="jackalope-bench-") as directory:
         yield from _queues(Path(directory), queues)
+    with tempfile.TemporaryDirectory(prefix="jackalope-bench-") as directory:
+        yield from _partitions(Path(directory), partitions)
 
 
 def _link(broker: Broker) -> Link:
@@ -156,3 +161,23 @@ def _queues(directory: Path, count: int) -> Iterator[Figure]:
         yield Figure("ready after kill -9", broker.start_s, "s", 5)
         time.sleep(SETTLE_S)
         yield Figure("resident", _resident_mb(broker), "MB", 200)
+
+
+def _partitions(directory: Path, count: int) -> Iterator[Figure]:
+    """Topics of a hundred partitions each: how soon they are there again."""
+    settings = ("listeners.kafka=127.0.0.1:0",)
+    with running_jackalope(settings=settings, http=False, directory=directory) as broker:
+        with contextlib.closing(Admin(*broker.addresses["kafka"])) as admin:
+            began = time.perf_counter()
+            left = count
+            while left > 0:
+                admin.create_topic(f"topic.{left:05d}", min(left, TOPIC_PARTITIONS))
+                left -= TOPIC_PARTITIONS
+            yield Figure(f"{count} partitions created", time.perf_counter() - began, "s")
+        _kill(broker)
+    with running_jackalope(settings=settings, http=False, directory=directory) as broker:
+        assert broker.start_s is not None
+        yield Figure("CPU until ready, partitions", cpu_s(broker.pids()), "s")
+        yield Figure("ready after kill -9, partitions", broker.start_s, "s", 1.5)
+        time.sleep(SETTLE_S)
+        yield Figure("resident, partitions", _resident_mb(broker), "MB", 100)

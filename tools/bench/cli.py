@@ -208,17 +208,18 @@ def compression(seconds: float) -> None:
 @click.option("--messages", default=1_000_000, show_default=True, type=click.IntRange(1000, 100_000_000),
               help="Of 1 kB, in one durable queue.")  # fmt: skip
 @click.option("--queues", default=10_000, show_default=True, type=click.IntRange(1, 100_000), help="Durable, one each.")
+@click.option("--partitions", default=10_000, show_default=True, type=click.IntRange(1, 20_000), help="Of topics.")
 @click.option("--check", is_flag=True, help="Exit 1 when a goal is missed.")
 @click.pass_context
-def backlog(context: click.Context, messages: int, queues: int, check: bool) -> None:
-    """A backlog on disk and many durable queues: how fast, in how much memory, how soon again after kill -9."""
+def backlog(context: click.Context, messages: int, queues: int, partitions: int, check: bool) -> None:
+    """A backlog on disk, many queues, many partitions: how fast, in how much memory, how soon again after kill -9."""
     from tools.bench.backlog import measure
     from tools.bench.processes import orderly_end
 
     terminal = sys.stdout.isatty()
     missed = False
     with orderly_end():
-        for figure in measure(messages, queues):
+        for figure in measure(messages, queues, partitions):
             missed |= figure.met is False
             if terminal:
                 bound = "at least" if figure.at_least else "at most"

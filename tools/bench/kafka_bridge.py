@@ -20,7 +20,8 @@ PREFETCH = 1000
 LAG_MESSAGES_MAX = 50_000
 
 
-def _target(job: KafkaJob) -> Target:
+def target_of(job: KafkaJob) -> Target:
+    """Where the broker speaks AMQP. Raises Unavailable when it does not."""
     if job.amqp is None:
         raise Unavailable("no AMQP listener here")
     return Target(*job.amqp, congestion=job.congestion)
@@ -28,7 +29,7 @@ def _target(job: KafkaJob) -> Target:
 
 def amqp_publish(job: KafkaJob, board: Board) -> None:
     """Persistent messages through a topic exchange into the run's topic, a window of them unconfirmed."""
-    link, exchange = open_link(_target(job)), f"bench.{job.run}"
+    link, exchange = open_link(target_of(job)), f"bench.{job.run}"
     link.declare_exchange(exchange, "topic")
     link.bind_queue(job.topic, exchange, "order.#")
     link.confirm_select()
@@ -47,14 +48,14 @@ def amqp_publish(job: KafkaJob, board: Board) -> None:
         while counter.count - board.delivered > LAG_MESSAGES_MAX and board.running:
             time.sleep(THROTTLE_S)
     link.close()
-    cleaner = open_link(_target(job))
+    cleaner = open_link(target_of(job))
     cleaner.delete_exchange(exchange)
     cleaner.close_politely()
 
 
 def amqp_read(job: KafkaJob, board: Board) -> None:
     """A consumer of the stream from its end on, with acknowledgements of many at once."""
-    link = open_link(_target(job))
+    link = open_link(target_of(job))
     link.qos(PREFETCH)
     first = link.consume(job.topic, "reader", auto_ack=False)
     connection, counter, step = link.hand_over(), frames.DeliveryCounter(), PREFETCH // 4

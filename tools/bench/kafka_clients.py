@@ -98,14 +98,14 @@ def preload(job: KafkaJob, _board: Board) -> None:
 
 
 def paced(job: KafkaJob, board: Board) -> None:
-    """So many messages a second, each with the time at which it was handed to the client."""
+    """So many messages a second, to one partition after the other, each with the time at which the client got it."""
     producer, body = _producer(job, PACED), render_bodies(job.scenario.body_bytes, 1)[0]
     board.wait_for_load(job.worker)
     interval_ns = 1_000_000_000 // job.scenario.messages_per_s
     due_ns, queued = time.perf_counter_ns(), 0
     while board.running:
         while (now_ns := time.perf_counter_ns()) >= due_ns:
-            producer.produce(job.topic, stamped(body, now_ns), partition=0)
+            producer.produce(job.topic, stamped(body, now_ns), partition=queued % job.scenario.partitions)
             queued += 1
             due_ns += interval_ns
         producer.poll(0)

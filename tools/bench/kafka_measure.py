@@ -25,6 +25,8 @@ MODULES = {
     "fetch": "tools.bench.kafka_fetchers",
     "amqp_publish": "tools.bench.kafka_bridge",
     "amqp_read": "tools.bench.kafka_bridge",
+    "amqp_fan": "tools.bench.kafka_amqp_groups",
+    "amqp_leave": "tools.bench.kafka_amqp_groups",
 }
 
 
@@ -89,7 +91,7 @@ def _add_figures(sample: Sample, scenario: KafkaScenario, broker: Broker) -> Non
     if broker.root_pid is None:
         return
     extra["resident_mb"] = resident_bytes(broker.pids()) / MEGABYTE
-    if scenario.messages_per_s:
+    if scenario.messages_per_s and scenario.counted == "delivered":
         extra["delivered_share"] = sample.rate / (scenario.messages_per_s * scenario.groups)
         extra["written_kb_s"] = written_rate / 1000
 

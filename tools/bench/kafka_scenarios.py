@@ -1,7 +1,7 @@
 """The scenarios of `jackalope bench kafka`: what is sent, who reads it, and what is asked of it. A table, no code.
 
 Loads are named here by kind; `kafka_clients` (librdkafka), `kafka_fetchers` (plain Fetch requests)
-and `kafka_bridge` (AMQP) hold them.
+`kafka_bridge` and `kafka_amqp_groups` (AMQP) hold them.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from typing import Literal
 from tools.bench.scenarios import Goal
 from tools.bench.window import WARM_UP_S
 
-KafkaLoad = Literal["produce", "paced", "consume", "follow", "fetch", "leave", "group", "amqp_publish", "amqp_read"]
+KafkaLoad = Literal["produce", "paced", "consume", "follow", "fetch", "leave", "group", "amqp_publish", "amqp_read",
+                    "amqp_fan", "amqp_leave"]  # fmt: skip
 
 
 FAN_WARM_UP_S = 3.0  # So that what came together while a thousand groups connected is delivered.
@@ -82,6 +83,13 @@ KAFKA_SCENARIOS: dict[str, KafkaScenario] = {
         KafkaScenario("amqp-to-topic", "AMQP publishes of 100 B, confirmed, into a topic that a Kafka group reads",
                       Goal(rate_min=100_000), loads=("amqp_publish", "group"), groups=1, body_bytes=100, alone=True),
         KafkaScenario("topic-to-amqp", "a Kafka producer's messages of 100 B, read by an AMQP consumer of the stream",
-                      loads=("produce", "amqp_read"), groups=1, body_bytes=100, lag_messages_max=50_000, alone=True),
+                      Goal(rate_min=100_000), loads=("produce", "amqp_read"), groups=1, body_bytes=100,
+                      lag_messages_max=50_000, alone=True),
+        KafkaScenario("amqp-fanout1000", "200 msg/s to 1,000 AMQP consumers of the stream", FAN_OUT,
+                      loads=("paced", "amqp_fan"), groups=1000, messages_per_s=200, window_factor=3.0,
+                      warm_up_s=FAN_WARM_UP_S, alone=True),
+        KafkaScenario("amqp-leave10", "an AMQP group of 10 over 12 partitions, one leaves: until all are read again",
+                      Goal(p99_us_max=2e6), loads=("paced", "amqp_leave"), counted="rebalances", groups=1, members=10,
+                      partitions=12, messages_per_s=240, window_factor=5.0, alone=True),
     )
 }  # fmt: skip

@@ -54,6 +54,10 @@ def make_group(noun: str) -> click.Group:
 
     if noun == "queue":
         _add_queue_verbs(group)
+    from tools.cli.topology import VERBS
+
+    for verb in VERBS.get(noun, ()):
+        group.add_command(verb)
     return group
 
 
@@ -78,8 +82,21 @@ def _add_queue_verbs(group: click.Group) -> None:
     @click.pass_obj
     def purge(client: Client, name: str, vhost: str) -> None:
         """Drop the ready messages of a queue. One with x-retain keeps them like what it has delivered."""
+        before = client.request("GET", path("queues", vhost, name))
         client.request("DELETE", path("queues", vhost, name, "contents"))
-        click.echo(f"purged {name}", err=True)
+        after = client.request("GET", path("queues", vhost, name))
+        click.echo(f"purged {name}: {before['messages_ready']} messages{_kept(after)}", err=True)
+
+
+def _kept(queue: dict[str, Any]) -> str:
+    """What a purge has left behind."""
+    told = []
+    if retained := queue.get("messages_retained"):
+        size = queue["message_bytes_retained"]
+        told.append(f"; {retained} are retained ({size} bytes), see `queue peek --retained` and `queue replay`")
+    if held := queue["messages_unacknowledged"]:
+        told.append(f"; {held} are with consumers")
+    return "".join(told)
 
 
 @click.group()

@@ -18,7 +18,12 @@ from broker.log.extents import Batch
 from protocol.kafka.compression import plain_batch
 from protocol.kafka.records import read_records
 
-DECODED_KEPT, DECODED_BYTES_MAX = 32, 4 << 20
+DECODED_KEPT, DECODED_BYTES_MAX = 512, 4 << 20
+"""A producer that does not wait makes batches of one record: a thousand readers are spread over many of them."""
+COPIED_SHARE = 4
+"""A batch is copied out of what was read with it where that is so many times its size, lest all of it be kept."""
+GATHER_UNITS = 100
+"""Small batches are handed out together, up to so much work: one at a time would be one write for each message."""
 ITERATORS_KEPT = 64
 """Readers that go on where they were; each holds up to 256 KiB. Others look for their place again."""
 Entry = tuple[int, Message]
@@ -28,14 +33,18 @@ ENTRY_BYTES = 300
 class Opened:
     """A batch, decoded as far as somebody wanted it: a large one at once would hold the loop."""
 
-    __slots__ = ("_records", "_restorer", "entries", "octets")
+    __slots__ = ("_records", "_restorer", "end", "entries", "octets")
 
     def __init__(self, restorer: Restorer, batch: Batch) -> None:
         self._restorer = restorer
-        plain = plain_batch(batch.data, batch.position, batch.header)
+        header, data, position = batch
+        if len(data) > COPIED_SHARE * header.size:
+            data, position = bytes(data[position : position + header.size]), 0
+        plain = plain_batch(data, position, header)
         self._records = read_records(*plain)
         self.entries: list[Entry] = []
-        self.octets = 2 * plain[2].size + ENTRY_BYTES * batch.header.records
+        self.end = header.next_offset
+        self.octets = 2 * plain[2].size + ENTRY_BYTES * header.records
         """About what it takes in memory, in the end: a compressed one may be a thousand times what it was stored as."""
 
     def fill(self, count: int) -> int:
@@ -58,10 +67,13 @@ class Decoded:
         self._octets = 0
         self._iterators: OrderedDict[Position, None] = OrderedDict()
 
+    def at(self, partition: Partition, offset: int) -> Opened | None:
+        """The batch that begins with this offset, if somebody has read it and nothing of the partition went since."""
+        return self._batches.get((partition.log.number, offset, partition.settled_count))
+
     def open(self, partition: Partition, restorer: Restorer, batch: Batch) -> Opened:
-        """The messages of a batch. Raises CorruptBatch."""
-        header = batch.header
-        key = (partition.log.number, header.base_offset, header.crc)
+        """The messages of a batch that was just read. Raises CorruptBatch."""
+        key = (partition.log.number, batch.header.base_offset, partition.settled_count)
         found = self._batches.get(key)
         if found is None:
             found = self._batches[key] = Opened(restorer, batch)
@@ -103,6 +115,18 @@ class Position:
         """Whether there is something that has not been taken."""
         return self.offset < self.partition.high_watermark
 
+    def gather(self, most: int, wanted: Callable[[Message], bool] | None) -> tuple[list[Message], list[int], int]:
+        """Up to `most` messages of as many batches as that takes, up to GATHER_UNITS of work; else as `take`."""
+        messages, offsets, units = self.take(most, wanted)
+        while messages and len(messages) < most and units < GATHER_UNITS and self.has_more:
+            more, behind, cost = self.take(most - len(messages), wanted)
+            units += cost
+            if not more:
+                break
+            messages += more
+            offsets += behind
+        return messages, offsets, units
+
     def take(self, most: int, wanted: Callable[[Message], bool] | None) -> tuple[list[Message], list[int], int]:
         """Up to `most` messages of one batch, their offsets, and the units of work done.
 
@@ -140,6 +164,11 @@ class Position:
         end = partition.high_watermark
         batch = None
         if self.offset < end:
+            known = self._decoded.at(partition, self.offset)
+            if known is not None:  # Others were here before; the iterator is not, any more.
+                self.rest()
+                self._opened, self._index, self._end = known, 0, known.end
+                return True
             if self._batches is not None:
                 batch = next(self._batches, None)
             if batch is None:  # It may have ended before what has come since.

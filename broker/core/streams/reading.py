@@ -124,7 +124,7 @@ class Reading:
             self.scheduler.dirty.append(self)
 
     def dispatch(self) -> int:
-        """Hand out one batch; returns the units of work done."""
+        """Hand out some messages; returns the units of work done."""
         consumer = self.consumer
         if consumer is None or self.held:
             return 1
@@ -143,7 +143,7 @@ class Reading:
         return units
 
     def _hand_out(self, consumer: Consumer, capacity: int) -> int:
-        """From the partitions in turns, a batch at a time. Raises Corrupt, CorruptBatch and OSError."""
+        """From the partitions in turns, some of one at a time. Raises Corrupt, CorruptBatch and OSError."""
         positions = self.positions
         units = 1
         for _ in range(len(positions) + EMPTY_BATCHES):
@@ -151,7 +151,7 @@ class Reading:
             position = positions[self._turn]
             if not position.has_more:
                 continue
-            messages, offsets, cost = position.take(capacity, self._wanted)
+            messages, offsets, cost = position.gather(capacity, self._wanted)
             units += cost
             if messages:
                 self._deliver(consumer, position, messages, offsets)

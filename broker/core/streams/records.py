@@ -31,6 +31,8 @@ LEFT_OUT = "x-left-out"
 OFFSET, PARTITION, TIMESTAMP_MS = "x-stream-offset", "x-stream-partition", "timestamp_in_ms"
 DERIVED = frozenset({OFFSET, PARTITION, TIMESTAMP_MS})
 """What the broker says of where a record stands: not spelled as headers of the next one."""
+TAKEN = frozenset(name.encode() for name in (*DERIVED, PARTITION_KEY, NULL_VALUE, RAW_HEADERS, LEFT_OUT))
+"""Headers that mean something to this table: a record's own of such a name would be taken for it, or be overwritten."""
 NAME_BYTES_MAX = 255
 HEADERS_MAX = 1000
 """More record headers than that come as octets in one header: nobody's table should be that long."""
@@ -141,7 +143,8 @@ def _spelled(table: Mapping[str, Any]) -> list[tuple[bytes, bytes | None]]:
     """AMQP's headers as a Kafka client reads them."""
     raw = table.get(RAW_HEADERS)
     if isinstance(raw, list) and len(raw) % 2 == 0:
-        return [(_raw(name) or b"", _raw(value)) for name, value in zip(raw[::2], raw[1::2], strict=True)]
+        pairs = ((_raw(name) or b"", _raw(value)) for name, value in zip(raw[::2], raw[1::2], strict=True))
+        return [pair for pair in pairs if not pair[0].startswith(RESERVED)]
     found: list[tuple[bytes, bytes | None]] = []
     for name, value in table.items():
         octets = name.encode("utf-8", "surrogateescape")
@@ -274,7 +277,7 @@ class Restorer:
         if len(routing_key) > HEADERS_BYTES_MAX // 10:
             left_out.append("key")
             routing_key = b""
-        elif not _is_short(routing_key):
+        elif not _is_short(routing_key) or record.key == b"":
             table[PARTITION_KEY] = record.key
             routing_key = b""
         if left_out:
@@ -315,7 +318,7 @@ def _fit_a_frame(headers: RecordHeaders) -> bool:
 def _fit_a_table(headers: RecordHeaders) -> bool:
     if len(headers) > HEADERS_MAX:
         return False
-    return all(len(name) <= NAME_BYTES_MAX and _is_text(name) for name, _ in headers)
+    return all(len(name) <= NAME_BYTES_MAX and name not in TAKEN and _is_text(name) for name, _ in headers)
 
 
 def _put(table: dict[str, Any], name: str, value: Any) -> None:

@@ -143,6 +143,7 @@ def _settle(partition: Partition, end: int, removable: int, latest: dict[bytes, 
             for first, last in merged(gone):
                 log.settle(first, last)
             log.has_waste = log.has_waste or bool(gone)
+            partition.settled_count += len(gone)
         yield PIECE_UNITS
 
 

@@ -71,7 +71,10 @@ def _as_it_is(row: Any) -> dict[str, Any]:
 
 
 class Created:
-    """The answer 201, without a body: what a PUT named was not there before."""
+    """The answer 201, without a body: what a PUT named was not there before. `location` is where a POST has put it."""
+
+    def __init__(self, location: str = "") -> None:
+        self.location = location
 
 
 CREATED = Created()

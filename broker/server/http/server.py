@@ -34,6 +34,7 @@ from broker.server.http import (  # noqa: F401 - they fill the table of routes
     redeliver,
     resets,
     topics,
+    topology,
 )
 from broker.server.http.api import Created, HttpError, Listing, Request, Steps, answer, split_target
 from broker.server.hub import Hub
@@ -310,7 +311,7 @@ class _Exchanges:
             if method == "HEAD":
                 self._without_body, method = True, "GET"
             result = await self._server.answer(method, request.target.decode("ascii"), body, user, self._peer_host)
-            text = None if result is None or isinstance(result, Created) else (await _encode(result)).encode()
+            text = b"" if result is None or isinstance(result, Created) else (await _encode(result)).encode()
         except HttpError as error:
             await self._send(error.status, error.body)
             return
@@ -320,20 +321,22 @@ class _Exchanges:
             return
         if result is None:
             await self._send_raw(204, b"")
-        elif text is None:
-            await self._send_raw(201, b"")
+        elif isinstance(result, Created):
+            await self._send_raw(201, b"", location=result.location)
         else:
             await self._send_raw(200, text)
 
     async def _send(self, status: int, value: Any, close: bool = False) -> None:
         await self._send_raw(status, to_json(value).encode(), close)
 
-    async def _send_raw(self, status: int, body: bytes, close: bool = False) -> None:
+    async def _send_raw(self, status: int, body: bytes, close: bool = False, location: str = "") -> None:
         headers = [_JSON, (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-cache")]
         if status == 401:
             headers.append((b"www-authenticate", b'Basic realm="Jackalope"'))
         if status == 204:
             headers = [(b"cache-control", b"no-cache")]
+        if location:
+            headers.append((b"location", location.encode("ascii")))
         if close or self._is_last:
             headers.append((b"connection", b"close"))
         engine = self._h11

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any
+from urllib.parse import quote
 
-from broker.core.exchange.base import Binding
+from broker.core.exchange.base import Binding, freeze
 from broker.core.exchange.exchange import Exchange
 from broker.core.queue import Queue
 from broker.core.routing import Target
@@ -110,6 +113,18 @@ def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
     }
 
 
+def properties_key(binding: Binding) -> str:
+    """What names a binding among those of its two ends: the routing key, and a digest of the arguments if it has any.
+
+    RabbitMQ's is made likewise (rabbit_mgmt_format:pack_binding_props); clients take it as it comes.
+    """
+    key = quote(binding.routing_key, safe="").replace("~", "%7E")
+    if not binding.arguments:
+        return key or "~"
+    digest = hashlib.sha256(repr(freeze(binding.arguments)).encode("utf-8", "surrogateescape")).digest()
+    return f"{key}~{base64.urlsafe_b64encode(digest[:16]).decode().rstrip('=')}"
+
+
 def binding_view(binding: Binding, vhost: VHost) -> dict[str, Any]:
     """One binding."""
     return {
@@ -119,7 +134,7 @@ def binding_view(binding: Binding, vhost: VHost) -> dict[str, Any]:
         "destination_type": "exchange" if isinstance(binding.destination, Exchange) else "queue",
         "routing_key": binding.routing_key,
         "arguments": dict(binding.arguments),
-        "properties_key": binding.routing_key or "~",
+        "properties_key": properties_key(binding),
     }
 
 

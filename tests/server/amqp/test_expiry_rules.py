@@ -388,8 +388,8 @@ LEVEL_27_MS = 2**27 * 1000
 @pytest.mark.parametrize("wait_ms", [2**32, LEVEL_27_MS, TEN_YEARS_MS])
 @pytest.mark.parametrize("how", ["ttl", "policy", "expiration", "expires"])
 def test_times_up_to_ten_years(how, wait_ms):
-    """Taken, for messages over a restart as well, and kept to the millisecond: rabbit_misc.erl's check_expiry, whose bound is
-    ?MAX_EXPIRY_TIMER; ours is ten years. One more is `value_too_large`."""
+    """Taken, for messages over a restart as well, and kept to the millisecond: rabbit_misc.erl's check_expiry, whose
+    bound is ?MAX_EXPIRY_TIMER; ours is ten years. One more is `value_too_large`."""
     world, client = disk_world()
     arguments = {"ttl": "x_message_ttl", "expires": "x_expires"}
     for name, value in (("q", wait_ms), ("bad", TEN_YEARS_MS + 1)):

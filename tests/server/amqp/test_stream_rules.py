@@ -8,7 +8,11 @@ from amqp_harness import World, answer, deliveries, publish, refusal
 from pamqp.header import ContentHeader
 from sim_disk import SimDisk
 
+from broker.core.streams.position import ITERATORS_KEPT
+from broker.core.topics.compaction import Cleaned, compact
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.partition import Partition
+from broker.server.amqp.delivery import Consumer
 from protocol.amqp.fields import Timestamp
 from protocol.kafka.partitioner import partition_for_key
 
@@ -407,6 +411,67 @@ def test_large_messages_and_many(world, client):
     found = bodies(consumer.consume("s", x_stream_offset="first"))
     assert found[0] == large
     assert found[1:] == [b"x" * 10] * 5000
+
+
+def test_many_readers_of_small_batches_read_them_once(world, client, monkeypatch):
+    """Batches of one record, more readers than may keep their place: each batch is looked up once, not once for each
+    reader (`jackalope bench kafka`, row amqp-fanout1000: 200 msg/s to 1,000 consumers)."""
+    looked_up = []
+    found = Partition.batches
+    monkeypatch.setattr(Partition, "batches", lambda self, offset: looked_up.append(offset) or found(self, offset))
+    declare(client)
+    readers = [reader(world, 1000) for _ in range(ITERATORS_KEPT + 20)]
+    for one in readers:
+        one.consume("s", x_stream_offset="first")
+    got = [[] for _ in readers]
+    for number in range(10):
+        client.publish("s", b"%d" % number)
+        for each, one in zip(got, readers, strict=True):
+            each += bodies(one.frames())
+    assert got == [[b"%d" % number for number in range(10)]] * len(readers)
+    assert len(looked_up) <= 10 + 1
+
+
+def test_small_batches_that_wait_are_handed_out_together(world, client):
+    """Who was behind gets them in a few writes, in order, and no more than the prefetch count."""
+    declare(client)
+    for number in range(200):
+        client.publish("s", b"%d" % number)
+    writes = []
+    found = Consumer.deliver
+
+    def deliver(self, messages, offsets):
+        writes.append(len(messages))
+        found(self, messages, offsets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Consumer, "deliver", deliver)
+        other = reader(world, 150)
+        assert bodies(other.consume("s", x_stream_offset="first")) == [b"%d" % number for number in range(150)]
+    assert sum(writes) == 150
+    assert len(writes) <= 20
+    assert bodies(ack(other, 150, multiple=True)) == [b"%d" % number for number in range(150, 200)]
+
+
+def test_what_was_settled_is_not_handed_out_from_what_others_have_read(world, client, other):
+    """A letter that was replayed is gone for who comes after, whatever was decoded for others before."""
+    declare(client)
+    for number in range(5):
+        client.publish("s", b"%d" % number)
+    assert bodies(other.consume("s", x_stream_offset="first")) == [b"0", b"1", b"2", b"3", b"4"]
+    world.broker.vhosts["/"].topics.get("s").partitions[0].settle(2)
+    assert bodies(reader(world).consume("s", x_stream_offset="first")) == [b"0", b"1", b"3", b"4"]
+
+
+def test_what_was_compacted_away_is_not_handed_out_from_what_others_have_read(world, client, other):
+    """The same of a record that a later one of its key supersedes (Kafka: LogCleaner)."""
+    topic = world.broker.vhosts["/"].topics.create("c", 1, {"cleanup.policy": "compact"})
+    for number in range(5):
+        client.publish("c", b"%d" % number, headers={"x-partition-key": "ab"[number % 2]})
+    assert bodies(other.consume("c", x_stream_offset="first")) == [b"0", b"1", b"2", b"3", b"4"]
+    for _ in compact(topic.partitions[0], Cleaned(0, 0, ()), world.hub.wall_ms() + 10_000):
+        pass
+    assert bodies(reader(world).consume("c", x_stream_offset="first")) == [b"2", b"3", b"4"]
 
 
 def test_malformed_headers_harm_nobody(world, client, other):
