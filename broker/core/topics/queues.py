@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from broker.core.record_format import is_persistent_batch
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.intake import Examined
 from broker.core.topics.partition import EARLIEST, LATEST, MAX_TIMESTAMP, Appended, Found, Partition, Read, Waiter
 from broker.core.topics.topic import Topic
 from broker.log.recovering import NOTHING_KEPT
@@ -62,7 +63,7 @@ class QueuePartition(Partition):
 
     # In: nothing.
 
-    def append(self, data: bytes | memoryview, now_ms: int) -> Appended:
+    def append(self, data: bytes | memoryview, now_ms: int, seen: Examined | None = None) -> Appended:
         """Raises TopicRefused 29."""
         raise _read_only(self.topic_name, ErrorCode.TOPIC_AUTHORIZATION_FAILED)
 

@@ -23,7 +23,7 @@ from protocol.kafka.records import (
     render_record,
     with_records,
 )
-from tests.core.topics.world import World, batch
+from tests.core.topics.world import World, append_unseen, batch
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -251,7 +251,7 @@ def test_one_partition_that_cannot_be_compacted_is_no_other_ones_concern():
         bad, good = world.partition(), world.partition(CONFIG)
         header = parse_header(keyed([(b"a", b"1")]))
         for _ in range(3):
-            bad.append(with_records(header, b"nothing of the kind", 1, GZIP), NOW_MS)
+            append_unseen(bad, with_records(header, b"nothing of the kind", 1, GZIP))
             good.append(keyed([(b"a", b"1")]), NOW_MS)
         world.sync()
         world.topics.configure(world.topics.get(bad.topic_name), CONFIG)
