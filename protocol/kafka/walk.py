@@ -36,7 +36,10 @@ PIECE_UNITS = 300
 LARGE_RECORD = 512
 """Where records are larger than this on average an uncompressed batch is looked at where it lies."""
 NEVER = 1 << 70
-RUN_LEAST = 4
+PATIENCE = 4
+"""After so many records of one size a run is looked for."""
+RUN_LEAST, RUN_FIRST = 16, 32
+"""A run of less is dearer in columns than one by one."""
 _RUN_MOST = 4096
 _WIDTH_MOST = 3
 _SHORT = 1 << 14
@@ -90,7 +93,7 @@ class Walk:
 
         Raises CorruptBatch, and TooLarge for more than PARTS_MAX.
         """
-        patience = look = RUN_LEAST
+        patience, look = PATIENCE, RUN_FIRST
         self.budget = budget
         while self.left and self.budget > 0 and not self.is_found:
             if not self._gaps and self.delta >= self._begin:
@@ -102,8 +105,8 @@ class Walk:
                     at += run * layout[0]
                     self.budget -= run >> 3
                     # The shorter the runs, the less they are looked for.
-                    patience = patience if run > RUN_LEAST else 2 * patience
-                    look = min(4 * look, _RUN_MOST) if run == look else RUN_LEAST
+                    patience = patience if run >= RUN_FIRST else 2 * patience
+                    look = min(4 * look, _RUN_MOST) if run == look else RUN_FIRST
                     continue
                 if not self.left or self.budget <= 0 or self.is_found:
                     break
@@ -131,8 +134,10 @@ class Walk:
             octet, at = data[start], start + 1
             if octet >= 0x80:
                 octet, at = octet & 0x7F | data[at] << 7, at + 1
+                if octet >= _SHORT:
+                    octet, at = octet & 0x3FFF | data[at] << 14, at + 1
             stop = at + (octet >> 1)
-            if octet & 1 or octet >= _SHORT or octet < 2 * LEAST_RECORD or stop > end + 2:
+            if octet & 1 or octet >= _MEDIUM or octet < 2 * LEAST_RECORD or stop > end + 2:
                 break
             time_at = at + 1
             time, at = data[time_at], time_at + 1
@@ -156,7 +161,9 @@ class Walk:
             octet, at = data[at], at + 1
             if octet >= 0x80:
                 octet, at = octet & 0x7F | data[at] << 7, at + 1
-            if (octet & 1 and octet != NULL) or at + (octet >> 1) != stop - 1 or data[stop - 1] or octet >= _SHORT:
+                if octet >= _SHORT:
+                    octet, at = octet & 0x3FFF | data[at] << 14, at + 1
+            if (octet & 1 and octet != NULL) or at + (octet >> 1) != stop - 1 or data[stop - 1] or octet >= _MEDIUM:
                 break
             if key == NULL:
                 self.lacks_key = True
@@ -186,6 +193,8 @@ class Walk:
         stop = time_at + length
         if length < LEAST_RECORD:
             raise CorruptBatch(f"a record of {length} octets")
+        if length > OPENED_BYTES_MAX:
+            raise TooLarge(f"a record of {length} octets is more than a batch may open to")
         if stop > end:
             self.need = stop - at
             return at

@@ -12,7 +12,7 @@ moves or the partition goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from broker.core.topics.config import TopicConfig
@@ -314,14 +314,21 @@ class Partition:
             raise TopicRefused(ErrorCode.UNKNOWN_LEADER_EPOCH, f"the leader has epoch {self.leader_epoch}")
 
     def offset_for(self, timestamp_ms: int) -> Found:
-        """EARLIEST, LATEST, MAX_TIMESTAMP, or the first record at or behind a time. Raises Corrupt and OSError."""
+        """What `find_offset` finds, at once. Raises Corrupt, CorruptBatch and OSError."""
+        return finish(self.find_offset(timestamp_ms))
+
+    def find_offset(self, timestamp_ms: int) -> Generator[int, None, Found]:
+        """EARLIEST, LATEST, MAX_TIMESTAMP, or the first record at or behind a time, in steps that yield units of work.
+
+        Raises Corrupt, CorruptBatch and OSError.
+        """
         if timestamp_ms == LATEST:
             return Found(-1, self.high_watermark)
         if timestamp_ms == EARLIEST:
             return Found(-1, self.start_offset)
         if timestamp_ms == MAX_TIMESTAMP:
-            return Found(*self.times.largest(self.start_offset, self.high_watermark))
-        return Found(*self.times.first(timestamp_ms, self.start_offset, self.high_watermark))
+            return Found(*(yield from self.times.largest(self.start_offset, self.high_watermark)))
+        return Found(*(yield from self.times.first(timestamp_ms, self.start_offset, self.high_watermark)))
 
     def epoch_at(self, offset: int) -> int:
         """The leader epoch in which `offset` was appended; -1 when that is not known."""

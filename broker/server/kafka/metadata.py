@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import HANDLERS, handles
+from broker.server.kafka.looking import is_done_soon
 from protocol.kafka.apis import APIS
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from protocol.kafka.apis.describe_topic_partitions import (
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 NO_ID = bytes(16)
 CLIENT_TEXT_MAX = 100
 PARTITIONS_TOLD_MAX = 2000
+ASKED_UNITS = 5
 
 
 @handles(18)
@@ -137,29 +140,35 @@ def _describe(connection: KafkaConnection, topic: Topic) -> MetadataResponseTopi
 
 
 @handles(2)
-def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffsetsRequest) -> ListOffsetsResponse:
+def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffsetsRequest) -> ListOffsetsResponse | None:
     """Offsets by time, or the ends of partitions; nothing at or behind a time is offset -1 and no error.
 
     A partition that is asked for more than once is INVALID_REQUEST each time, as in Kafka: each is looked for in a log.
     """
+    response = ListOffsetsResponse(topics=[])
+    steps = _list_offsets(connection, request, response)
+    if is_done_soon(steps):
+        return response
+    connection.hub.looking.go_on(connection, steps, lambda: slot.answer(response))
+    return None
+
+
+def _list_offsets(
+    connection: KafkaConnection, request: ListOffsetsRequest, response: ListOffsetsResponse
+) -> Iterator[int]:
+    """Fill the response, in steps that yield units of work: a time is looked for within a batch."""
     counts = Counter((topic.name, one.partition_index) for topic in request.topics for one in topic.partitions)
-    return ListOffsetsResponse(
-        topics=[
-            ListOffsetsTopicResponse(
-                name=topic.name,
-                partitions=[
-                    _list_offset(connection, topic.name, one, is_only=counts[topic.name, one.partition_index] == 1)
-                    for one in topic.partitions
-                ],
-            )
-            for topic in request.topics
-        ]
-    )
+    for topic in request.topics:
+        answer = ListOffsetsTopicResponse(name=topic.name, partitions=[])
+        response.topics.append(answer)
+        for one in topic.partitions:
+            is_only = counts[topic.name, one.partition_index] == 1
+            answer.partitions.append((yield from _list_offset(connection, topic.name, one, is_only=is_only)))
 
 
 def _list_offset(
     connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool
-) -> ListOffsetsPartitionResponse:
+) -> Generator[int, None, ListOffsetsPartitionResponse]:
     answer = ListOffsetsPartitionResponse(
         partition_index=asked.partition_index, timestamp=-1, offset=-1, leader_epoch=-1
     )
@@ -171,7 +180,8 @@ def _list_offset(
             raise TopicRefused(ErrorCode.INVALID_REQUEST, f"partition {asked.partition_index} is asked for twice")
         partition = hub.topics.partition(name, asked.partition_index)
         partition.check_epoch(asked.current_leader_epoch)
-        answer.timestamp, answer.offset = partition.offset_for(asked.timestamp)
+        answer.timestamp, answer.offset = yield from partition.find_offset(asked.timestamp)
+        yield ASKED_UNITS
     except TopicRefused as refused:
         answer.error_code = refused.code
         return answer

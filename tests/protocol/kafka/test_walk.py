@@ -26,7 +26,7 @@ KEY = st.one_of(st.none(), st.sampled_from((b"", b"key", b"k" * 70)))
 STRETCH = st.tuples(
     st.integers(1, 80),  # records of one layout
     KEY,
-    st.one_of(st.none(), st.sampled_from((0, 3, 50, 57, 58, 8180, 9000)).map(bytes)),
+    st.one_of(st.none(), st.sampled_from((0, 3, 50, 57, 58, 8180, 8190, 9000)).map(bytes)),
     st.sampled_from((0, 0, 0, 1, -1, 63, 64, 9000, 3_000_000, -5000)),  # the time of the first
     st.integers(0, 3),  # how much later each further one is
     st.sampled_from(((), (), (), ((b"name", b"value"), (b"", None)))),
