@@ -359,10 +359,18 @@ class Partition:
             raise TopicRefused(ErrorCode.OFFSET_OUT_OF_RANGE, f"{offset} is behind {self.high_watermark}")
         if offset > self.start_offset:
             self.keep_producers()
-            self.log.settle(self.start_offset, offset)
+            self.pass_over(self.start_offset, offset)
             self.start_offset = offset
             self.times.drop_before(offset)
         return self.start_offset
+
+    def pass_over(self, first: int, end: int) -> None:
+        """Who reads from now on does not find [first, end); the partition begins where it did.
+
+        All that readers of a topic no longer get goes through here: what they were given before is not given again.
+        """
+        self.settled_count += 1
+        self.log.settle(first, end)
 
     def wait(self, waiter: Waiter) -> None:
         """Tell it when there is more, until it takes itself out of `waiters`."""
@@ -370,8 +378,7 @@ class Partition:
 
     def settle(self, offset: int) -> None:
         """One record is done with: who reads from now on does not find it. `keep_producers` comes first."""
-        self.settled_count += 1
-        self.log.settle(offset, offset + 1)
+        self.pass_over(offset, offset + 1)
         floor = self.log.settled.floor
         if floor > self.start_offset:
             self.start_offset = floor
