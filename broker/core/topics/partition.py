@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.intake import Examined, check_facts, examined, in_topics_compression, layout_of
-from broker.core.topics.producers import KnownBatch, Producers, last_sequence
+from broker.core.topics.producers import SAVED_EVERY, UNKNOWN, KnownBatch, Producers, last_sequence
 from broker.core.topics.rates import NOTHING_IN
 from broker.core.topics.times import Times
 from broker.log.disk import FileRange
@@ -138,10 +138,13 @@ class Partition:
 
     # In.
 
-    def append(self, data: bytes | memoryview, now_ms: int, seen: Examined | None = None) -> Appended:
+    def append(
+        self, data: bytes | memoryview, now_ms: int, seen: Examined | None = None, owner: int = UNKNOWN
+    ) -> Appended:
         """Append one producer's batch; it is durable, and seen, once the log is synced past it. Raises TopicRefused.
 
-        `seen` is what `examined` has found out, where that was done in steps because it may take long.
+        `seen` is what `examined` has found out, where that was done in steps because it may take long; `owner` is who
+        has brought it, see `producers`.
         The octets of a memoryview that can be written to are taken over: nobody else may change them any more.
         """
         config = self.config
@@ -174,8 +177,10 @@ class Partition:
         if header.producer_id >= 0:
             last = last_sequence(header.base_sequence, header.records)
             batch = KnownBatch(header.base_sequence, last, base, stamp)
-            self.producers.note(header.producer_id, header.producer_epoch, batch, now_ms)
+            self.producers.note(header.producer_id, header.producer_epoch, batch, now_ms, owner)
         self._appended(self, len(octets))
+        if self.producers.unsaved_count >= SAVED_EVERY:
+            self._save(self)
         return Appended(base, stamp)
 
     def append_own(self, records: bytes, count: int, now_ms: int) -> int:

@@ -17,6 +17,7 @@ from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.intake import Examined
 from broker.core.topics.partition import EARLIEST, LATEST, MAX_TIMESTAMP, Appended, Found, Partition, Read, Waiter
+from broker.core.topics.producers import UNKNOWN
 from broker.core.topics.topic import Topic
 from broker.log.recovering import NOTHING_KEPT
 from protocol.kafka.errors import ErrorCode
@@ -63,7 +64,9 @@ class QueuePartition(Partition):
 
     # In: nothing.
 
-    def append(self, data: bytes | memoryview, now_ms: int, seen: Examined | None = None) -> Appended:
+    def append(
+        self, data: bytes | memoryview, now_ms: int, seen: Examined | None = None, owner: int = UNKNOWN
+    ) -> Appended:
         """Raises TopicRefused 29."""
         raise _read_only(self.topic_name, ErrorCode.TOPIC_AUTHORIZATION_FAILED)
 

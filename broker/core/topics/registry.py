@@ -315,6 +315,7 @@ class Topics:
     def _clean(self, partition: Partition, now_ms: int) -> Iterator[int]:
         yield from expire([partition], now_ms)
         yield from partition.times.catch_up()
+        partition.producers.expire(now_ms)
         if partition.gone or not partition.config.compact or self._topics[partition.topic_name].internal:
             return
         key = self._key(catalog.CLEANED, partition)
@@ -332,7 +333,7 @@ class Topics:
 
     def _save(self, partition: Partition) -> None:
         """Write what a restart would have to look for in the log."""
-        partition.unsaved_bytes = 0
+        partition.unsaved_bytes = partition.producers.unsaved_count = 0
         partition.log.has_waste = partition.config.compact  # The offsets of groups are settled as they come.
         if len(partition.producers):
             end = partition.log.next_offset.to_bytes(8, "big")

@@ -78,13 +78,15 @@ class KafkaConnection:
     __slots__ = (
         "_buffer", "_chunks", "_external_name", "_have", "_large", "_largest", "_position", "client_id",
         "client_software", "congested", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
-        "last_heard_ms", "local", "login", "mechanism", "need", "on_close", "out", "out_size", "peer",
+        "last_heard_ms", "local", "login", "mechanism", "need", "number", "on_close", "out", "out_size", "peer",
         "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target", "tls", "touched",
         "transport", "user",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
         self.hub = hub
+        self.number = next(hub.numbers)
+        """No other connection of this run has it; the first has 1."""
         self.peer = peer
         self.local = local  # What the client dialled.
         self.user = hub.anonymous(peer[0])  # None until it has logged in, where that is needed.

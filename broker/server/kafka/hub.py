@@ -56,6 +56,7 @@ class KafkaHub:
         self.durability = durability
         self.settings = settings
         self.connections: set[KafkaConnection] = set()
+        self.numbers = count(1)
         self.touched = hub.touched
         self.fetches = Fetches(self, secrets.randbits(31))
         self.looking = Looking(hub.scheduler)

@@ -114,7 +114,7 @@ def _produce_topic(
         answers = [PartitionProduceResponse(index=one.index, error_code=refused) for one in data.partition_data]
     else:
         answers = [
-            _produce_partition(topic, one, hub.wall_ms, looked.seen.get((place, number)))
+            _produce_partition(topic, one, hub.wall_ms, looked.seen.get((place, number)), connection.number)
             for number, one in enumerate(data.partition_data)
         ]
     return TopicProduceResponse(name=data.name, partition_responses=answers)
@@ -129,7 +129,7 @@ def _check_sendable(records: memoryview | None, version: int) -> None:
 
 
 def _produce_partition(
-    topic: Topic, data: PartitionProduceData, now_ms: int, seen: Examined | TopicRefused | None
+    topic: Topic, data: PartitionProduceData, now_ms: int, seen: Examined | TopicRefused | None, owner: int
 ) -> PartitionProduceResponse:
     index, records = data.index, data.records
     if not 0 <= index < len(topic.partitions) or seen is None:  # Or it was not there when its batch would have been
@@ -138,7 +138,7 @@ def _produce_partition(
     try:
         if isinstance(seen, TopicRefused):
             raise seen
-        base_offset, timestamp_ms = partition.append(records, now_ms, seen)
+        base_offset, timestamp_ms = partition.append(records, now_ms, seen, owner)
     except TopicRefused as refused:
         return PartitionProduceResponse(
             index=index,
