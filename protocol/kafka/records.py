@@ -259,6 +259,13 @@ def _read_octets(data: bytes, position: int, end: int) -> tuple[bytes | None, in
 
 def read_records(data: bytes, position: int, header: BatchHeader) -> Iterator[Record]:
     """The records of an uncompressed batch, in order. Raises CorruptBatch where they are not what the header says."""
+    try:
+        yield from _read_records(data, position, header)
+    except IndexError:
+        raise CorruptBatch(f"a record of the batch at offset {header.base_offset} reaches behind it") from None
+
+
+def _read_records(data: bytes, position: int, header: BatchHeader) -> Iterator[Record]:
     end = position + header.size
     at = position + HEADER_SIZE
     base_offset, base_timestamp_ms, last = header.base_offset, header.base_timestamp_ms, header.last_offset_delta

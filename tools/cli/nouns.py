@@ -131,8 +131,9 @@ def get(client: Client, queue: str, count: int, ack: bool, vhost: str, wanted: s
 @click.command()
 @click.pass_obj
 def health(client: Client) -> None:
-    """Exit 0 when the broker answers and no alarm is on."""
+    """Exit 0 when the broker answers, no alarm is on, and all partitions can be read and cleaned."""
     client.request("GET", path("health", "checks", "alarms"))
+    client.request("GET", path("health", "checks", "partitions"))
     overview = client.request("GET", path("overview"))
     totals = overview["object_totals"]
     click.echo(

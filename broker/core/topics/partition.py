@@ -73,8 +73,8 @@ class Partition:
     """See the module. Made by `Topic` only."""
 
     __slots__ = ("_appended", "_begun_offset", "_save", "bytes_in", "config", "frame", "gone", "index", "log", "mark",
-                 "producers", "recover", "settled_count", "start_offset", "times", "topic_name", "unsaved_bytes",
-                 "waiters")  # fmt: skip
+                 "producers", "recover", "settled_count", "start_offset", "times", "topic_name", "troubles",
+                 "unsaved_bytes", "waiters")  # fmt: skip
 
     def __init__(
         self,
@@ -94,6 +94,8 @@ class Partition:
         self.times = Times(log)
         self.waiters: dict[Waiter, None] = {}
         self.gone = False
+        self.troubles: dict[str, str] = {}
+        """What cannot be done with it, and why; see `troubles`."""
         self.settled_count = 0
         """Changes when a record goes that readers might have had: what was read before that is not to be read again."""
         self.frame = 0
@@ -206,8 +208,12 @@ class Partition:
         """
         if self.recover is None:
             return False
-        recover, self.recover = self.recover, None
-        recover(self)
+        try:
+            self.recover(self)
+        except Exception:
+            self.producers = Producers()  # Half of them would take a retry for something new.
+            raise
+        self.recover = None
         return True
 
     def keep_producers(self) -> None:

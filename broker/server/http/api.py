@@ -74,6 +74,8 @@ class Created:
 
 
 CREATED = Created()
+PARTITIONS_NAMED_MAX = 20
+"""By a health check."""
 Work = Generator[None, None, Any]
 """What a handler returns that takes longer: it pauses where it yields, and returns the answer."""
 
@@ -240,6 +242,20 @@ def _health_alarms(request: Request) -> dict[str, Any]:
 @route_to("GET", "health/checks/local-alarms")
 def _health_local_alarms(request: Request) -> Any:
     return _health_alarms(request)
+
+
+@route_to("GET", "health/checks/partitions")
+def _health_partitions(request: Request) -> dict[str, Any]:
+    """Whether all partitions can be read, and rid of what is too old; the reason names those that cannot."""
+    found = [
+        f"{line} (vhost '{vhost.name}')"
+        for vhost in visible_vhosts(request)
+        if vhost.topics is not None
+        for line in vhost.topics.troubles.all()
+    ]
+    if found:
+        raise HttpError(503, "failed", "\n".join(found[:PARTITIONS_NAMED_MAX]))
+    return {"status": "ok"}
 
 
 @route_to("GET", "health/checks/virtual-hosts")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.intake import Examined, examined
+from broker.log.errors import StorageError
 from broker.server.kafka.handlers import handles
 from broker.server.kafka.looking import is_done_soon
 from protocol.kafka.apis.produce import (
@@ -26,7 +27,7 @@ from protocol.kafka.apis.produce import (
     TopicProduceResponse,
 )
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.records import COMPRESSION, ZSTD
+from protocol.kafka.records import COMPRESSION, ZSTD, CorruptBatch
 
 if TYPE_CHECKING:
     from broker.core.topics.topic import Topic
@@ -146,6 +147,11 @@ def _produce_partition(
             error_message=refused.text,
             log_start_offset=partition.start_offset,
         )
+    except (StorageError, CorruptBatch, OSError) as error:  # What its producers have sent cannot be found out.
+        return PartitionProduceResponse(
+            index=index, error_code=ErrorCode.KAFKA_STORAGE_ERROR, error_message=str(error),
+            log_start_offset=partition.start_offset,
+        )  # fmt: skip
     return PartitionProduceResponse(
         index=index,
         base_offset=base_offset,

@@ -13,6 +13,7 @@ from broker.core.access_lists import Operation
 from broker.core.topics.config import KEYS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
+from broker.log.errors import StorageError
 from broker.server.kafka.handlers import handles
 from protocol.kafka.apis.create_partitions import (
     CreatePartitionsRequest,
@@ -40,6 +41,7 @@ from protocol.kafka.apis.delete_topics import (
     DeleteTopicState,
 )
 from protocol.kafka.errors import ErrorCode
+from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
@@ -195,6 +197,8 @@ def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRe
                 answer.low_watermark = hub.topics.delete_records(partition, one.offset)
             except TopicRefused as refused:
                 answer.error_code = refused.code
+            except (StorageError, CorruptBatch, OSError):
+                answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
             answers.append(answer)
         results.append(DeleteRecordsTopicResult(name=topic.name, partitions=answers))
     hub.answer_when_durable(slot, DeleteRecordsResponse(topics=results))
