@@ -282,10 +282,11 @@ def test_one_partition_that_cannot_be_compacted_is_no_other_ones_concern():
         assert world.topics.troubles.all() == []
 
 
-@pytest.mark.parametrize(
-    "records_of", [bytes(3), b"\x0e\0\0\0\x01", b"\x7e\0\0\0\x01\x02x\0", b"\x0e\0\x80\x80\x80\x80\x80\x80"]
-)
-def test_records_that_were_never_looked_at(records_of):
+UNSEEN = (bytes(3), b"\x0e\0\0\0\x01", b"\x7e\0\0\0\x01\x02x\0", b"\x0e\0\x80\x80\x80\x80\x80\x80")
+
+
+@pytest.mark.parametrize("octets", UNSEEN)
+def test_records_that_were_never_looked_at(octets):
     """Stored by an earlier version: whoever opens them gets an error of the partition, and no other one."""
     with World() as world:
         bad = world.partition(CONFIG)
