@@ -28,7 +28,6 @@ from protocol.kafka.records import (
     Octets,
     Offsets,
     Record,
-    count_records,
     kept_records,
     read_records,
     with_records,
@@ -36,10 +35,10 @@ from protocol.kafka.records import (
 
 OPENED_BYTES_MAX = 64 << 20
 """A batch whose records are more than this is not opened: a few kilobytes can hold gigabytes."""
-RECORD_SIZE_MIN = 7
-"""A record without key, value and headers."""
-RECORDS_MAX = OPENED_BYTES_MAX // RECORD_SIZE_MIN
-"""More than that a batch that may be opened cannot hold, whatever its header says."""
+PIECE_BYTES = 256 << 10
+"""What is opened at once where a batch is only looked at."""
+ZSTD_INPUT_BYTES = 512
+"""Four octets of zstd are 128 KiB at most (RFC 8878), and its stream has no bound on what it gives."""
 CHANGED_BYTES_MAX = 1 << 20
 """Records that are compressed in one step of a loop: 3 to 8 ms at most. Larger ones are left as they are."""
 LEVEL_BYTES_MAX = 192 << 10
@@ -109,16 +108,14 @@ def without(
 def recompressed(data: Octets, header: BatchHeader, kind: int, level: int | None) -> bytes | None:
     """A producer's batch as one of another compression; None where it opens to more than CHANGED_BYTES_MAX.
 
-    Offsets, times, producer and sequence stay. Raises CorruptBatch unless it holds as many records as it says.
+    Offsets, times, producer and sequence stay; its records were examined. Raises CorruptBatch.
     """
     try:
         records = opened(data, 0, header, CHANGED_BYTES_MAX)
     except TooLarge:
         return None
-    plain = with_records(header, records, header.records, NO_COMPRESSION)
-    count_records(plain, 0, header._replace(batch_length=len(plain) - LENGTH_END))
     if kind == NO_COMPRESSION:
-        return plain
+        return with_records(header, records, header.records, NO_COMPRESSION)
     return with_records(header, compress(kind, records, _level(kind, records, level)), header.records, kind)
 
 
@@ -192,6 +189,75 @@ def decompress(kind: int, block: bytes, bytes_max: int) -> bytes:
         raise CorruptBatch(f"a compressed batch cannot be opened: {error}") from None
 
 
+def pieces(kind: int, block: bytes, bytes_max: int) -> Iterator[bytes]:
+    """What `decompress` gives, opened piece by piece: none is held longer than until the next.
+
+    A piece is 256 KiB, or what 512 octets of zstd are, 16 MiB at most; raw snappy, which never grows more than 21
+    times, has only one.
+    """
+    make = {GZIP: _gzip_pieces, LZ4: _lz4_pieces, ZSTD: _zstd_pieces}.get(kind, _snappy_pieces)
+    room = bytes_max
+    try:
+        for piece in make(block, bytes_max):
+            room -= len(piece)
+            if room < 0:
+                raise _too_large(bytes_max)
+            yield piece
+    except CorruptBatch:
+        raise
+    except Exception as error:  # noqa: BLE001 - as in `decompress`
+        raise CorruptBatch(f"a compressed batch cannot be opened: {error}") from None
+
+
+def _gzip_pieces(block: bytes, _: int) -> Iterator[bytes]:
+    inflated = zlib.decompressobj(_GZIP_WINDOW)
+    while not inflated.eof:
+        piece = inflated.decompress(block, PIECE_BYTES)
+        block = inflated.unconsumed_tail
+        if not piece and not block:
+            break
+        yield piece
+    if not inflated.eof or inflated.unused_data:
+        raise CorruptBatch("a gzip block ends early, or is followed by something")
+
+
+def _lz4_pieces(block: bytes, _: int) -> Iterator[bytes]:
+    import lz4.frame
+
+    frame = lz4.frame.LZ4FrameDecompressor()
+    while not frame.eof and (block or not frame.needs_input):
+        piece: bytes = frame.decompress(block, max_length=PIECE_BYTES)
+        block = b""
+        yield piece
+    if not frame.eof or frame.unused_data:
+        raise CorruptBatch("an lz4 frame ends early, or is followed by something")
+
+
+def _zstd_pieces(block: bytes, bytes_max: int) -> Iterator[bytes]:
+    import zstandard
+
+    if zstandard.frame_content_size(block) > bytes_max:
+        raise _too_large(bytes_max)
+    frame = zstandard.ZstdDecompressor(max_window_size=OPENED_BYTES_MAX).decompressobj()
+    position = 0
+    while not frame.eof and position < len(block):
+        parts, size = [], 0
+        while not frame.eof and position < len(block) and size < PIECE_BYTES:
+            parts.append(frame.decompress(block[position : position + ZSTD_INPUT_BYTES]))
+            position += ZSTD_INPUT_BYTES
+            size += len(parts[-1])
+        yield b"".join(parts)
+    if not frame.eof or frame.unused_data or position < len(block):
+        raise CorruptBatch("a zstd frame ends early, or is followed by something")
+
+
+def _snappy_pieces(block: bytes, bytes_max: int) -> Iterator[bytes]:
+    if block.startswith(_XERIAL):
+        yield from _xerial_blocks(block, bytes_max)
+    else:
+        yield _snappy_block(block, bytes_max)
+
+
 def _too_large(bytes_max: int) -> TooLarge:
     return TooLarge(f"a compressed batch opens to more than {bytes_max} octets")
 
@@ -209,19 +275,24 @@ def _gzip(block: bytes, bytes_max: int) -> bytes:
 def _snappy(block: bytes, bytes_max: int) -> bytes:
     if not block.startswith(_XERIAL):
         return _snappy_block(block, bytes_max)
-    parts: list[bytes] = []
+    return b"".join(_xerial_blocks(block, bytes_max))
+
+
+def _xerial_blocks(block: bytes, bytes_max: int) -> Iterator[bytes]:
+    count = 0
     position, room = _XERIAL_HEADER_SIZE, bytes_max
     while position < len(block):
-        if len(parts) == _XERIAL_BLOCKS_MAX:
+        if count == _XERIAL_BLOCKS_MAX:
             raise CorruptBatch(f"a snappy batch has more than {_XERIAL_BLOCKS_MAX} blocks")
         size = int.from_bytes(block[position : position + 4], "big")
         position += 4
         if not size or position + size > len(block):
             raise CorruptBatch("a snappy block reaches behind its batch")
-        parts.append(_snappy_block(block[position : position + size], room))
-        room -= len(parts[-1])
+        plain = _snappy_block(block[position : position + size], room)
+        yield plain
+        count += 1
+        room -= len(plain)
         position += size
-    return b"".join(parts)
 
 
 def _snappy_block(block: bytes, bytes_max: int) -> bytes:

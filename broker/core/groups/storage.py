@@ -110,7 +110,7 @@ class GroupStore:
         known = self._last.pop(place, None)
         if known is not None:
             partition, offset = known
-            partition.log.settle(offset, offset + 1)
+            partition.pass_over(offset, offset + 1)
 
     # The start.
 

@@ -141,7 +141,7 @@ def _settle(partition: Partition, end: int, removable: int, latest: dict[bytes, 
                 yield RECORDS_AT_ONCE
         if not partition.gone:
             for first, last in merged(gone):
-                log.settle(first, last)
+                partition.pass_over(first, last)
             log.has_waste = log.has_waste or bool(gone)
             partition.settled_count += len(gone)
         yield PIECE_UNITS

@@ -6,27 +6,28 @@ other); held by `jackalope bench kafka`. Pure. Rules of Kafka's LogValidator; co
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
+from typing import NamedTuple
 
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
 from broker.log.ackset import AckSet
 from broker.log.extents import Batch
 from broker.log.log import Layout
-from protocol.kafka.compression import RECORDS_MAX, open_batch, packed, recompressed, without
+from protocol.kafka.compression import TooLarge, packed, recompressed, without
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import (
     COMPRESSION,
-    CONTROL,
+    LOG_APPEND_TIME,
     MAGIC,
-    TRANSACTIONAL,
     ZSTD,
     BatchHeader,
     CorruptBatch,
     check_batch,
-    count_records,
     parse_header,
 )
+from protocol.kafka.walk import Facts, examine
 
 MAGIC_POSITION = 16
 PACKED_RECORDS_MAX, PACKED_BYTES_MAX = 512, 64 << 10
@@ -47,20 +48,46 @@ def _reduced(kind: int | None, level: int | None, batch: Batch, settled: AckSet)
     return without(batch.data, batch.position, batch.header, settled, kind, level)
 
 
-def checked(data: memoryview, config: TopicConfig) -> BatchHeader:
-    """The header of what may be stored (rules of Kafka's LogValidator; codes as in `ErrorCode`)."""
+class Examined(NamedTuple):
+    """A batch that may be stored, as far as that does not depend on the partition."""
+
+    header: BatchHeader
+    facts: Facts
+
+
+def examined(data: memoryview, config: TopicConfig) -> Generator[int, None, Examined]:
+    """Look at a producer's batch, header and records, in steps that yield units of work. Raises TopicRefused."""
+    header = _checked_header(data, config)
+    try:
+        facts = yield from examine(data, 0, header)
+    except TooLarge as error:
+        # Producers split what is too large, and give up what is no record (KIP-126).
+        raise TopicRefused(ErrorCode.MESSAGE_TOO_LARGE, str(error)) from None
+    except CorruptBatch as error:
+        raise TopicRefused(ErrorCode.INVALID_RECORD, str(error)) from None
+    return Examined(header, facts)
+
+
+def _checked_header(data: memoryview, config: TopicConfig) -> BatchHeader:
+    """The header of a batch that is what was sent (rules of Kafka's LogValidator; codes as in `ErrorCode`)."""
     if len(data) > config.max_message_bytes:
         raise TopicRefused(ErrorCode.MESSAGE_TOO_LARGE, f"{len(data)} octets are more than {config.max_message_bytes}")
     if len(data) > MAGIC_POSITION and data[MAGIC_POSITION] != MAGIC:
         raise TopicRefused(ErrorCode.INVALID_RECORD, f"message format v{data[MAGIC_POSITION]} is not taken")
     try:
         header = parse_header(data)
+        if header.size < len(data):
+            raise TopicRefused(ErrorCode.INVALID_RECORD, "more than one batch for a partition")
+        check_batch(data, 0, header, placed=False)
     except CorruptBatch as error:
         raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, str(error)) from None
-    if header.size < len(data):
-        raise TopicRefused(ErrorCode.INVALID_RECORD, "more than one batch for a partition")
-    if header.attributes & (CONTROL | TRANSACTIONAL):
-        raise TopicRefused(ErrorCode.INVALID_RECORD, "a control batch, or one of a transaction that nobody began")
+    attributes = header.attributes
+    if attributes & LOG_APPEND_TIME:
+        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, "Producer should not set timestamp type to LogAppendTime.")
+    if attributes & ~COMPRESSION:
+        # Control and transactional batches nobody began, a delete horizon, which is the log's (KIP-534), and what has
+        # no meaning yet: whoever gives it one would read it from here.
+        raise TopicRefused(ErrorCode.INVALID_RECORD, f"attributes {attributes:#x} are not a producer's to set")
     # Without a producer the sequence says nothing: aiokafka's ordinary producer writes 0 there.
     if header.base_sequence < -1 or header.producer_id < -1 or header.producer_id >= 0 > header.base_sequence:
         raise TopicRefused(ErrorCode.INVALID_RECORD, f"producer {header.producer_id} without a sequence")
@@ -68,24 +95,25 @@ def checked(data: memoryview, config: TopicConfig) -> BatchHeader:
         raise TopicRefused(
             ErrorCode.INVALID_RECORD, f"{header.records} records for {header.last_offset_delta + 1} offsets"
         )
-    if header.attributes & COMPRESSION > ZSTD:
+    if attributes & COMPRESSION > ZSTD:
         raise TopicRefused(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "no such compression")
-    if header.records > RECORDS_MAX:
-        raise TopicRefused(ErrorCode.INVALID_RECORD, f"{header.records} records are more than a batch can hold")
-    _check_records(data, header, config)
     return header
 
 
-def _check_records(data: memoryview, header: BatchHeader, config: TopicConfig) -> None:
-    try:
-        check_batch(data, 0, header, placed=False)
-        if not header.attributes & COMPRESSION:
-            count_records(data, 0, header)
-        is_keyed = not config.compact or all(one.key is not None for one in open_batch(data, 0, header))
-    except CorruptBatch as error:
-        raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, str(error)) from None
-    if not is_keyed:
+def check_facts(facts: Facts, config: TopicConfig, now_ms: int) -> None:
+    """What a topic asks of records. Raises TopicRefused.
+
+    One time far in the future would keep its segment for ever (KIP-937); it is the records' own that count, whatever
+    the header says.
+    """
+    if config.compact and facts.lacks_key:
         raise TopicRefused(ErrorCode.INVALID_RECORD, "Compacted topic cannot accept message without key.")
+    if config.log_append_time:
+        return
+    if facts.largest_ms > now_ms + config.timestamp_after_max_ms:
+        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {facts.largest_ms} is in the future")
+    if facts.least_ms < now_ms - config.timestamp_before_max_ms:
+        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {facts.least_ms} is too old")
 
 
 def in_topics_compression(data: memoryview, header: BatchHeader, config: TopicConfig) -> tuple[memoryview, BatchHeader]:
@@ -103,11 +131,3 @@ def in_topics_compression(data: memoryview, header: BatchHeader, config: TopicCo
             f"{len(octets)} octets, in the topic's compression, are more than {config.max_message_bytes}",
         )
     return memoryview(bytearray(octets)), parse_header(octets)
-
-
-def check_times(header: BatchHeader, config: TopicConfig, now_ms: int) -> None:
-    """One time far in the future would keep its segment for ever (KIP-937)."""
-    if header.max_timestamp_ms > now_ms + config.timestamp_after_max_ms:
-        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.max_timestamp_ms} is in the future")
-    if header.base_timestamp_ms < now_ms - config.timestamp_before_max_ms:
-        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {header.base_timestamp_ms} is too old")

@@ -9,13 +9,15 @@ Records are the queue's own, see `core.record_format`: key is the routing key, v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from broker.core.record_format import is_persistent_batch
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.intake import Examined
 from broker.core.topics.partition import EARLIEST, LATEST, MAX_TIMESTAMP, Appended, Found, Partition, Read, Waiter
+from broker.core.topics.producers import UNKNOWN
 from broker.core.topics.topic import Topic
 from broker.log.recovering import NOTHING_KEPT
 from protocol.kafka.errors import ErrorCode
@@ -62,7 +64,9 @@ class QueuePartition(Partition):
 
     # In: nothing.
 
-    def append(self, data: bytes | memoryview, now_ms: int) -> Appended:
+    def append(
+        self, data: bytes | memoryview, now_ms: int, seen: Examined | None = None, owner: int = UNKNOWN
+    ) -> Appended:
         """Raises TopicRefused 29."""
         raise _read_only(self.topic_name, ErrorCode.TOPIC_AUTHORIZATION_FAILED)
 
@@ -92,8 +96,9 @@ class QueuePartition(Partition):
         if offset < 0 or offset > self.log.next_offset or self.log.kept_from != NOTHING_KEPT:
             super().check_offset(offset)
 
-    def offset_for(self, timestamp_ms: int) -> Found:
-        """See `Partition.offset_for`; as far as the wall clock never goes back. Raises Corrupt and OSError."""
+    def find_offset(self, timestamp_ms: int) -> Generator[int, None, Found]:
+        """See `Partition.find_offset`; as far as the wall clock never goes back. Raises Corrupt and OSError."""
+        yield from ()  # It takes one step: its log is in order of time.
         end = self.high_watermark
         if timestamp_ms in (EARLIEST, LATEST):
             return Found(-1, end if timestamp_ms == LATEST else self.start_offset)

@@ -29,9 +29,8 @@ from broker.core.topics.queues import QueueTopics
 from broker.core.topics.rates import Rates
 from broker.core.topics.retention import expire
 from broker.core.topics.topic import Topic
-from broker.log.errors import StorageError
+from broker.core.topics.troubles import CLEAN, ERRORS, Troubles
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
     from broker.core.scheduler import Scheduler
@@ -79,8 +78,7 @@ class Topics:
     __slots__ = (
         "_by_id", "_collisions", "_expire_every_ms", "_expire_ms", "_is_expiring", "_limit", "_next_producer_id",
         "_producer_ids_end", "_topics", "is_taken", "on_changed", "on_deleted", "partition_count", "queues", "rates",
-        "store",
-        "unsynced", "vhost",
+        "store", "troubles", "unsynced", "vhost",
     )  # fmt: skip
 
     def __init__(self, vhost: str, store: Store, partitions_max: int, expire_every_ms: int) -> None:
@@ -100,6 +98,7 @@ class Topics:
         self.unsynced: list[tuple[int, Partition]] = []
         """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
         self.rates = Rates()
+        self.troubles = Troubles()
         self._limit = partitions_max
         self._topics: dict[str, Topic] = {}
         self._by_id: dict[bytes, Topic] = {}
@@ -306,15 +305,20 @@ class Topics:
         for partition in [partition for topic in self._topics.values() for partition in topic.partitions]:
             try:
                 yield from self._clean(partition, scheduler.wall_ms)
-            except (StorageError, CorruptBatch, OSError) as error:
-                place = f"{partition.topic_name}-{partition.index} in vhost '{self.vhost}'"
-                scheduler.report(f"what is too old in {place}, or superseded, stays for now", error)
+            except ERRORS as error:
+                if self.troubles.note(partition, CLEAN, error):
+                    place = f"{partition.topic_name}-{partition.index} in vhost '{self.vhost}'"
+                    scheduler.report(f"what is too old in {place}, or superseded, stays for now", error)
+            else:
+                self.troubles.is_over(partition, CLEAN)
+        self.troubles.try_again()
         self._expire_ms = scheduler.wall_ms + self._expire_every_ms
         self._is_expiring = False
 
     def _clean(self, partition: Partition, now_ms: int) -> Iterator[int]:
         yield from expire([partition], now_ms)
         yield from partition.times.catch_up()
+        partition.producers.expire(now_ms)
         if partition.gone or not partition.config.compact or self._topics[partition.topic_name].internal:
             return
         key = self._key(catalog.CLEANED, partition)
@@ -332,7 +336,7 @@ class Topics:
 
     def _save(self, partition: Partition) -> None:
         """Write what a restart would have to look for in the log."""
-        partition.unsaved_bytes = 0
+        partition.unsaved_bytes = partition.producers.unsaved_count = 0
         partition.log.has_waste = partition.config.compact  # The offsets of groups are settled as they come.
         if len(partition.producers):
             end = partition.log.next_offset.to_bytes(8, "big")

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from broker.log.extents import Batch
 from broker.log.log import Log
 from protocol.kafka.compression import open_batch
-from protocol.kafka.records import LOG_APPEND_TIME, Record
+from protocol.kafka.records import LOG_APPEND_TIME
+from protocol.kafka.walk import Facts, examine
 
 INTERVAL_BYTES = 256 << 10
 MARKS_MAX = 4096
 BATCHES_AT_ONCE = 200
+ANY_MS = 1 << 65
+"""No record's time is so much before its batch's."""
 NONE = (-1, -1)
 _HEAD = struct.Struct(">Q")
 _MARK = struct.Struct(">qq")
@@ -96,57 +99,72 @@ class Times:
             self._largest_ms = max(self._largest_ms, largest_ms)
             self._before = 0
 
-    def _look_through(self) -> None:
-        for _ in self.catch_up():
-            pass
-
     def _begin(self, timestamp_ms: int, start: int) -> int:
         """An offset before which everything is earlier."""
         index = bisect_left(self._marks, (timestamp_ms, -1))
         return max(self._marks[index - 1][1] if index else 0, start)
 
-    def first(self, timestamp_ms: int, start: int, end: int) -> tuple[int, int]:
-        """(time, offset) of the first record of [start, end) at or behind a time. Raises Corrupt and OSError."""
-        self._look_through()
-        for batch in self._log.read(self._begin(timestamp_ms, start)):
-            if batch.header.base_offset >= end:
+    def first(self, timestamp_ms: int, start: int, end: int) -> Generator[int, None, tuple[int, int]]:
+        """(time, offset) of the first record of [start, end) at or behind a time, in steps that yield units of work.
+
+        Raises Corrupt, CorruptBatch and OSError.
+        """
+        yield from self.catch_up()
+        for count, batch in enumerate(self._log.read(self._begin(timestamp_ms, start)), 1):
+            header = batch.header
+            if header.base_offset >= end:
                 break
-            if batch.header.max_timestamp_ms >= timestamp_ms:
-                for record in _records(batch):
-                    if record.timestamp_ms >= timestamp_ms and start <= record.offset < end:
-                        return record.timestamp_ms, record.offset
+            if header.max_timestamp_ms >= timestamp_ms:
+                facts = yield from _facts(batch, start, timestamp_ms)
+                if facts.is_found:
+                    return (facts.largest_ms, facts.largest_offset) if facts.largest_offset < end else NONE
+            if count % BATCHES_AT_ONCE == 0:
+                yield BATCHES_AT_ONCE
         return NONE
 
-    def largest(self, start: int, end: int) -> tuple[int, int]:
-        """(time, offset) of the record of [start, end) with the largest time (KIP-734). Raises Corrupt and OSError."""
-        self._look_through()
+    def largest(self, start: int, end: int) -> Generator[int, None, tuple[int, int]]:
+        """(time, offset) of the record of [start, end) with the largest time (KIP-734), in steps.
+
+        Raises Corrupt, CorruptBatch and OSError.
+        """
+        yield from self.catch_up()
         wanted_ms = self._marks[-1][0] if self._marks else NONE[0]
-        found = self._largest_batch(self._begin(wanted_ms, start), end)
+        found = yield from self._largest_batch(self._begin(wanted_ms, start), end)
         found_ms = found.header.max_timestamp_ms if found is not None else NONE[0]
         if found_ms < wanted_ms:
             # The record that the mark knows of is gone. What is as large as what was found, and larger, is behind here.
-            found = self._largest_batch(self._begin(found_ms, start), end)
+            found = yield from self._largest_batch(self._begin(found_ms, start), end)
+        if found is None:
+            return NONE
+        if found.header.next_offset <= end:
+            facts = yield from _facts(found, start, None)
+            return (facts.largest_ms, facts.largest_offset) if facts.largest_ms >= 0 else NONE
+        # A batch of our own, of some hundred records, that is durable in part.
         best = NONE
-        for record in _records(found) if found is not None else ():
+        for record in open_batch(found.data, found.position, found.header):
             if start <= record.offset < end and record.timestamp_ms > best[0]:
                 best = record.timestamp_ms, record.offset
         return best
 
-    def _largest_batch(self, begin: int, end: int) -> Batch | None:
+    def _largest_batch(self, begin: int, end: int) -> Generator[int, None, Batch | None]:
         """The first of those from `begin` on that have the largest time."""
         found: Batch | None = None
-        for batch in self._log.read(begin):
+        for count, batch in enumerate(self._log.read(begin), 1):
             if batch.header.base_offset >= end:
                 break
             if found is None or batch.header.max_timestamp_ms > found.header.max_timestamp_ms:
                 found = batch
+            if count % BATCHES_AT_ONCE == 0:
+                yield BATCHES_AT_ONCE
         return found
 
 
-def _records(batch: Batch) -> Iterator[Record]:
+def _facts(batch: Batch, start: int, until_ms: int | None) -> Generator[int, None, Facts]:
+    """What there is from `start` on, up to the first record with the time `until_ms`."""
     header = batch.header
-    for record in open_batch(batch.data, batch.position, header):
-        if header.attributes & LOG_APPEND_TIME:
-            yield record._replace(timestamp_ms=header.max_timestamp_ms)
-        else:
-            yield record
+    begin = max(start - header.base_offset, 0)
+    if not header.attributes & LOG_APPEND_TIME:
+        return (yield from examine(batch.data, batch.position, header, begin, until_ms))
+    # All records have the batch's time; the first that is there is the one.
+    facts = yield from examine(batch.data, batch.position, header, begin, header.base_timestamp_ms - ANY_MS)
+    return facts._replace(largest_ms=header.max_timestamp_ms)

@@ -119,10 +119,14 @@ def find_offset(place: Place, partition: Partition) -> Generator[None, None, int
 
 def first_at(partition: Partition, timestamp_ms: int) -> Generator[None, None, tuple[int, int]]:
     """(time, offset) of the first record at or behind a time, (-1, -1) for none. Raises Corrupt and OSError."""
-    for _ in partition.times.catch_up():  # After a restart it may have to look through all that is there.
+    steps = partition.find_offset(timestamp_ms)
+    while True:
         yield
-    yield
-    return partition.offset_for(timestamp_ms)
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: tuple[int, int] = end.value
+            return found
 
 
 def moment(given: str, name: str, now_ms: int) -> int:

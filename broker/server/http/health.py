@@ -5,20 +5,36 @@
 | `health` | an alarm is on, something is damaged, an entry of the catalog is left aside | 200, with the conflicts |
 | `health/checks/alarms`, `local-alarms`, `virtual-hosts` | RabbitMQ's | 200 |
 | `health/checks/storage` | something is damaged or left aside | 200 |
+| `health/checks/partitions` | a partition cannot be read, or rid of what is too old | 200 |
 | `health/checks/topology` | the configuration conflicts with what is there | 200 |
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from broker.server.http.api import HttpError, Request, route_to
+
+PARTITIONS_NAMED_MAX = 20
+"""By a health check."""
 
 
 def _damage(request: Request) -> list[str]:
     """What storage cannot give back: a sentence each."""
     broker = request.hub.broker
-    return [*(f"{one} (left aside)" for one in broker.left_aside), *broker.damage()]
+    return [*(f"{one} (left aside)" for one in broker.left_aside), *broker.damage(), *_troubles(request)]
+
+
+def _troubles(request: Request) -> list[str]:
+    """The partitions that cannot be read or cleaned, and why: some of them."""
+    found = (
+        f"{line} (vhost '{vhost.name}')"
+        for vhost in request.hub.broker.vhosts.values()
+        if vhost.topics is not None
+        for line in vhost.topics.troubles.all()
+    )
+    return list(islice(found, PARTITIONS_NAMED_MAX))
 
 
 @route_to("GET", "health")
@@ -51,6 +67,14 @@ def _storage(request: Request) -> dict[str, Any]:
     damage = _damage(request)
     if damage:
         raise HttpError(503, "failed", "; ".join(damage), damage=damage)
+    return {"status": "ok"}
+
+
+@route_to("GET", "health/checks/partitions")
+def _partitions(request: Request) -> dict[str, Any]:
+    troubles = _troubles(request)
+    if troubles:
+        raise HttpError(503, "failed", "\n".join(troubles))
     return {"status": "ok"}
 
 

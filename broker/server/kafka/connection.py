@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from broker.server.kafka.handlers import HANDLERS, Steps
+from broker.server.kafka.handlers import HANDLERS, NEEDS_TURN, Steps
 from broker.server.kafka.sasl import certified, log_in, on_token
 from protocol.kafka.headers import (
     RequestHeader,
@@ -79,13 +79,15 @@ class KafkaConnection:
     __slots__ = (
         "_buffer", "_chunks", "_external_name", "_have", "_large", "_largest", "_position", "client_id",
         "client_software", "congested", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
-        "last_heard_ms", "local", "login", "mechanism", "need", "on_close", "out", "out_size", "peer",
+        "last_heard_ms", "local", "login", "mechanism", "need", "number", "on_close", "out", "out_size", "peer",
         "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target", "tls", "touched",
         "transport", "user", "working",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
         self.hub = hub
+        self.number = next(hub.numbers)
+        """No other connection of this run has it; the first has 1."""
         self.peer = peer
         self.local = local  # What the client dialled.
         self.user = hub.anonymous(peer[0])  # None until it has logged in, where that is needed.
@@ -281,14 +283,17 @@ class KafkaConnection:
     def _take_steps(self, slot: Slot, steps: Steps) -> None:
         """The first step now; if that is not all, the rest as a job of the scheduler."""
         try:
-            next(steps)
+            units = next(steps)
         except StopIteration as done:
             self._answer(slot, done.value)
         else:
             self.working = True
-            self.hub.hub.scheduler.add_job(self._take_more(slot, steps))
+            if units == NEEDS_TURN:
+                self.hub.long_requests.add(self, self._take_more(slot, steps, has_turn=True))
+            else:
+                self.hub.hub.scheduler.add_job(self._take_more(slot, steps, has_turn=False))
 
-    def _take_more(self, slot: Slot, steps: Steps) -> Iterator[int]:
+    def _take_more(self, slot: Slot, steps: Steps, *, has_turn: bool) -> Iterator[int]:
         """One step an iteration. A peer that is gone wants no answer; a bug ends this connection and nobody else's."""
         while not self.finished:
             try:
@@ -302,6 +307,11 @@ class KafkaConnection:
                 log.exception("connection ended by a bug: peer=%s:%s", *self.peer[:2])
                 self.end("a bug")
                 return
+            if units == NEEDS_TURN:
+                if not has_turn:
+                    self.hub.long_requests.add(self, self._take_more(slot, steps, has_turn=True))
+                    return
+                units = 0
             yield units
         steps.close()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition, Read
+from broker.core.topics.troubles import READ
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import Steps, handles
 from broker.server.kafka.sessions import FetchPlan, Sessions, Wanted
@@ -267,7 +268,8 @@ def _read(
         answer.error_code = refused.code
         return answer, 0
     except (StorageError, CorruptBatch, OSError) as error:
-        log.error("cannot read topic %s partition %d: %s", partition.topic_name, partition.index, error)
+        if hub.topics.troubles.note(partition, READ, error, wanted.offset):
+            log.error("cannot read topic %s partition %d: %s", partition.topic_name, partition.index, error)
         answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
         return answer, 0
     answer.records = found.pieces

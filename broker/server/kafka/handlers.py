@@ -17,6 +17,10 @@ Steps = Generator[int, None, Any]
 """Yields the units of work since it did so last (`core.scheduler`); its value is what a handler returns."""
 Handler = Callable[[Any, Any, Any], Any]
 HANDLERS: dict[int, Handler] = {}
+NEEDS_TURN = -1
+"""Yielded before work of which only some may be under way at a time (`long_requests`)."""
+AT_ONCE_UNITS = 2000
+"""How far batches are looked into before that counts as long."""
 NAME_UNITS = 1
 """What naming a topic costs, beside its partitions."""
 
@@ -70,3 +74,21 @@ def each_partition(
             yield spent
             spent = 0
     return found
+
+
+def in_turn(steps: Generator[int, None, R]) -> Generator[int, None, tuple[R, int]]:
+    """Look into a batch; the value is (what was found, units that were not yielded).
+
+    What is more than AT_ONCE_UNITS has to wait for its turn: it may have a record of 64 MiB opened.
+    """
+    spent = 0
+    is_long = False
+    while True:
+        try:
+            spent += next(steps)
+        except StopIteration as done:
+            return done.value, spent
+        if spent >= AT_ONCE_UNITS:
+            yield spent if is_long else NEEDS_TURN
+            is_long = True
+            spent = 0

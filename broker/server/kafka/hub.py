@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.access_lists import CLUSTER_NAME, Kind, Operation
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
+from broker.server.kafka.long_requests import LongRequests
 from broker.server.kafka.settings import KafkaSettings
 from protocol.kafka.apis import APIS
 
@@ -55,8 +56,10 @@ class KafkaHub:
         self.durability = durability
         self.settings = settings
         self.connections: set[KafkaConnection] = set()
+        self.numbers = count(1)
         self.touched = hub.touched
         self.fetches = Fetches(self, secrets.randbits(31))
+        self.long_requests = LongRequests(hub.scheduler)
         self._held: set[KafkaConnection] = set()
         self._waiting: deque[tuple[int, Slot, Any]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
-from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles
+from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles, in_turn
 from protocol.kafka.apis import APIS
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from protocol.kafka.apis.describe_topic_partitions import (
@@ -26,7 +26,6 @@ from protocol.kafka.apis.list_offsets import (
     ListOffsetsPartitionResponse,
     ListOffsetsRequest,
     ListOffsetsResponse,
-    ListOffsetsTopic,
     ListOffsetsTopicResponse,
 )
 from protocol.kafka.apis.metadata import (
@@ -163,23 +162,32 @@ def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffset
     A partition that is asked for more than once is INVALID_REQUEST each time, as in Kafka: each is looked for in a log.
     """
     counts = Counter((topic.name, one.partition_index) for topic in request.topics for one in topic.partitions)
-
-    def find(topic: ListOffsetsTopic, one: ListOffsetsPartition) -> ListOffsetsPartitionResponse:
-        return _list_offset(connection, topic.name, one, is_only=counts[topic.name, one.partition_index] == 1)
-
-    found = yield from each_partition(request.topics, attrgetter("partitions"), find, END_UNITS)
-    return ListOffsetsResponse(
-        topics=[ListOffsetsTopicResponse(name=topic.name, partitions=partitions) for topic, partitions in found]
-    )
+    response = ListOffsetsResponse(topics=[])
+    spent = 0
+    for topic in request.topics:
+        answer = ListOffsetsTopicResponse(name=topic.name, partitions=[])
+        response.topics.append(answer)
+        for asked in topic.partitions:
+            is_only = counts[topic.name, asked.partition_index] == 1
+            one, units = yield from _list_offset(connection, topic.name, asked, is_only=is_only)
+            answer.partitions.append(one)
+            spent += END_UNITS + units
+            if spent >= SLICE_UNITS:
+                yield spent
+                spent = 0
+        spent += 1
+    return response
 
 
 def _list_offset(
     connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool
-) -> ListOffsetsPartitionResponse:
+) -> Generator[int, None, tuple[ListOffsetsPartitionResponse, int]]:
+    """(what is answered, units of work that were not yielded yet): a time is looked for within a batch."""
     answer = ListOffsetsPartitionResponse(
         partition_index=asked.partition_index, timestamp=-1, offset=-1, leader_epoch=-1
     )
     hub = connection.hub
+    units = 0
     try:
         if not hub.can(connection, "describe", name):
             raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, name)
@@ -187,16 +195,16 @@ def _list_offset(
             raise TopicRefused(ErrorCode.INVALID_REQUEST, f"partition {asked.partition_index} is asked for twice")
         partition = hub.topics.partition(name, asked.partition_index)
         partition.check_epoch(asked.current_leader_epoch)
-        answer.timestamp, answer.offset = partition.offset_for(asked.timestamp)
+        (answer.timestamp, answer.offset), units = yield from in_turn(partition.find_offset(asked.timestamp))
     except TopicRefused as refused:
         answer.error_code = refused.code
-        return answer
+        return answer, units
     except (StorageError, CorruptBatch, OSError):
         answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
-        return answer
+        return answer, units
     if answer.offset >= 0:
         answer.leader_epoch = partition.epoch_at(answer.offset)
-    return answer
+    return answer, units
 
 
 @handles(23)

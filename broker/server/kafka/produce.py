@@ -3,35 +3,38 @@
 Budget: 25 µs per request beside what its batches cost (`core.topics.partition`); held by `jackalope bench kafka`.
 acks=1 waits like acks=all: on a single node the leader's log is all there is, and what is answered survives. acks=0 is
 never answered; what is refused closes the connection then (Kafka), the only way to be heard.
+
+Each record is looked at before its batch is stored (`core.topics.intake`). A batch of a kilobyte may hold a million
+records: what takes long goes on in slices, while the connection's other requests wait, so that they keep their order.
 """
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
-from broker.server.kafka.handlers import Steps, each_partition, handles
+from broker.core.topics.intake import examined
+from broker.log.errors import StorageError
+from broker.server.kafka.handlers import Steps, handles, in_turn
 from protocol.kafka.apis.produce import (
     PartitionProduceData,
     PartitionProduceResponse,
     ProduceRequest,
     ProduceResponse,
-    TopicProduceData,
     TopicProduceResponse,
 )
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.records import COMPRESSION, ZSTD
+from protocol.kafka.records import COMPRESSION, ZSTD, CorruptBatch
 
 if TYPE_CHECKING:
-    from broker.core.topics.topic import Topic
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 ZSTD_VERSION = 7
 """The first version whose clients may send zstd (KIP-110)."""
-BATCH_UNITS = 50
-"""What one partition's batch costs, beside its octets."""
-_BATCHES = attrgetter("partition_data")
+BATCH_UNITS, REFUSED_UNITS = 50, 10
+"""What one partition's batch costs, beside its octets and records, and one that has no place."""
 _ATTRIBUTES_LOW = 22
 """Where the compression of a batch stands."""
 
@@ -54,58 +57,67 @@ def on_produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest)
 def _produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest, refused: ErrorCode) -> Steps:
     from broker.server.kafka.connection import NO_ANSWER
 
-    hub = connection.hub
+    responses = []
     version = slot.header.api_version
-    now_ms = hub.wall_ms
-
-    def append(topic_data: TopicProduceData, data: PartitionProduceData) -> PartitionProduceResponse:
-        name = topic_data.name
-        topic = hub.topics.get(name)
-        code = refused
-        if code is ErrorCode.NONE:
-            if not hub.can(connection, "write", name):
-                code = ErrorCode.TOPIC_AUTHORIZATION_FAILED
-            elif topic is None:
-                code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-            elif topic.internal:
-                code = ErrorCode.INVALID_TOPIC_EXCEPTION
-        if topic is None or code is not ErrorCode.NONE:
-            return PartitionProduceResponse(index=data.index, error_code=code)
-        return _produce_partition(topic, data, now_ms, version)
-
-    found = yield from each_partition(request.topic_data, _BATCHES, append, BATCH_UNITS)
+    is_refused = False
+    spent = 0
+    for topic in request.topic_data:
+        answer = TopicProduceResponse(name=topic.name, partition_responses=[])
+        responses.append(answer)
+        for data in topic.partition_data:
+            one, units = yield from _append(connection, topic.name, data, refused, version)
+            answer.partition_responses.append(one)
+            is_refused = is_refused or one.error_code != ErrorCode.NONE
+            spent += units
+            if spent >= SLICE_UNITS:
+                yield spent
+                spent = 0
+        spent += 1
     if request.acks == 0:
-        if any(one.error_code for _, responses in found for one in responses):
+        if is_refused:
             connection.end("what was sent with acks=0 is refused")
         return NO_ANSWER
-    response = ProduceResponse(
-        responses=[TopicProduceResponse(name=topic.name, partition_responses=results) for topic, results in found]
-    )
-    hub.answer_when_durable(slot, response)
+    connection.hub.answer_when_durable(slot, ProduceResponse(responses=responses))
     return None
 
 
-def _produce_partition(topic: Topic, data: PartitionProduceData, now_ms: int, version: int) -> PartitionProduceResponse:
+def _append(
+    connection: KafkaConnection, name: str, data: PartitionProduceData, code: ErrorCode, version: int
+) -> Generator[int, None, tuple[PartitionProduceResponse, int]]:
+    """(what is answered, units of work that were not yielded yet) for a partition's batch."""
+    hub = connection.hub
     index, records = data.index, data.records
-    if not 0 <= index < len(topic.partitions):
-        return PartitionProduceResponse(index=index, error_code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    topic = hub.topics.get(name)
+    if code is ErrorCode.NONE:
+        if not hub.can(connection, "write", name):
+            code = ErrorCode.TOPIC_AUTHORIZATION_FAILED
+        elif topic is None or not 0 <= index < len(topic.partitions):
+            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        elif topic.internal:
+            code = ErrorCode.INVALID_TOPIC_EXCEPTION
+    if topic is None or code is not ErrorCode.NONE:
+        return PartitionProduceResponse(index=index, error_code=code), REFUSED_UNITS
     partition = topic.partitions[index]
+    units = BATCH_UNITS
+    answer = PartitionProduceResponse(index=index)
     try:
-        if not records:
-            raise TopicRefused(ErrorCode.INVALID_RECORD, "no batch")
-        if version < ZSTD_VERSION and len(records) > _ATTRIBUTES_LOW and records[_ATTRIBUTES_LOW] & COMPRESSION == ZSTD:
-            raise TopicRefused(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce 7")
-        base_offset, timestamp_ms = partition.append(records, now_ms)
+        _check_sendable(records, version)
+        seen, spent = yield from in_turn(examined(records, topic.config))
+        units += spent
+        if hub.topics.get(name) is not topic:
+            raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "the topic was deleted meanwhile")
+        answer.base_offset, answer.log_append_time_ms = partition.append(records, hub.wall_ms, seen, connection.number)
     except TopicRefused as refused:
-        return PartitionProduceResponse(
-            index=index,
-            error_code=refused.code,
-            error_message=refused.text,
-            log_start_offset=partition.start_offset,
-        )
-    return PartitionProduceResponse(
-        index=index,
-        base_offset=base_offset,
-        log_append_time_ms=timestamp_ms,
-        log_start_offset=partition.start_offset,
-    )
+        answer.error_code, answer.error_message = refused.code, refused.text
+    except (StorageError, CorruptBatch, OSError) as error:  # What its producers have sent cannot be found out.
+        answer.error_code, answer.error_message = ErrorCode.KAFKA_STORAGE_ERROR, str(error)
+    answer.log_start_offset = partition.start_offset
+    return answer, units
+
+
+def _check_sendable(records: memoryview | None, version: int) -> None:
+    """Whether there is something that this version of the request may bring. Raises TopicRefused."""
+    if not records:
+        raise TopicRefused(ErrorCode.INVALID_RECORD, "no batch")
+    if version < ZSTD_VERSION and len(records) > _ATTRIBUTES_LOW and records[_ATTRIBUTES_LOW] & COMPRESSION == ZSTD:
+        raise TopicRefused(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce 7")

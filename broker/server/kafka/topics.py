@@ -15,6 +15,7 @@ from broker.core.access_lists import Operation
 from broker.core.topics.config import KEYS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
+from broker.log.errors import StorageError
 from broker.server.kafka.handlers import Steps, each, each_partition, handles
 from protocol.kafka.apis.create_partitions import (
     CreatePartitionsRequest,
@@ -44,6 +45,7 @@ from protocol.kafka.apis.delete_topics import (
     DeleteTopicState,
 )
 from protocol.kafka.errors import ErrorCode
+from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
@@ -217,6 +219,8 @@ def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRe
             answer.low_watermark = hub.topics.delete_records(partition, one.offset)
         except TopicRefused as refused:
             answer.error_code = refused.code
+        except (StorageError, CorruptBatch, OSError):
+            answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
         return answer
 
     found = yield from each_partition(request.topics, attrgetter("partitions"), shorten, SHORTEN_UNITS)

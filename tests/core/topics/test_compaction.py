@@ -23,7 +23,7 @@ from protocol.kafka.records import (
     render_record,
     with_records,
 )
-from tests.core.topics.world import World, batch
+from tests.core.topics.world import World, append_unseen, batch
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -251,18 +251,49 @@ def test_one_partition_that_cannot_be_compacted_is_no_other_ones_concern():
         bad, good = world.partition(), world.partition(CONFIG)
         header = parse_header(keyed([(b"a", b"1")]))
         for _ in range(3):
-            bad.append(with_records(header, b"nothing of the kind", 1, GZIP), NOW_MS)
+            append_unseen(bad, with_records(header, b"nothing of the kind", 1, GZIP))
             good.append(keyed([(b"a", b"1")]), NOW_MS)
         world.sync()
         world.topics.configure(world.topics.get(bad.topic_name), CONFIG)
         reports = []
         scheduler = world.broker.scheduler
         scheduler.report = lambda text, error: reports.append((text, error))
-        scheduler.wall_ms = NOW_MS
-        world.topics.tick(scheduler, 0)
-        while scheduler.busy:
-            scheduler.run_slice()
+
+        def sweep(number):
+            scheduler.wall_ms = NOW_MS + number * HOUR_MS
+            world.topics.tick(scheduler, 0)
+            while scheduler.busy:
+                scheduler.run_slice()
+            return world.topics.troubles.all()
+
+        for number in range(3):
+            (line,) = sweep(number)
+            assert f"'{bad.topic_name}'" in line
         assert [offset for offset, *_ in records(good)] == [1, 2]
         ((text, error),) = reports
         assert bad.topic_name in text
         assert isinstance(error, CorruptBatch)
+        world.topics.configure(world.topics.get(bad.topic_name), {})
+        assert sweep(3) == []
+        world.topics.configure(world.topics.get(bad.topic_name), CONFIG)
+        assert len(sweep(4)) == 1
+        assert len(reports) == 2, "it is news again"
+        world.topics.delete(world.topics.get(bad.topic_name))
+        assert world.topics.troubles.all() == []
+
+
+UNSEEN = (bytes(3), b"\x0e\0\0\0\x01", b"\x7e\0\0\0\x01\x02x\0", b"\x0e\0\x80\x80\x80\x80\x80\x80")
+
+
+@pytest.mark.parametrize("octets", UNSEEN)
+def test_records_that_were_never_looked_at(octets):
+    """Stored by an earlier version: whoever opens them gets an error of the partition, and no other one."""
+    with World() as world:
+        bad = world.partition(CONFIG)
+        for _ in range(3):
+            append_unseen(bad, with_records(parse_header(keyed([(b"a", b"1")])), octets, 1, 0))
+        world.sync()
+        with pytest.raises(CorruptBatch):
+            clean(bad, Cleaned(), NOW_MS)
+        with pytest.raises(CorruptBatch):
+            bad.offset_for(NOW_MS)

@@ -134,29 +134,56 @@ def test_what_would_take_too_long_is_stored_as_it_came(world):
     assert header.attributes == GZIP
 
 
-@pytest.mark.parametrize("wrong", ["not gzip", "fewer", "more"])
-def test_a_batch_that_is_not_what_it_says_is_refused(world, wrong):
-    """It is looked into, so it is found out; nothing of it is stored."""
-    partition = world.partition({"compression.type": "zstd"})
+WRONG = {
+    "not gzip": b"nothing of the kind",
+    "fewer": compress(GZIP, render_record(0, b"x")),
+    "more": compress(GZIP, b"".join(render_record(delta, b"x") for delta in range(3))),
+    "twice the same offset": compress(GZIP, render_record(0, b"x") * 2),
+    "a gap": compress(GZIP, render_record(0, b"x") + render_record(2, b"x")),
+    "a record too long": compress(GZIP, render_record(0, b"x") + b"\x7e\0\0\x02\x01\x02x\0"),
+    "nothing of a record": compress(GZIP, bytes(6)),
+}
+
+
+@pytest.mark.parametrize("configured", ["producer", "zstd"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_batch_that_is_not_what_it_says_is_refused(world, wrong, configured):
+    """Whatever the topic makes of it (LogValidator: InvalidRecordException); nothing is stored, the next gets 0."""
+    partition = world.partition({"compression.type": configured})
     header = parse_header(sent(GZIP, 2))
-    block = {
-        "not gzip": b"nothing of the kind",
-        "fewer": compress(GZIP, render_record(0, b"x")),
-        "more": compress(GZIP, render_record(0, b"x") * 3),
-    }[wrong]
     with pytest.raises(TopicRefused) as refused:
-        partition.append(with_records(header, block, 2, GZIP), NOW_MS)
-    assert refused.value.code is ErrorCode.CORRUPT_MESSAGE
+        partition.append(with_records(header, WRONG[wrong], 2, GZIP), NOW_MS)
+    assert refused.value.code is ErrorCode.INVALID_RECORD
     assert partition.log.next_offset == 0
+    assert partition.append(sent(GZIP, 2), NOW_MS).base_offset == 0
 
 
 def test_more_records_than_a_batch_can_hold_are_refused(world):
-    """A compressed batch is not opened, so its word for how many it holds gives out as many offsets."""
+    """Whoever means it sends them in smaller batches then (KIP-126)."""
     partition = world.partition()
     header = parse_header(sent(GZIP, 2))._replace(last_offset_delta=2**31 - 2)
     with pytest.raises(TopicRefused) as refused:
         partition.append(with_records(header, compress(GZIP, b"x"), 2**31 - 1, GZIP), NOW_MS)
-    assert refused.value.code is ErrorCode.INVALID_RECORD
+    assert refused.value.code is ErrorCode.MESSAGE_TOO_LARGE
+
+
+@kinds
+def test_the_records_times_count_whatever_the_header_says(world, wanted):
+    """LogValidator takes the largest time of the records; a time index that believed the header would miss them."""
+    partition = world.partition({"compression.type": wanted})
+    times = (0, 5000, 200)
+    records = b"".join(render_record(delta, b"x", None, (), ms) for delta, ms in enumerate(times))
+    for lie_ms in (NOW_MS - 10, NOW_MS + 99_000):
+        header = parse_header(sent(GZIP, 3))._replace(base_timestamp_ms=NOW_MS, max_timestamp_ms=lie_ms)
+        partition.append(with_records(header, compress(GZIP, records), 3, GZIP), NOW_MS)
+    world.sync()
+    assert tuple(partition.offset_for(NOW_MS + 4000)) == (NOW_MS + 5000, 1)
+    assert tuple(partition.offset_for(-3)) == (NOW_MS + 5000, 1)
+    assert tuple(partition.offset_for(NOW_MS + 6000)) == (-1, -1)
+    late = b"".join(render_record(delta, b"x", None, (), delta * 1 << 40) for delta in range(2))
+    with pytest.raises(TopicRefused) as refused:
+        partition.append(with_records(parse_header(sent(GZIP, 2)), compress(GZIP, late), 2, GZIP), NOW_MS)
+    assert refused.value.code is ErrorCode.INVALID_TIMESTAMP
 
 
 @kinds

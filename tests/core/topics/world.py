@@ -10,7 +10,7 @@ from sim_disk import SimDisk
 from broker.core.broker import Broker
 from broker.log.checkpoint import Checkpoint
 from broker.log.recovery import open_store
-from protocol.kafka.records import CRC_START, encode_batch, render_record
+from protocol.kafka.records import CRC_START, encode_batch, parse_header, place_batch, render_record
 
 
 def batch(count, timestamp_ms, *, size=10, key=None):
@@ -24,6 +24,14 @@ def batch(count, timestamp_ms, *, size=10, key=None):
     struct.pack_into(">i", octets, 53, -1)  # No producer, so no sequence.
     struct.pack_into(">I", octets, CRC_START - 4, crc32c(octets[CRC_START:]))
     return bytes(octets)
+
+
+def append_unseen(partition, octets):
+    """A batch as it was stored before its records were looked at."""
+    octets = bytearray(octets)
+    log = partition.log
+    place_batch(octets, log.next_offset, log.epoch)
+    log.append_batch(octets, parse_header(octets).last_offset_delta + 1)
 
 
 class World:

@@ -157,14 +157,6 @@ def test_a_batch_that_opens_to_much_is_not_recompressed():
     assert recompressed(octets, parse_header(octets), ZSTD, None) is None
 
 
-def test_a_batch_that_lies_about_its_records_is_not_recompressed():
-    """Its count is looked at while it is open."""
-    block = compress(GZIP, render_record(0, b"x") + render_record(1, b"y"))
-    octets = encode_batch(0, 2, 3, block, leader_epoch=0, base_timestamp_ms=0, max_timestamp_ms=0, attributes=GZIP)
-    with pytest.raises(CorruptBatch):
-        recompressed(octets, parse_header(octets), ZSTD, None)
-
-
 def unsized_zstd(size):
     compressor = zstandard.ZstdCompressor().compressobj()
     return compressor.compress(bytes(size)) + compressor.flush()

@@ -9,11 +9,12 @@ import zlib
 import lz4.frame
 import pika
 import pytest
-from kafka_wire import BY_NAME, NOW_MS, Wire, batch
+from kafka_wire import NOW_MS, Wire, batch, resummed
 from waiting import PATIENT, wait_until
 
+from protocol.kafka.compression import compress
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.records import GZIP, LZ4, SNAPPY, ZSTD, render_record
+from protocol.kafka.records import GZIP, LZ4, SNAPPY, ZSTD, render_record, varint
 from tools.bench.control import running_jackalope
 from tools.bench.processes import resident_bytes
 
@@ -52,7 +53,6 @@ BOMBS = {
     ),
 }  # fmt: skip
 EACH = pytest.mark.parametrize("name", BOMBS)
-SOME = pytest.mark.parametrize("name", ["gzip", "zstd that lies", "snappy"])
 _MADE = {}
 
 
@@ -104,80 +104,67 @@ class Watch:
 
 
 @EACH
-def test_produced_to_a_compacted_topic(kafka, wire, topic, name):
-    """There the broker looks for keys: CORRUPT_MESSAGE, and nothing is stored."""
-    wire.create(topic + "-c", configs={"cleanup.policy": "compact"})
+@pytest.mark.parametrize("policy", ["delete", "compact"])
+def test_a_bomb_is_refused(kafka, wire, topic, name, policy):
+    """It is opened piece by piece, to its first record that is none: nothing is stored, and who sends it is told."""
+    wire.create(topic + policy, configs={"cleanup.policy": policy})
     with Watch(kafka):
-        assert wire.produce(topic + "-c", bomb(name)).error_code == ErrorCode.CORRUPT_MESSAGE
-        assert wire.end(topic + "-c").offset == 0
-        assert wire.produce(topic + "-c", batch([b"v"], keys=[b"k"])).base_offset == 0
+        answer = wire.produce(topic + policy, bomb(name))
+        assert answer.error_code in (ErrorCode.INVALID_RECORD, ErrorCode.MESSAGE_TOO_LARGE)
+        assert wire.end(topic + policy).offset == 0
+        assert wire.produce(topic + policy, batch([b"v"], keys=[b"k"])).base_offset == 0
 
 
-@EACH
-def test_looked_for_by_time(kafka, wire, topic, name):
-    """Elsewhere batches are stored as they come, and given back so; only who asks for a time learns that it cannot be
-    told. Offsets go on behind it."""
-    assert wire.produce(topic, bomb(name)).base_offset == 0
-    assert wire.produce(topic, batch([b"after"], timestamp_ms=NOW_MS + 10)).base_offset == 1
-    with Watch(kafka):
-        assert wire.end(topic, timestamp=NOW_MS - 10).error_code == ErrorCode.KAFKA_STORAGE_ERROR
-        assert wire.end(topic, timestamp=-1).offset == 2
-        assert wire.end(topic, timestamp=NOW_MS + 5).offset == 1
-        assert bytes(wire.fetch(topic).records).startswith(struct.pack(">q", 0))
-        assert wire.fetch(topic, 1).records
+@pytest.mark.parametrize("kind", [GZIP, ZSTD, LZ4])
+def test_one_record_that_is_the_bomb(kafka, wire, topic, kind):
+    """A record that says it is 63 MiB, and is, and is followed by more; or that says a gigabyte."""
+    for size in (63 * MIB, 1 << 30):
+        records = render_record(0, bytes(63 * MIB))
+        if size > len(records):
+            records = varint(size) + records[5:]
+        block = compress(kind, records + render_record(1, bytes(2 * MIB)))
+        with Watch(kafka):
+            answer = wire.produce(topic, batch([b"x", b"y"], attributes=kind, records=block))
+            assert answer.error_code == ErrorCode.MESSAGE_TOO_LARGE
+            assert wire.end(topic).offset == 0
 
 
-@SOME
-def test_in_the_way_of_compaction(kafka, wire, topic, name):
-    """A topic that becomes compacted with one in it: the pass gives up, again and again, and all else goes on."""
-    wire.produce(topic, bomb(name))
-    for number in range(3):
-        wire.produce(topic, batch([b"%d" % number], keys=[b"k"]))
-    with Watch(kafka):
-        api = ("IncrementalAlterConfigs", 1)
-        alter_configs(wire, api, topic, {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"})
-        told = f"what is too old in {topic}-0 in vhost '/', or superseded, stays for now"
-        log = kafka.directory / "stderr.log"
-        wait_until(lambda: log.read_text().count(told) >= 3, log.read_text)
-        assert wire.produce(topic, batch([b"v"], keys=[b"k"])).base_offset == 4
-        assert wire.end(topic).offset == 5
-    wire.ask("DeleteTopics", 5, topic_names=[topic], timeout_ms=1000)
+def zstd_of_many(count):
+    """Some kilobytes that are so many records."""
+    return compress(ZSTD, b"".join(render_record(delta, b"%d" % (delta % 3 * 7)) for delta in range(count)))
 
 
-def alter_configs(wire, api, topic, configs):
-    """Set values of a topic."""
-    resource = BY_NAME[api[0]].request.SPECS["resources"].of
-    config = resource.SPECS["configs"].of
-    made = [config(name=name, config_operation=0, value=value) for name, value in configs.items()]
-    answer = wire.ask(*api, resources=[resource(resource_type=2, resource_name=topic, configs=made)])
-    assert not answer.responses[0].error_code, answer
+def test_requests_keep_their_order_while_one_is_looked_at(kafka, wire, topic):
+    """A batch that takes many slices, and small ones behind it on the same connection: their offsets follow."""
+    count = 60_000
+    large = batch([b""] * count, attributes=ZSTD, records=zstd_of_many(count))
+    for records in (batch([b"first"]), large, batch([b"next"]), large, batch([b"last"])):
+        wire.send_produce(topic, records)
+    answers = [wire.answer()[1].responses[0].partition_responses[0] for _ in range(5)]
+    assert [one.error_code for one in answers] == [0] * 5
+    assert [one.base_offset for one in answers] == [0, 1, count + 1, count + 2, 2 * count + 2]
+    assert wire.end(topic, timestamp=-3).offset == 0
+    assert wire.end(topic, timestamp=NOW_MS).offset == 0
 
 
-@SOME
-def test_in_the_way_of_an_amqp_reader(kafka, wire, topic, name):
-    """Readers of the stream, many at once: none brings the broker down, and who begins behind it reads."""
-    wire.produce(topic, batch([b"before"]))
-    wire.produce(topic, bomb(name))
-    wire.produce(topic, batch([b"after"]))
-    with Watch(kafka):
-        connections = []
-        for _ in range(3):
-            connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port, **PATIENT))
-            connections.append(connection)
-            channel = connection.channel()
-            channel.basic_qos(prefetch_count=10)
-            channel.basic_consume(topic, lambda *_: None, arguments={"x-stream-offset": "first"})
-        connection = pika.BlockingConnection(pika.ConnectionParameters(kafka.host, kafka.port, **PATIENT))
-        connections.append(connection)
-        channel = connection.channel()
-        channel.basic_qos(prefetch_count=10)
-        got = []
-        channel.basic_consume(topic, lambda *message: got.append(message[3]), arguments={"x-stream-offset": 2})
-        wait_until(lambda: connection.process_data_events(0.1) or got, "the message behind it")
-        assert got == [b"after"]
-        for one in connections:
-            if one.is_open:
-                one.close()
+def test_a_peer_that_goes_while_its_batch_is_looked_at(kafka, topic, wire):
+    """Nothing of it is stored, and others have their turn."""
+    count = 60_000
+    large = batch([b""] * count, attributes=ZSTD, records=zstd_of_many(count)[:-1] + b"x")
+    for _ in range(10):
+        with Wire(kafka.addresses["kafka"]) as other:
+            other.send_produce(topic, large)
+    assert wire.produce(topic, batch([b"x"])).base_offset == 0
+
+
+def test_too_many_records_are_to_be_split(kafka, wire, topic):
+    """Six million in four kilobytes: MESSAGE_TOO_LARGE, which producers split (KIP-126)."""
+    count = 1 << 20
+    records = compress(ZSTD, render_record(0, b"") * (count + 1))
+    header = bytearray(batch([b""], attributes=ZSTD, records=records))
+    struct.pack_into(">i", header, 23, count)
+    struct.pack_into(">i", header, 57, count + 1)
+    assert wire.produce(topic, resummed(header)).error_code == ErrorCode.MESSAGE_TOO_LARGE
 
 
 def test_many_that_are_large_but_no_bombs(kafka, wire, topic):

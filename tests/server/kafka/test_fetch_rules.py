@@ -6,9 +6,11 @@ import pytest
 from kafka_wire import BY_NAME, NOW_MS, Wire, batch
 from waiting import HANG_MS
 
+from broker.core.topics.compaction import Cleaned, compact
 from broker.server.kafka.fetch import Reads
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.records import parse_header
+from protocol.kafka.records import parse_header, render_record, with_records
+from protocol.kafka.walk import finish
 from tests.core.topics.world import World
 from tests.core.topics.world import batch as core_batch
 
@@ -248,6 +250,31 @@ def test_a_letter_that_was_replayed_is_not_served_again():
         for offset in (3, 5):
             partition.settle(offset)
         assert records() == 8
+
+
+@pytest.mark.parametrize("is_read_between", [False, True])
+def test_what_compaction_took_is_not_served_again(is_read_between):
+    """A value that was superseded and a key that was deleted, read before and after: what is there is served, no more
+    (Kafka's documentation, log compaction: delete.retention.ms)."""
+    with World() as world:
+        partition = world.partition({"cleanup.policy": "compact", "delete.retention.ms": "0"})
+        for value in (b"secret", None, None):
+            records = render_record(0, value, b"user")
+            header = parse_header(core_batch(1, NOW_MS))
+            partition.append(with_records(header, records, 1, 0), NOW_MS)
+        world.sync()
+        reads, cleaned = Reads(), Cleaned()
+
+        def octets():
+            return b"".join(reads.read(partition, 0, 1 << 20, at_least_one=True, is_sent=False).pieces)
+
+        assert b"secret" in octets()
+        for pass_number in (1, 2):
+            cleaned = finish(compact(partition, cleaned, NOW_MS + pass_number))
+            if is_read_between:
+                assert b"secret" not in octets()
+        assert b"secret" not in octets()
+        assert bases(octets())[-1] == 2
 
 
 def test_a_partition_is_asked_for_its_offsets_once_in_a_request(wire, topic):
