@@ -163,13 +163,9 @@ class VHost:
         self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any], log: Log | None, *, clean: bool
     ) -> None:
         """An exchange of the catalog comes back, with the log of what it keeps."""
+        router, auto_delete = ROUTERS[known["type"]](arguments, self._choose), known["auto_delete"]
         exchange = Exchange(
-            name,
-            ROUTERS[known["type"]](arguments, self._choose),
-            durable=True,
-            auto_delete=known["auto_delete"],
-            internal=known["internal"],
-            arguments=arguments,
+            name, router, durable=True, auto_delete=auto_delete, internal=known["internal"], arguments=arguments
         )
         self.exchanges[name] = exchange
         self.policies.apply_to_exchange(exchange)
