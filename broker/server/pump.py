@@ -367,10 +367,8 @@ class Poller:
 
     def _away(self, until: float) -> None:
         """Cycles without trio, until nothing comes or the time is up."""
-        poll = self._epoll.poll
-        hub = self._hub
-        scheduler = hub.broker.scheduler
-        durability = hub.durability
+        poll, hub = self._epoll.poll, self._hub
+        scheduler, durability = hub.broker.scheduler, hub.durability
         linger = LINGER_MS / 1000
         timeout = gather_until = 0.0
         while True:
@@ -404,8 +402,7 @@ class Poller:
 
     def _interactive(self, events: list[tuple[int, int]]) -> None:
         """Everybody who is ready, except for those whose turn comes with the bulk."""
-        pumps = self._pumps
-        read_clock = self._hub.read_clock
+        pumps, read_clock = self._pumps, self._hub.read_clock
         for fd, mask in events:
             read_clock()
             pump = pumps.get(fd)
