@@ -46,7 +46,8 @@ from broker.server.listener import (
     open_listener,
     shown_address,
 )
-from broker.server.pump import Poller, PumpLimits
+from broker.server.poller import Poller
+from broker.server.pump import PumpLimits
 from broker.server.ticker import Ticker
 from broker.topology import declare_topology
 

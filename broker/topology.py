@@ -46,7 +46,9 @@ def declare_topology(hub: Hub, config: Config) -> None:
             declare_topics(vhost, wanted)
             for operator, policies in ((False, wanted.policies), (True, wanted.operator_policies)):
                 for one in policies.values():
-                    policy = make_policy(one.name, one.pattern, one.apply_to, one.priority, one.definition, operator=operator)
+                    policy = make_policy(
+                        one.name, one.pattern, one.apply_to, one.priority, one.definition, operator=operator
+                    )
                     vhost.policies.set(policy, operator=operator)
         except Refused as refused:
             raise ConfigError(f"topology of vhost {wanted.name!r}: {refused.text}") from None

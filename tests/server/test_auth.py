@@ -9,7 +9,7 @@ import trio.testing
 from auth_world import FAST_N, LOCAL, REMOTE, World, amqplain, plain
 
 from broker.core.passwords import make_hash
-from broker.server.auth import LoginRefused, is_loopback, mechanisms, new_hash
+from broker.server.auth import LoginRefused, is_loopback, new_hash
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def world():
 
 def test_mechanisms():
     """EXTERNAL is offered only to a peer with a certificate; names are separated by spaces."""
-    assert mechanisms(certificate=False) == "AMQPLAIN PLAIN"
-    assert mechanisms(certificate=True) == "AMQPLAIN PLAIN EXTERNAL"
+    assert World().auth.mechanisms(certificate=False) == "AMQPLAIN PLAIN"
+    assert World().auth.mechanisms(certificate=True) == "AMQPLAIN PLAIN EXTERNAL"
+    assert World(anonymous_user="guest").auth.mechanisms(certificate=False) == "AMQPLAIN PLAIN ANONYMOUS"
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", b"PLAIN"])
@@ -99,6 +100,17 @@ def test_unknown_mechanism(world, mechanism):
     with pytest.raises(LoginRefused) as caught:
         world.auth.authenticate_nowait(mechanism, plain("alice", "pw-alice"), LOCAL)
     assert len(caught.value.reason_for_log) < 100
+
+
+@pytest.mark.parametrize("response", [b"", b"someone@example.com", b"\0alice\0pw-alice", b"\xff"])
+def test_anonymous_is_the_user_that_is_named_for_it(response):
+    """rabbit_auth_mechanism_anonymous.erl: whatever the response says, from where that user may log in."""
+    world = World(anonymous_user="guest")
+    assert world.auth.authenticate_nowait("ANONYMOUS", response, LOCAL).name == "guest"
+    with pytest.raises(LoginRefused):
+        world.auth.authenticate_nowait("ANONYMOUS", response, REMOTE)
+    with pytest.raises(LoginRefused):
+        World(anonymous_user="nobody").auth.authenticate_nowait("ANONYMOUS", response, LOCAL)
 
 
 # The loopback rule.
