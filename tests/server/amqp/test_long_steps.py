@@ -157,3 +157,22 @@ def declare(home, name, arguments=None):
     return home.declare_queue(
         name, durable=False, exclusive=False, auto_delete=False, arguments=arguments or {}, connection=None, now_ms=0
     )
+
+
+def test_a_consumer_costs_the_same_beside_ten_thousand():
+    """Who comes or goes does not rank all that are there, nor does a message ask all of them."""
+
+    def scenario(counter):
+        world = World()
+        client = world.connect()
+        client.declare("q")
+        consume = [method_frame(1, "basic.consume", 0, "q", f"t{each}", False, True, False, True, {})
+                   for each in range(9_000)]  # fmt: skip
+        client.feed(b"".join(consume[:-100]))
+        counter.run(client.feed, b"".join(consume[-100:]))
+        counter.run(lambda: [client.feed(publish(1, "", "q", b"x")) for _ in range(100)])
+        cancel = [method_frame(1, "basic.cancel", f"t{each}", True) for each in range(100, 9_000, 89)]
+        counter.run(client.feed, b"".join(cancel))
+        assert len(world.queue("q").consumers) == 9_000 - len(cancel)
+
+    assert_short_steps(scenario)
