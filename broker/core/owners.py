@@ -1,7 +1,7 @@
 """Exclusive queues and the connections that own them: they go together, the queues in slices when they are many.
 
-What is left of a connection's queues while they go is found by nobody who names it, since that drops it at once (RabbitMQ's
-rabbit_queue_collector.erl has deleted all of them before it answers connection.close).
+What is left of a connection's queues while they go is found by nobody who names it, since that drops it at once
+(RabbitMQ's rabbit_queue_collector.erl has deleted all of them before it answers connection.close).
 """
 
 from __future__ import annotations
