@@ -47,7 +47,8 @@ from broker.server.listener import (
     open_listeners,
     shown_address,
 )
-from broker.server.pump import Poller, PumpLimits
+from broker.server.poller import Poller
+from broker.server.pump import PumpLimits
 from broker.server.ticker import Ticker
 from broker.topology import declare_topology
 
