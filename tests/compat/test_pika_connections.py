@@ -31,7 +31,7 @@ def test_capabilities(broker: Target) -> None:
         assert blocked == []
 
 
-SILENCE_S = 3.0  # Both brokers keep quiet for so long before they drop a client that does not know refusals.
+SILENCE_S = 2.5  # Both brokers keep quiet for 3 s before they drop a client that does not know refusals.
 LEAKS_ON_FAILURE = pytest.mark.filterwarnings(
     "ignore:unclosed <socket:ResourceWarning"  # pika leaves its loop's wake-up sockets open when a connect fails.
 )

@@ -50,7 +50,8 @@ class Site:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
 
     def depth(self, queue):
-        with pika.BlockingConnection(pika.URLParameters(self.url)) as connection:
+        patient = f"{self.url}?heartbeat=0&socket_timeout={HANG_S}&stack_timeout={HANG_S}"
+        with pika.BlockingConnection(pika.URLParameters(patient)) as connection:
             return connection.channel().queue_declare(queue, passive=True).method.message_count
 
     def jackalope(self, *arguments):

@@ -8,6 +8,7 @@ import sys
 
 import pika
 import pytest
+from cli_sessions import patient
 from waiting import HANG_S
 
 from protocol.kafka.compression import compress
@@ -27,7 +28,7 @@ def data(tmp_path_factory):
     """A data directory that a killed broker has left."""
     directory = tmp_path_factory.mktemp("dumped")
     with running_jackalope(directory=directory, http=False) as broker:
-        with pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port)) as connection:
+        with pika.BlockingConnection(patient(broker)) as connection:
             channel = connection.channel()
             channel.confirm_delivery()
             channel.queue_declare("orders", durable=True, arguments={"x-max-length": 1000})

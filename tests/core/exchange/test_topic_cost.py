@@ -3,8 +3,8 @@
 The ratio is the promise: with 10,000 bindings a never-repeated key costs at most twice what it costs with 10. It is
 held in lines of Python, which are the same on any machine. What C does in one line is seen in CPU time: the two sides
 in turns, so that a neighbour's load hits both, and the median of the rounds' ratios (measured 1.1 to 1.4) against
-thrice the promise. Absolute budgets (direct and fanout 0.3 µs, three words 2 µs) are for `make bench` on a quiet core;
-here stands how many lines they are.
+thrice the promise. The absolute budgets (direct and fanout 0.3 µs, three words 2 µs) are those of a quiet core, and not
+asked for on any other; what stands here is how many lines they are.
 """
 
 from statistics import median

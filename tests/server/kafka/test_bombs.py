@@ -93,10 +93,12 @@ class Watch:
             self.most = max(self.most, resident_bytes([self.pid]))
 
     def __exit__(self, *error):
-        with Wire(self.address) as wire:
-            assert wire.ask("ApiVersions", 3).error_code == 0
-        self.over.set()
-        self.thread.join()
+        try:
+            with Wire(self.address) as wire:
+                assert wire.ask("ApiVersions", 3).error_code == 0
+        finally:
+            self.over.set()
+            self.thread.join()
         if error[0] is None:
             assert self.most - self.before < self.growth_max, f"{(self.most - self.before) >> 20} MiB"
 
