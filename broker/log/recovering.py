@@ -39,8 +39,8 @@ class Recovering(Touched):
     """The state of a log, as recovery makes it."""
 
     __slots__ = (
-        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "kept_from", "lost_segments", "lowest_cut",
-        "pending", "returns", "segments", "synced_offset", "unreturned", "volatile",
+        "_cut_end", "_keep_is_unwritten", "_recovered_cuts", "_unwritten", "epochs", "extents", "kept_from",
+        "lost_segments", "lowest_cut", "pending", "returns", "segments", "synced_offset", "unreturned", "volatile",
     )  # fmt: skip
 
     uuid: bytes
