@@ -151,7 +151,7 @@ class Checkpoint:
         yield written.commit
         assert written.source is not None
         for move in self._carried:
-            self._replace(move, clip(written.moved[move.log.number], move.log.lowest_cut))
+            self._replace(move, clip(written.moved.get(move.log.number, []), move.log.lowest_cut))
         old, store.checkpoint_source = self._old, written.source
         store.generation = generation
         store.checkpoint_end = self._replay_from
@@ -391,7 +391,8 @@ class _File:
         for parts in payloads:
             position = self._frame(position, parts)
         for move in carried:
-            position = self._carry(position, move)
+            if move.pieces:  # Else all of it was settled meanwhile.
+                position = self._carry(position, move)
         self._frame(position, [entries.mark(entries.END)])
         file.sync()
 

@@ -102,6 +102,8 @@ class Recovering(Touched):
 
     def recover_append(self, data: bytes, start: int, size: int, source: Source, position: int) -> None:
         """An APPEND that recovery has read: batches at `start` of `data`, which lie at `position` of `source`."""
+        if not size:
+            return  # Checkpoints up to 2026-11-30 wrote such ones, for logs of which everything was settled meanwhile.
         first = -1
         end = self.extents[-1].end if self.extents else 0
         at = start

@@ -168,7 +168,9 @@ class Store:
     def _synced(self, frame: int, ends: list[tuple[Log, int]]) -> None:
         self.synced_frame = frame
         for log, end in ends:
-            log.synced_offset = end if end <= log.next_offset else log.next_offset  # noqa: FURB136 - it may be hot
+            # What was truncated while the frame was on its way, and appended since, is in no frame yet.
+            limit = log.next_offset if log.truncated_to is None else log.truncated_to
+            log.synced_offset = end if end <= limit else limit  # noqa: FURB136 - it may be hot
 
     def mark_start(self) -> None:
         """Put START into the frame: this run has begun, or a file of the journal that has to have something in it."""

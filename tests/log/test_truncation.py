@@ -1,0 +1,93 @@
+"""A log that is cut back while its frames and checkpoints are on their way (KIP-101: a follower drops what a leader of
+a later epoch does not have)."""
+
+import itertools
+import random
+
+import pytest
+from sim_disk import SimDisk
+
+from broker.log import checkpoint
+from broker.log.recovery import open_store
+from protocol.kafka.records import render_record
+
+
+class Run:
+    """A store with one log; `restart` is its next run, after a power cut."""
+
+    def __init__(self, disk=None):
+        self.disk = disk or SimDisk(random.Random(1).randrange)
+        uuids = itertools.count(len(self.disk.names("logs")) * 100 + 1)
+        self.store = open_store(self.disk, lambda: next(uuids).to_bytes(16, "big"))
+        if not self.store.logs:
+            self.store.create_log(durable=True)
+            self.store.flush()
+        [self.log] = self.store.logs.values()
+
+    def append(self, *values):
+        for value in values:
+            self.log.append(render_record(0, value), 1, 0)
+
+    def offsets(self):
+        return [header.base_offset for header, _, _ in self.log.read(0)]
+
+    def checkpoint(self):
+        for job in checkpoint.Checkpoint(self.store).steps():
+            if job:
+                job()
+            self.store.flush()
+
+    def restart(self):
+        self.disk.power_cut()
+        return Run(self.disk)
+
+
+def test_a_frame_on_its_way_does_not_count_what_was_cut_meanwhile():
+    """Offsets 3 to 5 are cut while their frame is written; others take their places, which are in memory only."""
+    run = Run()
+    run.append(*[b"old"] * 6)
+    cut = run.store.cut()
+    cut.write.write()
+    run.log.truncate(3)
+    run.append(*[b"new"] * 5)
+    cut.write.flush()
+    run.store.finish(cut)
+    assert (run.log.next_offset, run.log.synced_offset) == (8, 3)
+    run.store.flush()
+    assert run.log.synced_offset == 8
+    run = run.restart()
+    assert run.log.next_offset == 8
+    assert run.offsets()[:3] == [0, 1, 2]
+    assert run.log.truncated_to is None
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize("how", ["settled", "truncated"])
+def test_what_a_checkpoint_was_to_carry_goes_meanwhile(how, step, monkeypatch):
+    """Whenever that happens, its file has no empty append, and the next runs find the log as it was."""
+    run = Run()
+    run.append(*[b"x"] * 3)
+    run.store.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "CARRY_BYTES_MAX", 0)
+        run.checkpoint()  # Into a segment.
+    run.append(*[b"x"] * 2)
+    run.store.flush()
+    for number, job in enumerate(checkpoint.Checkpoint(run.store).steps(), 1):
+        if job:
+            job()
+        run.store.flush()
+        if number == step:
+            run.log.settle(3, 5) if how == "settled" else run.log.truncate(3)
+            run.append(b"y")
+            run.store.flush()
+    expected = [0, 1, 2, 5] if how == "settled" else [0, 1, 2, 3]
+    for _ in range(3):
+        run = run.restart()
+        assert all(one.size for one in run.log.extents)
+        assert run.offsets() == expected
+        run.append(b"y")
+        expected.append(expected[-1] + 1)
+        run.store.flush()
+        run.checkpoint()
+        assert run.offsets() == expected
