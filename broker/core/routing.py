@@ -50,10 +50,6 @@ def _reach(exchanges: Mapping[str, Exchange], source: Exchange) -> Iterator[Exch
                 pending.append(destination)
 
 
-KEYED = ("direct", "topic")
-"""Exchange types that look up every key of a message; the others see a message once, however many keys it has."""
-
-
 def route(
     exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str] = ()
 ) -> tuple[Target, ...]:
@@ -83,7 +79,7 @@ def _spread(
     while pending:
         exchange = pending.pop()
         destinations: list[Destination] = list(exchange.router.route(publication))
-        if more_keys and exchange.type in KEYED:
+        if more_keys and exchange.router.keyed:
             destinations += _by_more_keys(exchange, publication, more_keys)
         if not destinations and exchange.alternate is not None:
             alternate = exchanges.get(exchange.alternate)

@@ -102,6 +102,14 @@ class Router(Protocol):
         """
         ...
 
+    @property
+    def keyed(self) -> bool:
+        """It looks up every key of a message (CC, BCC); others see a message once, however many keys it has.
+
+        Fixed for the life of the router.
+        """
+        ...
+
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         """`arguments` are those of exchange.declare. Raises Refused(406) for a bad one."""
 

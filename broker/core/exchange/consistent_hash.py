@@ -114,6 +114,7 @@ class ConsistentHashRouter:
 
     type_name: ClassVar[str] = "x-consistent-hash"
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._header = _name(arguments, "hash-header")

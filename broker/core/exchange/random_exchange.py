@@ -19,6 +19,7 @@ class RandomRouter:
     type_name: ClassVar[str] = "x-random"
     cacheable: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._choose = choose

@@ -229,9 +229,12 @@ class Channel:
         port = open_port(connection, asked.exchange)
         queues: tuple[Any, ...] | None = find_queues(connection, port, asked.routing_key)
         keys: tuple[str, ...] = ()
+        known_keys: bytes | None = None
         if flags & CARE:
-            content, keys = properties.check(connection.user, connection.reply_address(self), flags, content)
-        message = (make_origin(asked.exchange.encode(), asked.routing_key.encode()), content)
+            content, keys, known_keys = properties.check(
+                connection.user, connection.reply_address(self), flags, content
+            )
+        message = (make_origin(asked.exchange.encode(), asked.routing_key.encode(), known_keys), content)
         transaction = self.transaction
         incoming = None
         if queues is None or keys:
