@@ -26,8 +26,8 @@ def _refuse(text: str) -> PeerError:
 
 
 class Checked(NamedTuple):
-    """What is to be stored and routed: the content, further routing keys from CC and BCC, and these as its origin has to
-    know them (`core.message`), None where the content tells them."""
+    """What is to be stored and routed: the content, further routing keys from CC and BCC, and these as its origin has
+    to know them (`core.message`), None where the content tells them."""
 
     content: bytes
     keys: tuple[str, ...] = ()
