@@ -23,6 +23,11 @@ class Destination(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def deleted(self) -> bool:
+        """It is gone, while bindings to it may be left (`core.unbinding`). Types that choose one leave it out."""
+        ...
+
 
 class Publication(Protocol):
     """One message on its way through the exchanges. Content is parsed only when asked for."""

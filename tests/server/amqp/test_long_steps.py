@@ -200,3 +200,48 @@ def test_the_exclusive_queues_of_a_connection_go_in_slices():
         assert set(world.broker.vhosts["/"].queues) == {names[-1]}
 
     assert_short_steps(scenario)
+
+
+@pytest.mark.parametrize("end", ["close", "gone", "error"])
+def test_the_channels_of_a_connection_go_in_slices(end):
+    """Thousands, of one connection and of many that end in one poll: leases come back in order, then close-ok comes."""
+    count = 2000
+
+    def scenario(counter):
+        world = World()
+        clients = [world.connect() for _ in range(3)]
+        other = world.connect()
+        other.declare("q")
+        other.feed(publish(1, "", "q", b"x") * count)
+        for client in clients:
+            client.feed(b"".join(method_frame(number, "channel.open", "") for number in range(2, count + 1)))
+            consume = [method_frame(number, "basic.qos", 0, 1, False)
+                       + method_frame(number, "basic.consume", 0, "q", "c", False, False, False, False, {})
+                       for number in range(1, count + 1)]  # fmt: skip
+            client.feed(b"".join(consume))
+            client.frames()
+        assert world.queue("q").cursor.leased_count == count
+        other.consume("q")
+
+        def all_end():
+            for client in clients:
+                if end == "gone":
+                    client.machine.abort()
+                elif end == "close":
+                    client.machine.receive(method_frame(0, "connection.close", 200, "", 0, 0))
+                else:
+                    client.machine.receive(method_frame(0, "connection.open-ok", ""))
+
+        counter.run(all_end)
+        assert not any(b"\x00\x3c\x00\x3c" in piece for piece in other.machine.out)
+        if end == "close":
+            assert not clients[0].machine.out
+        counter.run_while_busy(world.broker.scheduler)
+        said = [name for client in clients for name, *_ in client.frames()]
+        assert said == {"gone": [], "close": ["connection.close-ok"] * 3, "error": ["connection.close"] * 3}[end]
+        assert len(world.queue("q").consumers) == 1
+        tags = [values[1] for name, _, values in other.frames() if name == "basic.deliver"]
+        assert tags == list(range(1, count + 1))
+        assert [offset for _, offset, _ in other.machine.channels[1].unacked.values()] == list(range(count))
+
+    assert_short_steps(scenario)
