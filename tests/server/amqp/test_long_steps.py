@@ -161,13 +161,17 @@ def declare(home, name, arguments=None):
     )
 
 
-def test_a_consumer_costs_the_same_beside_ten_thousand():
+SINGLE = {"x_single_active_consumer": True}
+
+
+@pytest.mark.parametrize("arguments", [{}, SINGLE, {**SINGLE, "x_queue_type": "quorum"}], ids=["", "single", "quorum"])
+def test_a_consumer_costs_the_same_beside_ten_thousand(arguments):
     """Who comes or goes does not rank all that are there, nor does a message ask all of them."""
 
     def scenario(counter):
         world = World()
         client = world.connect()
-        client.declare("q")
+        client.declare("q", durable=True, **arguments)
         consume = [method_frame(1, "basic.consume", 0, "q", f"t{each}", False, True, False, True, {})
                    for each in range(9_000)]  # fmt: skip
         client.feed(b"".join(consume[:-100]))
