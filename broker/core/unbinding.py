@@ -82,6 +82,7 @@ class Unbinding:
                 # One that is not there is leaving as well, and takes its bindings along.
                 if source is not None and self._drop(source, binding) and home.end_unused(source):
                     ends.append(source)
+                    self._leaving[("exchange", source.name)] = []  # From now on, not when its turn comes.
             for call in self._leaving.pop(place, ()):
                 call()
 

@@ -141,3 +141,22 @@ def test_killed_in_between(what, slices):
     client.declare("q", durable=True)
     client.publish("0.0", exchange="x")
     assert world.queue("q").cursor.ready_count == 0
+
+
+def test_what_goes_with_it_leaves_at_once():
+    """The name of an auto-delete exchange that has lost its last binding is not free while others lead to it."""
+    world = World()
+    client = world.connect()
+    home = bound(world, "topic", 1000)
+    for name, auto_delete in (("a", False), ("b", True)):
+        home.declare_exchange(name, "topic", durable=False, auto_delete=auto_delete, internal=False, arguments={})
+    home.bind("b", home.queues["q"], "", {})
+    for number in range(1000):
+        home.bind("a", home.exchanges["b"], f"{number}", {})
+    client.machine.receive(delete("queue", "q"))
+    while "b" in home.exchanges:
+        world.broker.scheduler.run_slice()
+    while home.binding_count > 1:
+        assert home.unbinding.is_leaving("exchange", "b")
+        world.broker.scheduler.run_slice()
+    assert not home.unbinding.is_leaving("exchange", "b")
