@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from broker.core.cursor.lease import LeaseCursor
-from broker.core.message import Message, redelivered, with_delivery_count
+from broker.core.message import Message, memory_of, redelivered, with_delivery_count
 from broker.core.record_format import Persistence, Renderer, is_persistent, read
 from broker.log.entries import merged
 from broker.log.errors import Corrupt
@@ -78,16 +78,17 @@ class HeadGauge:
 
     def take_out(self, message: Message) -> None:
         """It is no longer in memory, but still in the count."""
-        self.octets = max(self.octets - len(message[1]) - MESSAGE_OVERHEAD_BYTES, 0)
+        self.octets = max(self.octets - memory_of(message) - MESSAGE_OVERHEAD_BYTES, 0)
 
 
 def _memory(messages: Sequence[Message]) -> int:
     """What these take, from three of them when they are many."""
     count = len(messages)
     if count == 1:
-        return len(messages[0][1]) + MESSAGE_OVERHEAD_BYTES
+        origin, content = messages[0]
+        return (len(content) if type(origin) is bytes else memory_of(messages[0])) + MESSAGE_OVERHEAD_BYTES
     some = messages if count < SAMPLED else (messages[0], messages[count // 2], messages[-1])
-    return count * (sum([len(content) for _, content in some]) // len(some) + MESSAGE_OVERHEAD_BYTES)
+    return count * (sum(map(memory_of, some)) // len(some) + MESSAGE_OVERHEAD_BYTES)
 
 
 class Backlog:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from broker.core import damage
+from broker.core import catalog, damage
 from broker.core.catalog import (
     ASIDE,
+    BINDING,
     EXCHANGE,
     OPERATOR_POLICY,
     POLICY,
@@ -68,6 +69,9 @@ class Broker:
             if isinstance(entry, Unreadable):
                 self.leave_aside(entry.key, entry.why)
                 continue
+            if entry.kind == BINDING and self._is_left_over(entry, store):
+                store.delete(entry.key)
+                continue
             try:
                 owned.update(self._restore(entry, store, now_ms))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not keep the others away
@@ -78,6 +82,22 @@ class Broker:
         for vhost in self.vhosts.values():
             for queue in list(vhost.queues.values()):
                 queue.resume()
+
+    def _is_left_over(self, entry: Entry, store: Store) -> bool:
+        """Whether one end of a binding was deleted and the last run has not come to the binding (`core.unbinding`).
+
+        What cannot be read, or waits beside the catalog, was not.
+        """
+        home, source, kind, destination, *_ = entry.names
+        for kinds, name in (
+            ((EXCHANGE,), source),
+            ((EXCHANGE,) if kind == "exchange" else (QUEUE, TOPIC), destination),
+        ):
+            keys = [catalog.key(one, home, name) for one in kinds]
+            is_declared = any(one in store.catalog or ASIDE + one in store.catalog for one in keys)
+            if not is_declared and name not in self.add_vhost(home).exchanges:  # Some are there without an entry.
+                return True
+        return False
 
     def _try_again(self, store: Store) -> None:
         """What earlier starts have left aside: what it is about may be there now, or this version may know it."""

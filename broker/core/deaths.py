@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from broker.core.message import Message, make_origin, origin_names
+from broker.core.message import Message, copied_keys, further_keys, make_origin, origin_names, pack_keys
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import Long, Timestamp, encode_table, with_entries
@@ -40,8 +40,9 @@ class Grave(NamedTuple):
 def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int) -> Grave:
     """Rewrite a message that died in `queue` for its dead letter exchange.
 
-    `routing_key` None keeps the message's own and those of its CC header; with one that header stays, and is not
-    followed (RabbitMQ 4.0; 3.x removes it).
+    `routing_key` None keeps the message's own and those of CC and BCC; with one a CC header stays, and is not followed
+    by this death or a later one (RabbitMQ 4.0, rabbit_dead_letter.erl; 3.x removes it). Of the routing keys in x-death
+    none is from BCC (mc.erl).
     """
     origin, content = message
     died_exchange, died_key = origin_names(origin)
@@ -54,18 +55,20 @@ def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: 
         values = {"expiration": None}
         headers, table = {}, _EMPTY
     own = int.from_bytes(content[1:3], "big") == OWN_CHANNEL
-    copies = [key for key in _listed(headers.get("CC")) if isinstance(key, str)]
+    told, more = copied_keys(headers), further_keys(origin, headers)
+    shown = more if more == told else list(filter(frozenset(told).__contains__, more))
     deaths = _add_death(_history(headers.get("x-death")) if own else [], queue, reason, died_exchange,
-                        [died_key, *copies], values.get("expiration"), wall_ms)  # fmt: skip
+                        [died_key, *shown], values.get("expiration"), wall_ms)  # fmt: skip
     entries: dict[str, Any] = {"x-death": deaths}
     newest = {"exchange": died_exchange, "queue": queue, "reason": reason}
     if not own:
         entries |= {f"x-first-death-{name}": value for name, value in newest.items()}
     entries |= {f"x-last-death-{name}": value for name, value in newest.items()}
     changes = {"headers": with_entries(table, entries), "expiration": None}
-    keys = (died_key, *copies) if routing_key is None else (routing_key,)
+    keys = (died_key, *more) if routing_key is None else (routing_key,)
+    known = None if list(keys[1:]) == told else pack_keys(keys[1:])
     rewritten = wire.with_properties(content, changes, OWN_CHANNEL)
-    return Grave((make_origin(exchange.encode(), keys[0].encode()), rewritten), deaths, keys)
+    return Grave((make_origin(exchange.encode(), keys[0].encode(), known), rewritten), deaths, keys)
 
 
 class Burials:

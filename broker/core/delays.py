@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.exchange.delayed import HEADER, delay_ms
 from broker.core.keeper import Keeper
-from broker.core.message import Incoming, Message, origin_names
+from broker.core.message import Incoming, Message, further_keys, origin_names
 from broker.core.queue import Queue
 from broker.core.routing import route
 from broker.core.rules import Rules
@@ -86,7 +86,8 @@ class DelayQueue(Queue):
             publication = Incoming(self._exchange.name, origin_names(origin)[1], message, self.scheduler.wall_ms)
             try:
                 publication.message = (origin, _sent(content))
-                queues = route(home.exchanges, self._exchange, publication)
+                keys = further_keys(origin, publication.headers)
+                queues = route(home.exchanges, self._exchange, publication, keys)
             except (PeerError, Refused):
                 queues = ()  # Headers or a key that the exchange cannot route by; nobody waits for an answer any more.
             for queue in queues:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.core.deaths import DELIVERY_LIMIT, EXPIRED, MAXLEN
 from broker.core.expiry import Expiry
-from broker.core.message import Message, has_expiration, redelivered, with_delivery_count
+from broker.core.message import Message, has_expiration, memory_of, redelivered, with_delivery_count
 from broker.core.scheduler import SLICE_UNITS
 from broker.log.errors import StorageError
 from protocol.amqp import content as wire
@@ -309,7 +309,7 @@ class Keeper:
             if self._retry_bytes >= RETRY_BYTES_MAX and backlog is not None and backlog.keeps(message):
                 message = None
             else:
-                self._retry_bytes += len(message[1])
+                self._retry_bytes += memory_of(message)
         scheduler = self.queue.scheduler
         due_ms = scheduler.after(scheduler.wall_ms, pause_ms)
         self._retries[offset] = _Retry(message, due_ms)
@@ -331,7 +331,7 @@ class Keeper:
         back: list[tuple[int, Message]] = []
         for offset, retry in due:
             if retry.message is not None:
-                self._retry_bytes -= len(retry.message[1])
+                self._retry_bytes -= memory_of(retry.message)
             message = retry.message or read.get(offset)
             if message is None:
                 self._put_down(offset, None, READ_AGAIN_MS)  # It cannot be read now.

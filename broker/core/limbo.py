@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from broker.core.message import Message
+from broker.core.message import Message, memory_of
 from protocol.amqp.content import body_size
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Limbo:
             offset, message, reason = letter
             self.body_bytes += body_size(message[1])
             if self._held_bytes < HELD_BYTES_MAX or backlog is None or not backlog.keeps(message):
-                self._held_bytes += len(message[1])
+                self._held_bytes += memory_of(message)
                 where.append(letter)
             else:
                 where.append((offset, None, reason))
@@ -129,7 +129,7 @@ class Limbo:
                 self._waiting.append((offset, None, reason))
                 continue
             if held is not None:
-                self._held_bytes -= len(held[1])
+                self._held_bytes -= memory_of(held)
             self.body_bytes -= body_size(message[1])
             letters.append((offset, message, reason))
         return letters

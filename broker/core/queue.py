@@ -390,6 +390,6 @@ class Queue(Taking):
         self.purge()
         if self.backlog is not None:
             self.backlog.store.drop_log(self.backlog.log)
-        consumers, self.consumers, self.levels = self.consumers, [], []
+        consumers, self.consumers, self.levels, self.ranks = self.consumers, [], [], []
         for consumer in consumers:
             consumer.cancelled()

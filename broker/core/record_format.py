@@ -10,6 +10,7 @@ Budget: 0.6 µs per message rendered in a run of the same shape, 1.5 µs otherwi
 | header `p` | the property flags (two octets) and the properties as they came |
 | header `q` | the same, of a message whose death headers are the broker's own (`core.deaths`) |
 | header `x` | the exchange |
+| header `k` | only if the CC header does not tell them: further routing keys, as origins know them (`core.message`) |
 
 So Kafka's tools read any queue's log. What comes back has the channel number 1 and body frames of `FRAME_MAX_BYTES`;
 deliveries re-frame where a consumer needs it otherwise. Whether a message was delivered before is not in its record.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from broker.core.message import Message, make_origin
+from broker.core.message import KeyedOrigin, Message, make_origin, unpack_keys
 from protocol.amqp import content as wire
 from protocol.amqp.frames import BODY, FRAME_HEAD, HEADER, content_frames, frame
 from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, read_varint, varint
@@ -123,7 +124,8 @@ class Renderer:
         key = origin[split + 1 : -1]
         self._before = b"%b%b%b" % (_varint(len(key)), key, _varint(size))
         own = not (content[1] or content[2])
-        self._after = _headers(b"q" if own else b"p", payload[12:], origin[2:split])
+        keys = origin.keys if isinstance(origin, KeyedOrigin) else None
+        self._after = _headers(b"q" if own else b"p", payload[12:], origin[2:split], keys)
         self._body_start = header_end + 8
         self._body_end = self._body_start + size
         self._front = b""
@@ -133,10 +135,13 @@ class Renderer:
         return self._shape
 
 
-def _headers(name: bytes, properties: bytes, exchange: bytes) -> bytes:
+def _headers(name: bytes, properties: bytes, exchange: bytes, keys: bytes | None) -> bytes:
     """The record's headers."""
     sizes = _varint(len(properties)), _varint(len(exchange))
-    return b"\x04\x02%b%b%b\x02x%b%b" % (name, sizes[0], properties, sizes[1], exchange)
+    two = b"\x02%b%b%b\x02x%b%b" % (name, sizes[0], properties, sizes[1], exchange)
+    if keys is None:
+        return b"\x04" + two
+    return b"\x06%b\x02k%b%b" % (two, _varint(len(keys)), keys)
 
 
 def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
@@ -162,8 +167,8 @@ def read(data: bytes, position: int, header: BatchHeader) -> list[Message]:
             before = data[key_start:start]
             after = data[start + size : record_end]
             rest = record_end - key_start
-            channel, properties, exchange = _read_headers(after)
-            origin = make_origin(exchange, key)
+            channel, properties, exchange, keys = _read_headers(after)
+            origin = make_origin(exchange, key, keys)
             head = b"%b%b%b" % (CONTENT_HEAD, size.to_bytes(8, "big"), properties)
             if 0 < size <= BODY_BYTES_MAX:
                 head = frame(HEADER, channel, head) + FRAME_HEAD.pack(BODY, channel, size)
@@ -195,16 +200,27 @@ def _octets(data: bytes, position: int, end: int) -> tuple[bytes, int, int]:
     return data[position : position + key_size], start, value_size
 
 
-def _read_headers(octets: bytes) -> tuple[int, bytes, bytes]:
-    """(channel, properties, exchange) of what `_headers` made."""
+def _read_headers(octets: bytes) -> tuple[int, bytes, bytes, bytes | None]:
+    """(channel, properties, exchange, further keys) of what `_headers` made."""
     name = octets[2:3]
     size, start = read_varint(octets, 3)
     properties = octets[start : start + max(size, 0)]
     exchange_size, exchange_start = read_varint(octets, start + max(size, 0) + 2)
     exchange = octets[exchange_start : exchange_start + max(exchange_size, 0)]
-    if len(properties) < 2 or len(exchange) > NAME_BYTES_MAX or _headers(name, properties, exchange) != octets:
+    keys = _read_keys(octets, exchange_start + len(exchange)) if octets.startswith(b"\x06") else None
+    if len(properties) < 2 or len(exchange) > NAME_BYTES_MAX or _headers(name, properties, exchange, keys) != octets:
         raise CorruptBatch("a record's headers are not those of an AMQP message")
-    return 0 if name == b"q" else 1, properties, exchange
+    return 0 if name == b"q" else 1, properties, exchange, keys
+
+
+def _read_keys(octets: bytes, position: int) -> bytes:
+    """The further keys, whose header begins at `position` and ends with `octets`."""
+    _, start = read_varint(octets, position + 2)
+    try:
+        unpack_keys(octets[start:])
+    except ValueError:
+        raise CorruptBatch("a record's further routing keys are none") from None
+    return octets[start:]
 
 
 def is_persistent_batch(header: BatchHeader, data: bytes, position: int) -> bool:

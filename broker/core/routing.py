@@ -6,6 +6,8 @@ Runs when a connection's route cache misses, and per message where an answer may
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import filterfalse
+from operator import attrgetter
 
 from broker.core.exchange.base import Destination
 from broker.core.exchange.exchange import Exchange
@@ -15,6 +17,7 @@ from broker.core.streams.stream import Stream
 
 Target = Queue | Stream
 """Where messages end up."""
+_IS_DELETED = attrgetter("deleted")
 
 
 def is_cacheable(exchanges: Mapping[str, Exchange], source: Exchange) -> bool:
@@ -50,10 +53,6 @@ def _reach(exchanges: Mapping[str, Exchange], source: Exchange) -> Iterator[Exch
                 pending.append(destination)
 
 
-KEYED = ("direct", "topic")
-"""Exchange types that look up every key of a message; the others see a message once, however many keys it has."""
-
-
 def route(
     exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str] = ()
 ) -> tuple[Target, ...]:
@@ -66,7 +65,10 @@ def route(
     """
     if source.plain and not more_keys:
         # Queues only, and the router names each once; the same object, so that equal answers stay comparable by `is`.
-        return source.router.route(publication)  # type: ignore[return-value]
+        found = source.router.route(publication)
+        if any(map(_IS_DELETED, found)):
+            return tuple(filterfalse(_IS_DELETED, found))  # type: ignore[arg-type]
+        return found  # type: ignore[return-value]
     try:
         return _spread(exchanges, source, publication, more_keys)
     except BaseException:
@@ -83,8 +85,9 @@ def _spread(
     while pending:
         exchange = pending.pop()
         destinations: list[Destination] = list(exchange.router.route(publication))
-        if more_keys and exchange.type in KEYED:
+        if more_keys and exchange.router.keyed:
             destinations += _by_more_keys(exchange, publication, more_keys)
+        destinations = list(filterfalse(_IS_DELETED, destinations))
         if not destinations and exchange.alternate is not None:
             alternate = exchanges.get(exchange.alternate)
             destinations = [alternate] if alternate is not None else []

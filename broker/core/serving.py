@@ -142,8 +142,8 @@ class Serving(ABC):
     """The consumers of one queue."""
 
     __slots__ = (
-        "consumers", "cursor", "dirty", "held", "hungry", "keeper", "last_used_ms", "levels", "scheduler", "sole",
-        "yielding",
+        "consumers", "cursor", "dirty", "held", "hungry", "keeper", "last_used_ms", "levels", "ranks", "scheduler",
+        "sole", "yielding",
     )  # fmt: skip
 
     name: str
@@ -162,7 +162,8 @@ class Serving(ABC):
     def __init__(self, now_ms: int) -> None:
         self.last_used_ms = now_ms
         self.consumers: list[Consumer] = []  # In order of registration.
-        self.levels: list[deque[Consumer]] = []  # Those that may be served, by descending priority.
+        self.ranks: list[deque[Consumer]] = []  # By descending priority; equals in order of registration, or in rounds.
+        self.levels: list[deque[Consumer]] = []  # Those of them that may be served.
         self.sole: Consumer | None = None  # Whoever is the only one that may be served.
         self.yielding: Consumer | None = None  # Was the single active one, and has deliveries that are not settled.
         self.dirty = False
@@ -295,14 +296,11 @@ class Serving(ABC):
         if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
             raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
         self.consumers.append(consumer)
-        if self.single_active:
-            self._rank()
-        else:
-            index, is_there = self._level_of(consumer.priority)
-            if not is_there:
-                self.levels.insert(index, deque())
-            self.levels[index].append(consumer)
-            self.sole = consumer if len(self.consumers) == 1 else None
+        index, is_there = self._rank_of(consumer.priority)
+        if not is_there:
+            self.ranks.insert(index, deque())
+        self.ranks[index].append(consumer)
+        self._rank()
         self.wake()
 
     def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
@@ -311,14 +309,15 @@ class Serving(ABC):
             return
         self.consumers.remove(consumer)
         self.last_used_ms = now_ms
-        if self.single_active:
-            self._rank()
-        else:
-            index, _ = self._level_of(consumer.priority)
-            self.levels[index].remove(consumer)
-            if not self.levels[index]:
-                del self.levels[index]
-            self.sole = self.consumers[0] if len(self.consumers) == 1 else None
+        index, _ = self._rank_of(consumer.priority)
+        self.ranks[index].remove(consumer)
+        if not self.ranks[index]:
+            del self.ranks[index]
+        if consumer is self.sole:
+            self.sole = None
+        if consumer is self.yielding:
+            self.yielding = None
+        self._rank()
         if not self.consumers and self.auto_delete and self.on_unused is not None:
             self.on_unused(self)  # type: ignore[arg-type]  # It is one: see the module's text.
         else:
@@ -328,14 +327,18 @@ class Serving(ABC):
         """False only for those that wait behind a single active consumer."""
         return not self.single_active or any(consumer in level for level in self.levels)
 
-    def _level_of(self, priority: int) -> tuple[int, bool]:
-        """Where the level of a priority stands, or would stand, and whether it is there."""
-        levels = self.levels
-        index = bisect_left(levels, -priority, key=lambda level: -level[0].priority)
-        return index, index < len(levels) and levels[index][0].priority == priority
+    def _rank_of(self, priority: int) -> tuple[int, bool]:
+        """Where those of a priority stand, or would stand, and whether there are any."""
+        ranks = self.ranks
+        index = bisect_left(ranks, -priority, key=lambda rank: -rank[0].priority)
+        return index, index < len(ranks) and ranks[index][0].priority == priority
 
     def _rank(self) -> None:
-        """Say anew who is served, where that is one alone."""
+        """Say anew who is served. Costs the same however many there are."""
+        if not self.single_active:
+            self.levels = self.ranks
+            self.sole = self.consumers[0] if len(self.consumers) == 1 else None
+            return
         serving = self._single()
         self.levels = [deque(serving)] if serving else []
         self.sole = serving[0] if len(serving) == 1 else None
@@ -347,8 +350,8 @@ class Serving(ABC):
         """
         if self.arguments.get("x-queue-type") != "quorum" or not self.consumers:
             return self.consumers[:1]
-        best = max(self.consumers, key=lambda consumer: consumer.priority)
+        best = self.ranks[0][0]
         before = self.yielding or self.sole
-        holds = before is not None and before is not best and before in self.consumers and before.in_flight
+        holds = before is not None and before is not best and before.in_flight
         self.yielding = before if holds else None
         return [] if holds else [best]

@@ -27,6 +27,7 @@ from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
 from broker.core.streams.streams import Streams
 from broker.core.topics.registry import Topics
+from broker.core.unbinding import Unbinding
 from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.log.log import Log
@@ -55,6 +56,7 @@ class VHost:
     __slots__ = (
         "_choose", "_inbound", "_owners", "binding_count", "dead_letters", "epoch", "exchanges",
         "limits", "name", "policies", "queues", "retaining", "scheduler", "store", "streams", "topics",
+        "unbinding",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +77,7 @@ class VHost:
         self.binding_count = 0
         self._choose = choose
         self._inbound: dict[Destination, set[Binding]] = {}
+        self.unbinding = Unbinding(self)
         self._owners = Owners(scheduler, self.drop_queue)
         self.dead_letters = DeadLetters(self)
         self.policies = Policies(self)
@@ -134,6 +137,7 @@ class VHost:
             return found
         if name.startswith("amq."):
             raise Refused(ACCESS_REFUSED, f"exchange name '{name}' contains reserved prefix 'amq.*'")
+        self.unbinding.check("exchange", name)
         if len(self.exchanges) >= self.limits.exchanges_max:
             raise self._full("exchange", name, self.limits.exchanges_max)
         alternate = arguments.get("alternate-exchange")
@@ -204,19 +208,24 @@ class VHost:
 
     def _drop_exchange(self, exchange: Exchange) -> None:
         """Drop it, and the auto-delete exchanges that lose their last binding by it, and so on."""
-        doomed = [exchange]
-        while doomed:
-            exchange = doomed.pop()
-            if self.exchanges.pop(exchange.name, None) is None:
-                continue
-            self.epoch += 1
-            if exchange.durable:
-                self.unkeep(catalog.exchange_key(self.name, exchange))
-            if exchange.state is not None:
-                exchange.state.close()
-            for binding in list(exchange.bindings.values()):
-                self._forget(exchange, binding)
-            doomed += self._drop_inbound(exchange)
+        self._end(exchange)
+        self.unbinding.leave(exchange)
+
+    def _end(self, exchange: Exchange) -> None:
+        del self.exchanges[exchange.name]
+        exchange.deleted = True
+        self.epoch += 1
+        if exchange.durable:
+            self.unkeep(catalog.exchange_key(self.name, exchange))
+        if exchange.state is not None:
+            exchange.state.close()
+
+    def end_unused(self, exchange: Exchange) -> bool:
+        """An auto-delete exchange that has lost its last binding is gone; its other bindings are not."""
+        if not exchange.auto_delete or exchange.bindings:
+            return False
+        self._end(exchange)
+        return True
 
     # Queues.
 
@@ -247,6 +256,7 @@ class VHost:
             return found
         if name.startswith("amq.") and not server_named:
             raise Refused(ACCESS_REFUSED, f"queue name '{name}' contains reserved prefix 'amq.*'")
+        self.unbinding.check("queue", name)
         if len(self.queues) >= self.limits.queues_max:
             raise self._full("queue", name, self.limits.queues_max)
         checks.check_queue(name, self.name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
@@ -319,10 +329,9 @@ class VHost:
         return count
 
     def forget_destination(self, destination: Target) -> None:
-        """It is gone: the bindings that led to it are, and exchanges that lived by them."""
+        """It is gone: the bindings that lead to it go, and exchanges that lived by them."""
         self.epoch += 1
-        for exchange in self._drop_inbound(destination):
-            self._drop_exchange(exchange)
+        self.unbinding.leave(destination)
 
     def drop_queue(self, queue: Queue) -> None:
         """Delete without asking: auto-delete, expiry, the end of an exclusive owner."""
@@ -330,10 +339,10 @@ class VHost:
             return
         self.retaining.forget(queue)
         self._owners.forget(queue)
-        self.forget_destination(queue)
         if queue.kept:
             self.unkeep(catalog.queue_key(queue))
         queue.close()
+        self.forget_destination(queue)
 
     def drop_owned(self, connection: object) -> None:
         """A connection has ended: its exclusive queues go."""
@@ -390,11 +399,13 @@ class VHost:
         key = Binding(source, destination, routing_key, {}, freeze(arguments)).key
         binding = exchange.bindings.get(key)
         if binding is not None:
-            self._forget(exchange, binding)
-            if exchange.auto_delete and not exchange.bindings:
-                self._drop_exchange(exchange)
+            self.forget_binding(exchange, binding)
+            self.epoch += 1
+            if self.end_unused(exchange):
+                self.unbinding.leave(exchange)
 
-    def _forget(self, exchange: Exchange, binding: Binding) -> None:
+    def forget_binding(self, exchange: Exchange, binding: Binding) -> None:
+        """It is gone. Routes change by it unless it led to or from what is deleted."""
         exchange.remove(binding)
         if self._is_kept(exchange, binding.destination):
             self.unkeep(catalog.binding_key(self.name, binding))
@@ -402,18 +413,10 @@ class VHost:
         if inbound is not None:
             inbound.discard(binding)
         self.binding_count -= 1
-        self.epoch += 1
 
-    def _drop_inbound(self, destination: Destination) -> list[Exchange]:
-        """Remove the bindings that lead to it; returns the auto-delete exchanges that have no other."""
-        unused = []
-        for binding in list(self._inbound.pop(destination, ())):
-            exchange = self.exchanges.get(binding.source)
-            if exchange is not None:
-                self._forget(exchange, binding)
-                if exchange.auto_delete and not exchange.bindings:
-                    unused.append(exchange)
-        return unused
+    def take_inbound(self, destination: Destination) -> list[Binding]:
+        """The bindings that lead to what is deleted; nobody else has to see to them any more."""
+        return list(self._inbound.pop(destination, ()))
 
     def _full(self, kind: str, name: str, limit: int) -> Refused:
         return Refused(

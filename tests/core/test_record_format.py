@@ -5,7 +5,7 @@ import contextlib
 import hypothesis.strategies as st
 from hypothesis import given
 
-from broker.core.message import make_origin, origin_names
+from broker.core.message import KeyedOrigin, make_origin, origin_names, pack_keys
 from broker.core.record_format import Renderer, is_persistent, read
 from protocol.amqp import content as wire
 from protocol.kafka.records import CorruptBatch, encode_batch, parse_header, read_records
@@ -20,7 +20,8 @@ def messages(draw):
     """Runs of equal shapes with others between them, as publishers send them."""
     found = []
     for _ in range(draw(st.integers(1, 6))):
-        origin = make_origin(draw(names), draw(names))
+        further = draw(st.none() | st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=3))
+        origin = make_origin(draw(names), draw(names), None if further is None else pack_keys(further))
         flags, octets = draw(modes)
         found += [
             (
@@ -69,7 +70,8 @@ def test_kafkas_layout(some):
         for record, (origin, content) in zip(read_records(data, 0, parse_header(data)), stretch, strict=True):
             exchange, routing_key = origin[2 : 2 + origin[1]], origin[3 + origin[1] : -1]
             assert (record.key, record.value) == (routing_key, wire.body(content))
-            assert record.headers == ((b"p", wire.header_payload(content)[12:]), (b"x", exchange))
+            further = ((b"k", origin.keys),) if isinstance(origin, KeyedOrigin) else ()
+            assert record.headers == ((b"p", wire.header_payload(content)[12:]), (b"x", exchange), *further)
 
 
 @given(messages(), st.data())

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from broker.core.catalog import ACL, ASIDE, KIND_NAMES, Unreadable, place_of, read_catalog, read_kind
-from broker.core.message import Message, origin_names
+from broker.core.message import KeyedOrigin, Message, origin_names, unpack_keys
 from broker.core.record_format import read
 from broker.log.dump import Damage, Found, FoundBatch, FoundEntry, dump, files_of, is_segment
 from broker.log.verify import torn_end, verify
@@ -89,6 +89,7 @@ def _records(found: FoundBatch, *, whole: bool) -> Iterator[dict[str, Any]]:
             "offset": offset,
             "exchange": exchange,
             "routing_key": routing_key,
+            "further_keys": unpack_keys(origin.keys) if isinstance(origin, KeyedOrigin) else None,
             "persistent": properties.get("delivery-mode") == 2,
             "properties": {name: _text(one) if isinstance(one, bytes) else one for name, one in properties.items()},
             "octets": len(body),

@@ -23,6 +23,11 @@ class Destination(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def deleted(self) -> bool:
+        """It is gone, while bindings to it may be left (`core.unbinding`). Types that choose one leave it out."""
+        ...
+
 
 class Publication(Protocol):
     """One message on its way through the exchanges. Content is parsed only when asked for."""
@@ -99,6 +104,14 @@ class Router(Protocol):
         """Routing one publication changes what later ones, or bindings, get: it is routed when it surely goes out.
 
         Fixed for the life of the router; such a one is not cacheable.
+        """
+        ...
+
+    @property
+    def keyed(self) -> bool:
+        """It looks up every key of a message (CC, BCC); others see a message once, however many keys it has.
+
+        Fixed for the life of the router.
         """
         ...
 

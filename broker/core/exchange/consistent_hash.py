@@ -97,14 +97,14 @@ class Buckets:
     def _end(self, index: int) -> int:
         return self._starts[index + 1] if index + 1 < len(self._starts) else self.count
 
-    def find(self, key: int) -> Destination:
-        """The destination of a 64-bit key; some bucket must be owned."""
+    def find(self, key: int) -> Destination | None:
+        """The destination of a 64-bit key; None if nobody owns a bucket."""
         for _ in range(_TRIES_MAX):
             owner = self._owners[bisect_right(self._starts, jump(key, self.count)) - 1]
-            if owner is not None:
+            if owner is not None and not owner.deleted:
                 return owner
             key = (key * 6364136223846793005 + 1442695040888963407) & _MASK
-        return next(owner for owner in self._owners if owner is not None)
+        return next((owner for owner in self._owners if owner is not None and not owner.deleted), None)
 
 
 class ConsistentHashRouter:
@@ -114,6 +114,7 @@ class ConsistentHashRouter:
 
     type_name: ClassVar[str] = "x-consistent-hash"
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._header = _name(arguments, "hash-header")
@@ -180,7 +181,8 @@ class ConsistentHashRouter:
             hashed = publication.property(self._property)
         else:
             hashed = publication.routing_key
-        return (self._buckets.find(_hash(hashed)),)
+        found = self._buckets.find(_hash(hashed))
+        return (found,) if found is not None else ()
 
 
 def _name(arguments: Mapping[str, Any], argument: str) -> str | None:

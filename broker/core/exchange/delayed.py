@@ -64,6 +64,11 @@ class DelayedRouter:
         """As the inner type has it."""
         return self.inner.remembers
 
+    @property
+    def keyed(self) -> bool:
+        """As the inner type has it."""
+        return self.inner.keyed
+
     def check_binding(self, routing_key: str, arguments: Mapping[str, Any]) -> None:
         """As the inner type has it."""
         self.inner.check_binding(routing_key, arguments)

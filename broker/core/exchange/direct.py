@@ -21,6 +21,7 @@ class DirectRouter:
     type_name: ClassVar[str] = "direct"
     cacheable: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = True
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._bindings: dict[str, dict[Any, Destination]] = {}

@@ -22,8 +22,8 @@ class Exchange:
     """An exchange of a vhost. `plain` says that routing is nothing but its router's answer (no e2e, no alternate)."""
 
     __slots__ = (
-        "alternate", "arguments", "auto_delete", "bindings", "durable", "exchange_bindings_count", "internal", "name",
-        "published_count", "router", "state", "type",
+        "alternate", "arguments", "auto_delete", "bindings", "deleted", "durable", "exchange_bindings_count",
+        "internal", "name", "published_count", "router", "state", "type",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Exchange:
         self.alternate: str | None = None
         self.follow({})
         self.bindings: dict[Any, Binding] = {}
+        self.deleted = False
         self.exchange_bindings_count = 0
         self.published_count = 0
         self.state: ExchangeState | None = None

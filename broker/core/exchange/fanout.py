@@ -19,6 +19,7 @@ class FanoutRouter:
     type_name: ClassVar[str] = "fanout"
     cacheable: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._bindings: dict[Any, Destination] = {}

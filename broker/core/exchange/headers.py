@@ -97,6 +97,7 @@ class HeadersRouter:
     type_name: ClassVar[str] = "headers"
     cacheable: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._rules: dict[Any, _Rule] = {}

@@ -19,6 +19,7 @@ class RandomRouter:
     type_name: ClassVar[str] = "x-random"
     cacheable: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._choose = choose
@@ -41,7 +42,11 @@ class RandomRouter:
 
     def route(self, publication: Publication) -> tuple[Destination, ...]:
         """One destination; none if nothing is bound."""
-        answers = self._answers
-        if answers is None:
-            answers = self._answers = [(destination,) for destination in self._bindings.values()]
-        return answers[self._choose(len(answers))] if answers else ()
+        for answers in (self._answers, None):
+            if answers is None:
+                present = [(destination,) for destination in self._bindings.values() if not destination.deleted]
+                answers = self._answers = present
+            answer = answers[self._choose(len(answers))] if answers else ()
+            if not (answer and answer[0].deleted):
+                break  # Else it has gone since they were prepared.
+        return answer

@@ -105,6 +105,7 @@ class TopicRouter:
     type_name: ClassVar[str] = "topic"
     cacheable: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
+    keyed: ClassVar[bool] = True
 
     def __init__(self, arguments: Mapping[str, Any], choose: Choose) -> None:
         self._root = _Node()

@@ -36,7 +36,7 @@ KEYS_KEPT = 4096
 class Stream:
     """See the module. What its users need of a queue: a destination, counts, and consumers."""
 
-    __slots__ = ("_next", "_of_key", "_renderer", "_scheduler", "_store", "consumers", "enqueued_count",
+    __slots__ = ("_next", "_of_key", "_renderer", "_scheduler", "_store", "consumers", "deleted", "enqueued_count",
                  "last_used_ms", "name", "rules", "topic", "vhost")  # fmt: skip
 
     durable = kept = True
@@ -48,6 +48,7 @@ class Stream:
         self.vhost = vhost
         self.rules = Rules()
         self.consumers: list[Reading] = []
+        self.deleted = False
         self.enqueued_count = 0
         self.last_used_ms = 0
         self._scheduler = scheduler
@@ -157,6 +158,7 @@ class Stream:
 
     def close(self) -> None:
         """The topic is gone: its consumers are told."""
+        self.deleted = True
         consumers, self.consumers = self.consumers, []
         for reading in consumers:
             reading.close()

@@ -31,7 +31,7 @@ class Streams:
         if topics is not None:
             topics.on_changed.append(self._changed)
             topics.on_deleted.append(self._deleted)
-            topics.is_taken = vhost.queues.__contains__
+            topics.is_taken = self._is_taken
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -64,8 +64,11 @@ class Streams:
     def _deleted(self, name: str) -> None:
         stream = self._by_name.pop(name, None)
         if stream is not None:
-            self._vhost.forget_destination(stream)
             stream.close()
+            self._vhost.forget_destination(stream)
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._vhost.queues or self._vhost.unbinding.is_leaving("queue", name)
 
     def declare(
         self, name: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
@@ -85,6 +88,7 @@ class Streams:
         if found is not None:
             declaration.check_equivalent(found.topic, vhost.name, arguments)
             return found
+        vhost.unbinding.check("queue", name)
         if vhost.topics is None:
             raise Refused(PRECONDITION_FAILED, f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
         try:

@@ -4,7 +4,7 @@ Such a topic is a view of the queue's log and has no entry in the catalog; its i
 the log holds: what is not settled, and what is kept although it is (`core.retaining`). They change nothing: the queue
 settles as before, and what it lets go is gone for readers too. Offsets of messages that only memory has had are gaps.
 Records are the queue's own, see `core.record_format`: key is the routing key, value the body, headers `p` or `q`
-(properties) and `x` (exchange).
+(properties), `x` (exchange) and `k` (routing keys that no consumer of AMQP sees: whoever may read the log sees BCC).
 """
 
 from __future__ import annotations

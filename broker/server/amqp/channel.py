@@ -89,10 +89,10 @@ class Channel:
     """State of one open channel of one connection."""
 
     __slots__ = (
-        "_get_holders", "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq",
-        "confirming", "connection", "consumers", "head", "in_flight", "last_queue", "last_route", "lowest_tag",
-        "next_consumer_prefetch", "next_tag", "number", "prefetch", "publish_seq", "reply_consumer",
-        "settling_to", "siblings", "transaction", "unacked", "waiting",
+        "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq", "confirming", "connection",
+        "consumers", "get_holders", "head", "in_flight", "last_queue", "last_route", "lowest_tag",
+        "next_consumer_prefetch", "next_tag", "number", "prefetch", "publish_seq", "reply_consumer", "settling_to",
+        "siblings", "transaction", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, number: int) -> None:
@@ -115,7 +115,7 @@ class Channel:
         self.ack_watch = AckWatch()
         self.settling_to = 0  # The tag that a settlement of everything, which goes in slices, has to reach.
         self.unacked: dict[int, Lease] = {}
-        self._get_holders: dict[int, GetHolder] = {}
+        self.get_holders: dict[int, GetHolder] = {}
         self.confirming = False
         self.publish_seq = 0
         self.answered_seq = 0  # Up to here confirms were sent, or wait for the disk.
@@ -229,9 +229,12 @@ class Channel:
         port = open_port(connection, asked.exchange)
         queues: tuple[Any, ...] | None = find_queues(connection, port, asked.routing_key)
         keys: tuple[str, ...] = ()
+        known_keys: bytes | None = None
         if flags & CARE:
-            content, keys = properties.check(connection.user, connection.reply_address(self), flags, content)
-        message = (make_origin(asked.exchange.encode(), asked.routing_key.encode()), content)
+            content, keys, known_keys = properties.check(
+                connection.user, connection.reply_address(self), flags, content
+            )
+        message = (make_origin(asked.exchange.encode(), asked.routing_key.encode(), known_keys), content)
         transaction = self.transaction
         incoming = None
         if queues is None or keys:
@@ -331,13 +334,13 @@ class Channel:
 
     def forget_get_holder(self, queue: Any) -> None:
         """Nothing is held by basic.get from this queue any more."""
-        self._get_holders.pop(id(queue), None)
+        self.get_holders.pop(id(queue), None)
 
     def get_holder(self, queue: Any) -> GetHolder:
         """Who holds what basic.get takes from this queue."""
-        holder = self._get_holders.get(id(queue))
+        holder = self.get_holders.get(id(queue))
         if holder is None or holder.queue is not queue:
-            holder = self._get_holders[id(queue)] = GetHolder(self, queue)
+            holder = self.get_holders[id(queue)] = GetHolder(self, queue)
         return holder
 
     def add_consumer(self, consumer: Consumer) -> None:

@@ -9,8 +9,7 @@ the general one. Knows no sockets and awaits nothing but a login. Who drives it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access import TopicVerb, Verb
@@ -21,7 +20,7 @@ from broker.core.routing import route
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.vhost import VHost
 from broker.errors import Refused
-from broker.server.amqp import handshake, methods_basic, methods_topology  # noqa: F401 - they fill channel.HANDLERS
+from broker.server.amqp import handshake, methods_basic, methods_topology, releasing  # noqa: F401 - they fill HANDLERS
 from broker.server.amqp.blocking import HeldPublishes
 from broker.server.amqp.channel import Asked, Channel
 from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
@@ -322,6 +321,17 @@ class Connection:
         self.parked = replies
         self.durability.park(self)
 
+    def wait(self, replies: list[bytes]) -> None:
+        """Say these, and go on reading, when `waited` has been called and what was done by then is durable."""
+        self.parked = replies
+
+    def waited(self) -> None:
+        """What this connection has waited for has come."""
+        if self.durability is not None:
+            self.durability.park(self)
+        else:
+            self.unpark()
+
     def unpark(self) -> None:
         """It is durable."""
         replies, self.parked = self.parked, None
@@ -413,8 +423,9 @@ class Connection:
         """Finish a login that has to be checked off the loop."""
         await self.hub.log_in(self)
 
-    def release(self) -> None:
-        """Leases go back, consumers detach, exclusive queues go; only once."""
+    def release(self, then: Callable[[], None] | None = None) -> None:
+        """Leases go back, consumers detach, exclusive queues go; only once. In slices where channels are many; `then`
+        is called behind the last."""
         if self.released:
             return
         self.released = True
@@ -423,14 +434,17 @@ class Connection:
         self.parked = None
         self.send_confirms()
         self.unconfirmed.clear()
-        with ExitStack() as everything:
-            # All of it, whatever an error in one of them: what stayed attached would take messages for nobody.
+        channels, self.channels = list(self.channels.values()), {}
+        for channel in channels:
+            channel.closing = True
+
+        def released() -> None:
             if self.vhost is not None:
-                everything.callback(self.vhost.drop_owned, self)
-            everything.callback(self.channels.clear)
-            for channel in reversed(self.channels.values()):
-                channel.closing = True
-                everything.callback(channel.release_all)
+                self.vhost.drop_owned(self)
+            if then is not None:
+                then()
+
+        releasing.release(self, channels, released)
 
     def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
         """The channel's number may be used again."""

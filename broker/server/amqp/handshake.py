@@ -6,6 +6,7 @@ One table says which method is expected in which state; everything else is 503 o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.server.amqp.state import State
@@ -142,9 +143,15 @@ def _open(connection: Connection, vhost: str, _capabilities: str, _insist: bool)
 
 
 def _close(connection: Connection, _code: int, _text: str, _class_id: int, _method_id: int) -> None:
-    connection.release()
-    connection.send(method_frame(0, "connection.close-ok"))
-    connection.finish()
+    connection.release(then=partial(_say_close_ok, connection))
+    if not connection.finished:
+        connection.wait([])  # Nothing is read any more, however long it takes.
+
+
+def _say_close_ok(connection: Connection) -> None:
+    if not connection.finished:
+        connection.send(method_frame(0, "connection.close-ok"))
+        connection.finish()
 
 
 def _update_secret(connection: Connection, _secret: bytes, _reason: str) -> None:

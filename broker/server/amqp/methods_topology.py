@@ -14,6 +14,7 @@ from broker.errors import Refused
 from broker.server.amqp.channel import handles, refuse_not_found_queue
 from broker.server.amqp.publish import REPLY_TO_NAME
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_IMPLEMENTED, PeerError
+from protocol.amqp.frames import method_frame
 
 if TYPE_CHECKING:
     from broker.core.vhost import VHost
@@ -77,8 +78,18 @@ def _exchange_delete(channel: Channel, _ticket: int, name: str, if_unused: bool,
     _not_default(name)
     channel.connection.require("configure", "exchange", name)
     channel.connection.vhost.delete_exchange(name, if_unused=if_unused)
-    if not nowait:
-        channel.reply("exchange.delete-ok")
+    _answer_when_gone(channel, "exchange", name, None if nowait else ("exchange.delete-ok",))
+
+
+def _answer_when_gone(channel: Channel, kind: str, name: str, answer: tuple[Any, ...] | None) -> None:
+    """Who deletes what has many bindings waits until all of them are gone, so that the name is free by then."""
+    connection = channel.connection
+    frames = [] if answer is None else [method_frame(channel.number, *answer)]
+    if connection.vhost.unbinding.wait(kind, name, connection.waited):
+        connection.wait(frames)
+    else:
+        for one in frames:
+            connection.send(one)
 
 
 def _bind(channel: Channel, source: str, kind: str, name: str, key: str, arguments: Table, *, add: bool) -> None:
@@ -202,5 +213,4 @@ def _queue_delete(channel: Channel, _ticket: int, name: str, if_unused: bool, if
     connection = channel.connection
     connection.require("configure", "queue", name, "delete")
     count = connection.vhost.delete_queue(name, connection, if_unused=if_unused, if_empty=if_empty)
-    if not nowait:
-        channel.reply("queue.delete-ok", count)
+    _answer_when_gone(channel, "queue", name, None if nowait else ("queue.delete-ok", count))

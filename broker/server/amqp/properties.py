@@ -7,9 +7,10 @@ behaviour: 406 on the channel).
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.core.arguments import TIME_MS_MAX
+from broker.core.message import pack_keys
 from broker.server.amqp.publish import REPLY_TO_NAME
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
@@ -24,8 +25,17 @@ def _refuse(text: str) -> PeerError:
     return PeerError(PRECONDITION_FAILED, text)
 
 
-def check(user: Any, reply_address: str | None, flags: int, content: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """(content as it is to be stored, further routing keys from CC and BCC) of a message that `user` publishes.
+class Checked(NamedTuple):
+    """What is to be stored and routed: the content, further routing keys from CC and BCC, and these as its origin has
+    to know them (`core.message`), None where the content tells them."""
+
+    content: bytes
+    keys: tuple[str, ...] = ()
+    known_keys: bytes | None = None
+
+
+def check(user: Any, reply_address: str | None, flags: int, content: bytes) -> Checked:
+    """A message that `user` publishes, as it is to be stored.
 
     `reply_address` is that of the publisher's reply consumer, if it has one. Raises PeerError 406, 502.
     """
@@ -40,12 +50,13 @@ def check(user: Any, reply_address: str | None, flags: int, content: bytes) -> t
         content = _rewrite_reply_to(reply_address, content)
     headers = values.get("headers")
     if not headers:
-        return content, ()
-    keys = (*_keys(headers, "CC"), *_keys(headers, "BCC"))
+        return Checked(content)
+    shown, hidden = _keys(headers, "CC"), _keys(headers, "BCC")
+    keys = (*shown, *hidden)
     if "BCC" in headers:
         visible = without_entry(wire.property_octets(content, "headers"), "BCC")
         content = wire.with_properties(content, {"headers": visible})
-    return content, keys
+    return Checked(content, keys, pack_keys(keys) if hidden else None)
 
 
 def _keys(headers: dict[str, Any], name: str) -> list[str]:

@@ -10,10 +10,11 @@ A commit is one turn, so that it is in one frame whole: the limits of a transact
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
-from broker.core.message import Incoming, Message, has_expiration
+from broker.core.message import Incoming, Message, has_expiration, memory_of
 from broker.core.routing import remembers, route
 from broker.core.serving import Lease
 from broker.errors import Refused
@@ -61,7 +62,9 @@ class Transaction:
 
     def add_publish(self, publish: Publish, settings: AmqpSettings) -> None:
         """Keep a publish. Raises PeerError 506 when the transaction grows past its limits."""
-        self._bytes += len(publish.message[1])
+        self._bytes += memory_of(publish.message)
+        if publish.more_keys:
+            self._bytes += sum(map(getsizeof, publish.more_keys))
         if len(self.publishes) >= settings.tx_messages_max or self._bytes > settings.tx_bytes_max:
             raise PeerError(RESOURCE_ERROR, "transaction too large")
         self._is_late = self._is_late or publish.queues is None

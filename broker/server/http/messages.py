@@ -109,10 +109,10 @@ def publish(
     content = wire.encode_content(1, octets, flags, payload, FRAME_MAX_BYTES)
     try:
         wire.parse_properties(wire.header_payload(content))  # A table may have more entries than anybody reads.
-        content, more_keys = special.check(user, None, flags, content)
+        content, more_keys, known_keys = special.check(user, None, flags, content)
         if not exchange and any(map(is_denied, (routing_key, *more_keys))):
             raise Refused(ACCESS_REFUSED, f"write access to a queue in vhost '{vhost.name}' refused")
-        message = (make_origin(exchange.encode(), routing_key.encode()), content)
+        message = (make_origin(exchange.encode(), routing_key.encode(), known_keys), content)
         publication = Incoming(exchange, routing_key, message, vhost.scheduler.wall_ms)
         queues = _route(vhost, publication, more_keys)
     except PeerError as error:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from broker.core.exchange.base import Binding, Destination, freeze
 from broker.core.vhost import VHost
 from broker.errors import Refused
-from broker.server.http.api import CREATED, Created, HttpError, Listing, Request, find_vhost, require, route_to
+from broker.server.http.api import CREATED, Created, HttpError, Listing, Request, Work, find_vhost, require, route_to
 from broker.server.http.fields import bad
 from broker.server.http.views import binding_view, default_binding_view, properties_key
 from protocol.amqp.errors import ACCESS_REFUSED, PeerError
@@ -99,7 +99,7 @@ def _declare_queue(request: Request, vhost: str, name: str) -> Created | None:
 
 
 @route_to("DELETE", "queues/*/*")
-def _delete_queue(request: Request, vhost: str, name: str) -> None:
+def _delete_queue(request: Request, vhost: str, name: str) -> Work:
     """?if-unused=true&if-empty=true."""
     home = find_vhost(request, vhost)
     require(request, home, "delete", "queue", name)
@@ -107,6 +107,8 @@ def _delete_queue(request: Request, vhost: str, name: str) -> None:
         raise HttpError(404, "Object Not Found", "Not Found")
     unused, empty = _asked(request, "if-unused"), _asked(request, "if-empty")
     home.delete_queue(name, request, if_unused=unused, if_empty=empty)
+    while home.unbinding.is_leaving("queue", name):
+        yield
 
 
 @route_to("PUT", "exchanges/*/*")
@@ -130,7 +132,7 @@ def _declare_exchange(request: Request, vhost: str, name: str) -> Created | None
 
 
 @route_to("DELETE", "exchanges/*/*")
-def _delete_exchange(request: Request, vhost: str, name: str) -> None:
+def _delete_exchange(request: Request, vhost: str, name: str) -> Work:
     """?if-unused=true."""
     home = find_vhost(request, vhost)
     name = "" if name == DEFAULT_NAME else name
@@ -138,6 +140,8 @@ def _delete_exchange(request: Request, vhost: str, name: str) -> None:
     if name and name not in home.exchanges:
         raise HttpError(404, "Object Not Found", "Not Found")
     home.delete_exchange(name, if_unused=_asked(request, "if-unused"))
+    while home.unbinding.is_leaving("exchange", name):
+        yield
 
 
 # Bindings.

@@ -8,6 +8,8 @@ from broker.core.exchange.base import Binding
 class Target:
     """A destination; equal only to itself."""
 
+    deleted = False
+
     def __init__(self, name):
         self.name = name
 

@@ -34,6 +34,7 @@ def test_bind_route_unbind(name):
     assert router.route(Publishing("1")) == ()
     assert isinstance(router.cacheable, bool)
     assert isinstance(router.remembers, bool)
+    assert isinstance(router.keyed, bool)
     assert not (router.cacheable and router.remembers)
 
 

@@ -161,13 +161,17 @@ def declare(home, name, arguments=None):
     )
 
 
-def test_a_consumer_costs_the_same_beside_ten_thousand():
+SINGLE = {"x_single_active_consumer": True}
+
+
+@pytest.mark.parametrize("arguments", [{}, SINGLE, {**SINGLE, "x_queue_type": "quorum"}], ids=["", "single", "quorum"])
+def test_a_consumer_costs_the_same_beside_ten_thousand(arguments):
     """Who comes or goes does not rank all that are there, nor does a message ask all of them."""
 
     def scenario(counter):
         world = World()
         client = world.connect()
-        client.declare("q")
+        client.declare("q", durable=True, **arguments)
         consume = [method_frame(1, "basic.consume", 0, "q", f"t{each}", False, True, False, True, {})
                    for each in range(9_000)]  # fmt: skip
         client.feed(b"".join(consume[:-100]))
@@ -198,5 +202,50 @@ def test_the_exclusive_queues_of_a_connection_go_in_slices():
         said = [name for name, _, _ in other.frames() if name not in ("header", "body")]
         assert said == ["queue.declare-ok", "basic.return", "queue.delete-ok"]
         assert set(world.broker.vhosts["/"].queues) == {names[-1]}
+
+    assert_short_steps(scenario)
+
+
+@pytest.mark.parametrize("end", ["close", "gone", "error"])
+def test_the_channels_of_a_connection_go_in_slices(end):
+    """Thousands, of one connection and of many that end in one poll: leases come back in order, then close-ok comes."""
+    count = 2000
+
+    def scenario(counter):
+        world = World()
+        clients = [world.connect() for _ in range(3)]
+        other = world.connect()
+        other.declare("q")
+        other.feed(publish(1, "", "q", b"x") * count)
+        for client in clients:
+            client.feed(b"".join(method_frame(number, "channel.open", "") for number in range(2, count + 1)))
+            consume = [method_frame(number, "basic.qos", 0, 1, False)
+                       + method_frame(number, "basic.consume", 0, "q", "c", False, False, False, False, {})
+                       for number in range(1, count + 1)]  # fmt: skip
+            client.feed(b"".join(consume))
+            client.frames()
+        assert world.queue("q").cursor.leased_count == count
+        other.consume("q")
+
+        def all_end():
+            for client in clients:
+                if end == "gone":
+                    client.machine.abort()
+                elif end == "close":
+                    client.machine.receive(method_frame(0, "connection.close", 200, "", 0, 0))
+                else:
+                    client.machine.receive(method_frame(0, "connection.open-ok", ""))
+
+        counter.run(all_end)
+        assert not any(b"\x00\x3c\x00\x3c" in piece for piece in other.machine.out)
+        if end == "close":
+            assert not clients[0].machine.out
+        counter.run_while_busy(world.broker.scheduler)
+        said = [name for client in clients for name, *_ in client.frames()]
+        assert said == {"gone": [], "close": ["connection.close-ok"] * 3, "error": ["connection.close"] * 3}[end]
+        assert len(world.queue("q").consumers) == 1
+        tags = [values[1] for name, _, values in other.frames() if name == "basic.deliver"]
+        assert tags == list(range(1, count + 1))
+        assert [offset for _, offset, _ in other.machine.channels[1].unacked.values()] == list(range(count))
 
     assert_short_steps(scenario)

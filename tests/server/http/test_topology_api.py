@@ -174,3 +174,22 @@ def test_topic_permissions_hold_for_bindings(world):
     assert world.refused("POST", where, {"routing_key": "theirs.#"}, user="narrow")[0] == 401
     world.good("POST", where, {"routing_key": "mine.#"}, user="narrow")
     assert bound(world) == {("amq.topic", "q", "queue", "mine.#", "{}")}
+
+
+@pytest.mark.parametrize("what", ["queues/%2F/end", "queues/%2F/stream", "exchanges/%2F/x"])
+def test_what_has_many_bindings_is_gone_with_them(world, what):
+    """They go in slices, and the answer waits for the last: its name is free by then, and leads nowhere."""
+    world.good("PUT", "exchanges/%2F/x", {"type": "topic", "durable": True})
+    wanted = {"durable": True, "arguments": STREAM if "stream" in what else {}}
+    name = "end" if "exchanges" in what else what.rpartition("/")[2]
+    world.good("PUT", f"queues/%2F/{name}", wanted)
+    home = world.broker.vhosts["/"]
+    for number in range(1000):
+        home.bind("x", home.target(name), f"k{number}", {})
+    assert world.ask("DELETE", what) == (204, None)
+    assert home.binding_count == 0
+    assert world.ask("PUT", what, {"type": "topic", "durable": True} if "exchanges" in what else wanted)[0] == 201
+    later = world.next_run()
+    assert bound(later) == set()
+    sent = {"routing_key": "k1", "payload": "{}", "properties": {}}
+    assert later.good("POST", "exchanges/%2F/x/publish", sent) == {"routed": False}
