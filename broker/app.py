@@ -14,7 +14,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,12 +251,13 @@ class _Server:
             limits.connections_unauthenticated_max,
             limits.connections_unauthenticated_per_ip_max,
         )
-        doors: dict[str, Admit] = {"amqp": AmqpDoor(hub, poller, amqp_settings(self.config), accept)}
+        amqp = AmqpDoor(hub, poller, amqp_settings(self.config), accept)
+        doors: dict[str, Callable[[socket.socket], Admit]] = {"amqp": lambda _: amqp}
         if not self.sockets.keys().isdisjoint(("kafka", "kafkas")):
             # Imported late: who speaks AMQP alone need not wait for it.
-            from broker.server.kafka.door import kafka_door
+            from broker.server.kafka.door import kafka_doors
 
-            doors["kafka"] = kafka_door(hub, poller, self.config, accept, self._password_of)
+            doors["kafka"] = kafka_doors(hub, poller, self.config, accept, self._password_of)
         with scope:
             async with trio.open_nursery() as nursery:
                 for name in ("amqp", "amqps", "kafka", "kafkas"):
@@ -265,7 +266,7 @@ class _Server:
                             TlsListening(context, self.config.tls.login_from) if name[-1] == "s" and context else None
                         )
                         for sock in self.sockets[name]:
-                            nursery.start_soon(Listener(sock, doors[name.removesuffix("s")], over).run)
+                            nursery.start_soon(Listener(sock, doors[name.removesuffix("s")](sock), over).run)
                 if "http" in self.sockets:
                     # Imported late: the management API is not needed for being ready to serve AMQP.
                     from broker.server.http.server import HttpServer

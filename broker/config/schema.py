@@ -259,7 +259,15 @@ class Kafka:
         address(),
         "Where clients are told to connect to; off tells each the address that it has dialled. For proxies and NAT.",
     )
-    vhost: str = option("/", text(), "The vhost whose topics they see, and whose permissions hold for them.")
+    vhost: str = option(
+        "/", text(), "The vhost whose topics, groups and access list they see, and whose permissions hold for them."
+    )
+    vhosts: Mapping[str, str] = option(
+        dict,
+        entries(text()),
+        "Listeners whose clients see another one, as HOST:PORT of `listeners.kafka` or `kafkas`: {127.0.0.1:9093:"
+        " shop}.",
+    )
     anonymous: str | None = option(
         "guest",
         optional(text()),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from broker.config.kinds import did_you_mean, show_seconds
-from broker.config.schema import Binding, Config, Listeners, Queue, QueueBinding, Tls, User, VHost
+from broker.config.schema import Binding, Config, Kafka, Listeners, Queue, QueueBinding, Tls, User, VHost
 from broker.config.sections import NAME_BYTES_MAX
 from broker.config.source import Item, is_written, where
 from broker.core.access import check_pattern
@@ -70,6 +70,7 @@ def warnings(config: Config, root: Item) -> list[str]:
 def _all(config: Config, root: Item) -> Iterator[Problem]:
     yield from _tls(config.tls, config.listeners)
     yield from _limits(config)
+    yield from _kafka_vhosts(config.kafka, config.listeners)
     for vhost in config.vhosts.values():
         yield from _vhost(vhost)
         yield from _topics(vhost)
@@ -77,6 +78,21 @@ def _all(config: Config, root: Item) -> Iterator[Problem]:
     for user in config.users.values():
         # The default user's permission is nobody's mistake.
         yield from _user(user, config.vhosts if is_written(root, ("users", user.name)) else None)
+
+
+def _kafka_vhosts(kafka: Kafka, listeners: Listeners) -> Iterator[Problem]:
+    """A listener is named as it is written, and has a port of its own."""
+    if kafka.vhosts and kafka.advertised is not None:
+        yield ("kafka", "advertised"), "leads everybody to one listener, and kafka.vhosts tells vhosts by listener"
+    known = [str(one) for one in (*(listeners.kafka or ()), *(listeners.kafkas or ()))]
+    for name, vhost in kafka.vhosts.items():
+        path = ("kafka", "vhosts", name)
+        if not vhost:
+            yield path, "a vhost has a name"
+        elif name not in known:
+            yield path, f"no listener for Kafka's clients has this address: {', '.join(known) or 'there is none'}"
+        elif name.endswith(":0"):
+            yield path, "give the listener a port: with 0 nobody knows which one has this vhost"
 
 
 def _topics(vhost: VHost) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
 | `A` vhost, seven parts of an ACL (`access_lists`) | empty |
 | `U` user, SCRAM mechanism | the credential |
+| `R` vhost, queue | number of the queue's log; the second are its replays by id (`replays`) |
 | `D` uuid of a log | empty; what of the log cannot be read, see `damage` |
 | `?` a whole key | the value of an entry that a start could not use: it waits there for one that can |
 
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
 ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
+REPLAYS = b"R"
 ASIDE, DAMAGE = b"?", b"D"
 KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: "policy",
-              OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry"}  # fmt: skip
+              OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry",
+              REPLAYS: "replays of queue"}  # fmt: skip
 """Of the kinds whose values are two tables."""
 
 
@@ -105,6 +108,26 @@ def queue_value(queue: Queue) -> bytes:
     if queue.has_expirations:
         known["expirations"] = True
     return value(known, queue.arguments)
+
+
+def replays_key(queue: Queue) -> bytes:
+    """The key of a queue's replays."""
+    return key(REPLAYS, queue.vhost, queue.name)
+
+
+def replays_value(queue: Queue, rows: Mapping[str, Any]) -> bytes:
+    """They, by id, and whose they are."""
+    assert queue.backlog is not None
+    return value({"log": queue.backlog.log.number}, rows)
+
+
+def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]:
+    """The rows again; none where another queue had the name. Raises PeerError for what this version cannot read."""
+    octets = catalog.get(replays_key(queue))
+    if octets is None or queue.backlog is None:
+        return {}
+    known, position = decode_table(octets, 0, len(octets))
+    return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.number else {}
 
 
 def binding_key(vhost: str, binding: Binding) -> bytes:

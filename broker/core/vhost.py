@@ -20,6 +20,7 @@ from broker.core.message import Message
 from broker.core.owners import Owners
 from broker.core.policies import Policies
 from broker.core.queue import Queue, locked
+from broker.core.replays import Replays
 from broker.core.retaining import Retaining
 from broker.core.routing import Target
 from broker.core.scheduler import Scheduler
@@ -55,7 +56,7 @@ class VHost:
 
     __slots__ = (
         "_choose", "_inbound", "_owners", "binding_count", "dead_letters", "epoch", "exchanges",
-        "limits", "name", "policies", "queues", "retaining", "scheduler", "store", "streams", "topics",
+        "limits", "name", "policies", "queues", "replays", "retaining", "scheduler", "store", "streams", "topics",
         "unbinding",
     )  # fmt: skip
 
@@ -84,6 +85,7 @@ class VHost:
         self.topics = Topics(name, store, limits.partitions_max, limits.retention_check_ms) if store else None
         self.streams = Streams(self)
         self.retaining = Retaining(self)
+        self.replays = Replays(self)
         for exchange, kind in PREDECLARED.items():
             self.exchanges[exchange] = Exchange(exchange, ROUTERS[kind]({}, choose), durable=True)
 
@@ -338,6 +340,7 @@ class VHost:
         if self.queues.pop(queue.name, None) is None:
             return
         self.retaining.forget(queue)
+        self.replays.forget(queue)
         self._owners.forget(queue)
         if queue.kept:
             self.unkeep(catalog.queue_key(queue))

@@ -78,7 +78,7 @@ class Hub:
         """When they want to be called next, by `now_ms`; None if any tick will do."""
         self.turns = 0
         self.kafka: Any = None
-        """What the connections of Kafka's protocol share, where it is served."""
+        """The face of Kafka's protocol where it is served: that of `kafka.vhost`, if listeners lead to several."""
         self.group_settings = GroupSettings()
         self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()

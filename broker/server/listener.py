@@ -31,6 +31,15 @@ _NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 _OUT_OF_HANDLES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+def bound_hosts(host: str) -> Sequence[str]:
+    """What sockets for a host of the configuration are bound to: addresses, of a name's as many as it has."""
+    return [
+        str(found[4][0])
+        for name in _BOTH.get(host, (host,))
+        for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    ]
+
+
 def open_listeners(addresses: Sequence[tuple[str, int]]) -> list[socket.socket]:
     """Listening sockets for (host, port) each. Raises ConfigError with a sentence that names the address.
 

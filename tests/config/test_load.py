@@ -261,3 +261,21 @@ def test_importing_is_cheap():
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert out.strip() == ""
+
+
+def test_vhosts_of_listeners(errors):
+    """Named as the listener is, which has a port of its own; `advertised` would lead everybody to one of them."""
+    listeners = "listeners: {kafka: ['127.0.0.1:9092', '[::1]:9093', '127.0.0.1:0']}\n"
+    assert errors(listeners + "kafka: {vhosts: {'[::1]:9093': shop}}") == []
+    assert errors(listeners + "kafka: {vhosts: {'[::1]:9093': shop}, advertised: 'a:1'}") == [
+        "c.yaml:2: kafka.advertised: leads everybody to one listener, and kafka.vhosts tells vhosts by listener"
+    ]
+    there = "127.0.0.1:9092, [::1]:9093, 127.0.0.1:0"
+    for name, text in (
+        ("localhost:9092", f"no listener for Kafka's clients has this address: {there}"),
+        ("127.0.0.1:0", "give the listener a port: with 0 nobody knows which one has this vhost"),
+    ):
+        assert errors(listeners + f"kafka: {{vhosts: {{'{name}': shop}}}}") == [
+            f"c.yaml:2: kafka.vhosts.{name}: {text}"
+        ]
+    assert len(errors("kafka: {vhosts: {'127.0.0.1:9092': ''}}")) == 1

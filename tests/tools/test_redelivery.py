@@ -142,50 +142,74 @@ def test_into_an_exchange(broker):
     assert jackalope(broker, "queue", "replay", "again")[0] == 1
 
 
-def test_a_replay_that_is_interrupted_goes_on_where_it_says(broker):
-    """SIGTERM in the middle, of 15 s: with the --from and --to that it prints every message comes once."""
+def start_replay(broker, *arguments):
+    """`queue replay q`, of 15 s, which has copied something."""
+    url = f"http://guest:guest@{broker.host}:{broker.http_port}"
+    command = [sys.executable, "-m", "tools.cli.main", "--url", url, "queue", "replay", "q", "--rate", "20", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_replay_that_is_interrupted_goes_on_where_it_was(broker):
+    """SIGTERM in the middle: with the --resume that it prints every message comes once."""
     channel = open_channel(broker)
     channel.queue_declare("q", durable=True, arguments=KEEPING)
     publish(channel, "q", range(300))
     drain(channel, "q")
-    url = f"http://guest:guest@{broker.host}:{broker.http_port}"
-    command = [sys.executable, "-m", "tools.cli.main", "--url", url, "queue", "replay", "q", "--rate", "20"]
-    replaying = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    replaying = start_replay(broker)
     wait_until(lambda: ready(channel, "q") >= 5)
     replaying.send_signal(signal.SIGTERM)
     told = replaying.communicate(timeout=HANG_S)[1]
     assert replaying.returncode == 3
-    start, end = re.search(r"go on with --from (\d+) --to (\d+)", told).groups()
-    assert (ready(channel, "q"), end) == (int(start), "300")
-    assert jackalope(broker, "queue", "replay", "q", "--from", start, "--to", end)[0] == 0
+    known = re.search(r"go on with --resume (\w+)", told).group(1)
+    rows = jackalope(broker, "queue", "replays", "q")[1]
+    assert [(row["id"], row["copied"], row["finished"]) for row in rows] == [(known, ready(channel, "q"), False)]
+    assert jackalope(broker, "queue", "replay", "q", "--resume", known, "-n", "5")[0] == 2
+    code, _, told = jackalope(broker, "queue", "replay", "q", "--resume", known)
+    assert (code, told.strip()) == (0, "replayed 300 of q")
     assert bodies(drain(channel, "q")) == [b"%d" % number for number in range(300)]
+    assert jackalope(broker, "queue", "replay", "q", "--resume", "unknown")[0] == 4
 
 
-def test_a_replay_whose_broker_is_killed_goes_on_where_it_says(tmp_path):
-    """kill -9 of the broker in the middle, of 15 s: what is kept is there again, nothing is missing after going on."""
+def test_a_replay_that_is_killed_goes_on_where_it_was(broker):
+    """SIGKILL of the command, again and again: run with the same --id every message comes once."""
+    channel = open_channel(broker)
+    channel.queue_declare("q", durable=True, arguments=KEEPING)
+    publish(channel, "q", range(300))
+    drain(channel, "q")
+    for _ in range(3):
+        before = ready(channel, "q")
+        replaying = start_replay(broker, "--id", "nightly", "--from", "1h")
+        wait_until(lambda before=before: ready(channel, "q") >= before + 3)
+        replaying.kill()
+        replaying.communicate(timeout=HANG_S)
+    code, _, told = jackalope(broker, "queue", "replay", "q", "--id", "nightly", "--from", "1h")
+    assert (code, told.strip()) == (0, "replayed 300 of q")
+    assert bodies(drain(channel, "q")) == [b"%d" % number for number in range(300)]
+    assert jackalope(broker, "queue", "replay", "q", "--id", "nightly")[0] != 0  # It asks for something else.
+
+
+def test_a_replay_whose_broker_is_killed_goes_on_where_it_was(tmp_path):
+    """kill -9 of the broker in the middle: what is kept is there again, and every message comes once."""
     with running_jackalope(directory=tmp_path) as broker:
         channel = open_channel(broker)
         channel.queue_declare("q", durable=True, arguments=KEEPING)
         publish(channel, "q", range(300))
         drain(channel, "q")
-        url = f"http://guest:guest@{broker.host}:{broker.http_port}"
-        command = [sys.executable, "-m", "tools.cli.main", "--url", url, "queue", "replay", "q", "--rate", "20"]
-        replaying = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        replaying = start_replay(broker)
         wait_until(lambda: ready(channel, "q") >= 5)
         os.kill(broker.root_pid, signal.SIGKILL)
         told = replaying.communicate(timeout=HANG_S)[1]
         assert replaying.returncode != 0
-        start, end = re.search(r"go on with --from (\d+) --to (\d+)", told).groups()
+        known = re.search(r"go on with --resume (\w+)", told).group(1)
         close_all()
     with running_jackalope(directory=tmp_path) as broker:
         channel = open_channel(broker)
         before = ready(channel, "q")
-        assert int(start) <= before < int(start) + 200
         rows = jackalope(broker, "queue", "ls", "--columns", "messages,messages_retained")[1]
         assert rows == [{"messages": before, "messages_retained": 300}]
-        assert jackalope(broker, "queue", "replay", "q", "--from", start, "--to", end)[0] == 0
-        found = bodies(drain(channel, "q"))
-        assert found[:before] + found[before:] == [b"%d" % n for n in (*range(before), *range(int(start), 300))]
+        assert [row["copied"] for row in jackalope(broker, "queue", "replays", "q")[1]] == [before]
+        assert jackalope(broker, "queue", "replay", "q", "--resume", known)[0] == 0
+        assert bodies(drain(channel, "q")) == [b"%d" % number for number in range(300)]
         close_all()
 
 

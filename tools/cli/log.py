@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from broker.core.catalog import ACL, ASIDE, KIND_NAMES, Unreadable, place_of, read_catalog, read_kind
+from broker.core.catalog import ACL, ASIDE, KIND_NAMES, REPLAYS, Unreadable, place_of, read_catalog, read_kind
 from broker.core.message import KeyedOrigin, Message, origin_names, unpack_keys
 from broker.core.record_format import read
 from broker.log.dump import Damage, Found, FoundBatch, FoundEntry, dump, files_of, is_segment
@@ -129,7 +129,7 @@ def _catalog(everything: Iterator[Found], unreadable: list[str]) -> Iterator[dic
             catalog[found.value[0]] = found.value[1]
         elif isinstance(found, FoundEntry) and found.kind == "delete":
             catalog.pop(found.value[0], None)
-    for entry in chain(read_catalog(catalog), read_kind(catalog, ACL)):
+    for entry in chain(read_catalog(catalog), read_kind(catalog, ACL), read_kind(catalog, REPLAYS)):
         if isinstance(entry, Unreadable):
             unreadable.append(f"{place_of(entry.key)}: {entry.why}")
             continue

@@ -63,10 +63,11 @@ def make_group(noun: str) -> click.Group:
 
 def _add_queue_verbs(group: click.Group) -> None:
     from tools.cli.dead_letters import peek
-    from tools.cli.redelivery import replay
+    from tools.cli.redelivery import replay, replays
 
     group.add_command(peek)
     group.add_command(replay)
+    group.add_command(replays)
 
     @group.command("show")
     @click.argument("name")

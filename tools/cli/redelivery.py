@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from tools.cli.client import PARTIAL, ApiError, Client, path
 from tools.cli.dead_letters import Pairs, Stop, batch_size, content_options, meant_by, say_left
 from tools.cli.kinds import MOMENT, NUMBER, RATE
-from tools.cli.nouns import vhost_option
+from tools.cli.nouns import output_options, vhost_option
+from tools.cli.output import show
 from tools.cli.progress import progress
 
 BLOCKED_S = 0.5
 """How long to wait when the broker takes nothing for now."""
+REPLAY_COLUMNS = ("id", "copied", "left", "from", "next", "to", "finished", "asked")
 TOLD_EVERY_S = 5.0
 """Where no progress bar is, the position is told so often: what is killed leaves it behind."""
 
@@ -37,31 +41,68 @@ TOLD_EVERY_S = 5.0
 @click.option("-n", "--count", default=0, type=NUMBER, help="At most so many; 0 is all.")
 @click.option("--rate", default=0.0, type=RATE, help="Messages a second at most; 0 is as fast as can be.")
 @click.option("--dry-run", is_flag=True, help="Count them only.")
+@click.option(
+    "--id",
+    "replay_id",
+    metavar="ID",
+    help="What the broker knows this replay by. Run again with it, whatever has happened, it goes on. Default: one by"
+    " chance, see `queue replays`.",
+)
+@click.option("--resume", metavar="ID", help="Go on with this replay, as it was asked for.")
 @vhost_option
-@click.pass_obj
+@click.pass_context
 def replay(
-    client: Client, name: str, start: str, end: str | None, into: str | None, routing_key: str | None, headers: Pairs,
-    body: str | None, count: int, rate: float, dry_run: bool, vhost: str,
+    context: click.Context,
+    name: str, start: str, end: str | None, into: str | None, routing_key: str | None, headers: Pairs,
+    body: str | None, count: int, rate: float, dry_run: bool, replay_id: str | None, resume: str | None, vhost: str,
 ) -> None:  # fmt: skip
     """Deliver once more what queue NAME has delivered, and keeps (x-retain): copies, which say where they are from.
 
-    Stopped by ^C or a signal, it says with which --from and --to it goes on, and nothing is copied twice. When it or
-    the broker is killed, up to 200 copies may be made again.
+    The broker keeps how far it is together with the copies: stopped or killed, itself or the broker, it goes on with
+    --resume, or when it is run again with the same --id, and nothing is copied twice.
     """
+    _check_resume(context)
+    client: Client = context.obj
     if routing_key is not None and into is None:
         raise click.UsageError("--routing-key needs --into")
-    given = {"into": into, "routing_key": routing_key, "dry_run": dry_run}
+    given = {"from": start, "to": end, "into": into, "routing_key": routing_key, "most": count or None}
     asked = {**meant_by(None, None, headers, body), **{key: one for key, one in given.items() if one is not None}}
+    if resume is not None:
+        asked = {"id": resume, "resume": True}
+    elif dry_run:
+        asked = {**asked, "dry_run": True}
+        asked.pop("most", None)
+    else:
+        asked["id"] = replay_id or secrets.token_hex(4)
     run = _Replay(client, path("queues", vhost, name, "redeliver"), asked, count, rate)
     try:
-        run.run(start, end)
+        run.run()
     except ApiError as error:
-        run.say_where()
+        run.say_where(failed=True)
         raise error from None
     click.echo(f"{'would replay' if dry_run else 'replayed'} {run.copied} of {name}{say_left(run.left)}", err=True)
     run.say_where()
     if run.is_stopped or run.left:
         sys.exit(PARTIAL)
+
+
+def _check_resume(context: click.Context) -> None:
+    """What was asked for is known to the broker."""
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if context.params["resume"] is not None and given - {"resume", "name", "vhost", "rate"}:
+        raise click.UsageError("--resume goes on as it was asked for: it takes --rate and --vhost only")
+    if context.params["dry_run"] and context.params["replay_id"] is not None:
+        raise click.UsageError("--dry-run keeps nothing: it has no --id")
+
+
+@click.command()
+@click.argument("name")
+@vhost_option
+@output_options
+@click.pass_obj
+def replays(client: Client, name: str, vhost: str, wanted: str | None, columns: str | None) -> None:
+    """The latest replays of queue NAME: how far each is. What is not finished goes on with `replay --resume`."""
+    show(client.request("GET", path("queues", vhost, name, "replays")), REPLAY_COLUMNS, wanted, columns)
 
 
 class _Replay:
@@ -71,20 +112,24 @@ class _Replay:
         self._client = client
         self._target = target
         self._asked = asked
+        self._id = asked.get("id")
         self._count = count
         self._rate = rate
         self.copied = 0
         self.left: dict[str, int] = {}
         self.next: int | None = None
         self.end = 0
+        self._is_begun = False
+        self._earlier = 0  # What was copied before this run.
         self._stop = Stop()
         self._told_s = 0.0
 
-    def run(self, start: str, end: str | None) -> None:
+    def run(self) -> None:
         """All of it, or until a signal comes. Raises ApiError."""
         began = self._told_s = time.monotonic()
-        answer = self._ask({"from": start, **({"to": end} if end is not None else {})})
+        answer = self._ask(self._asked)
         first, self.end = answer["from"], answer["to"]
+        self._earlier = answer.get("total", 0) - answer["copied"]
         with progress("replaying", max(self.end - first, 0)) as advance:
             shown = first
             while True:
@@ -92,38 +137,57 @@ class _Replay:
                 reached = self.end if self.next is None else self.next
                 advance(reached - shown)
                 shown = reached
-                if self.next is None or self._stop.is_asked or (self._count and self.copied >= self._count):
+                if self.next is None or self._stop.is_asked or self._is_enough:
                     return
                 self._tell()
                 if "blocked" in answer:
                     self._stop.sleep_until(time.monotonic() + BLOCKED_S)
                 elif self._rate:
-                    self._stop.sleep_until(began + self.copied / self._rate)
+                    self._stop.sleep_until(began + (self.copied - self._earlier) / self._rate)
                 if self._stop.is_asked:
                     return
-                answer = self._ask({"from": self.next, "to": self.end})
+                answer = self._ask(self._onward())
 
-    def _ask(self, where: dict[str, Any]) -> Any:
+    @property
+    def _is_enough(self) -> bool:
+        return bool(self._count and self.copied >= self._count)
+
+    def _onward(self) -> dict[str, Any]:
+        """The next request."""
+        if self._id is None:
+            return {**self._asked, "from": self.next, "to": self.end}
+        return {"id": self._id, "resume": True} if self._is_begun else self._asked
+
+    def _ask(self, asked: dict[str, Any]) -> Any:
         batch = batch_size(self._rate, self._count, self.copied)
-        return self._client.request("POST", self._target, {**self._asked, **where, "count": batch})
+        return self._client.request("POST", self._target, {**asked, "count": batch})
 
     def _note(self, answer: dict[str, Any]) -> None:
+        self.next, self.end = answer["next"], answer["to"]
+        if "total" in answer:
+            self._is_begun = True
+            self.copied, self.left = answer["total"], answer["total_left"]
+            return
         self.copied += answer["copied"]
-        self.next = answer["next"]
         for why, many in answer["left"].items():
             self.left[why] = self.left.get(why, 0) + many
 
     def _tell(self) -> None:
         if not sys.stderr.isatty() and time.monotonic() >= self._told_s + TOLD_EVERY_S:
             self._told_s = time.monotonic()
-            click.echo(f"replayed {self.copied}, next offset {self.next} of {self.end}", err=True)
+            known = f", replay {self._id}" if self._id is not None else ""
+            click.echo(f"replayed {self.copied}, next offset {self.next} of {self.end}{known}", err=True)
 
     @property
     def is_stopped(self) -> bool:
         """Whether somebody has asked for it."""
         return self._stop.is_asked
 
-    def say_where(self) -> None:
+    def say_where(self, *, failed: bool = False) -> None:
         """How to go on."""
-        if self.next is not None:
+        if self.next is not None and (self._id is None or self._is_enough):
             click.echo(f"go on with --from {self.next} --to {self.end}", err=True)
+        elif self._is_begun and self.next is not None:
+            click.echo(f"go on with --resume {self._id}", err=True)
+        elif failed and self._id is not None:  # The answer may have been lost.
+            click.echo(f"if it has begun (see `queue replays`) go on with --resume {self._id}", err=True)

@@ -211,7 +211,11 @@ def _assignment(found: GroupDescription, one: MemberDescription) -> list[dict[st
 def _offsets(
     home: VHost, groups: Groups, name: str, owners: Owners, now_ms: int
 ) -> Generator[None, None, list[dict[str, Any]]]:
-    """What is committed and how far that is behind, also of what members have and nothing is committed for."""
+    """What is committed and how far that is behind, also of what members have and nothing is committed for.
+
+    Told when it is durable, as over Kafka's protocol: nobody goes by an offset that a crash may take back.
+    """
+    promise(home)
     committed = dict(groups.coordinator.offsets_of(name))
     yield
     indexes: dict[str, set[int]] = {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from broker.config import Config
 from broker.config.secret import Secret
@@ -27,7 +28,7 @@ from broker.server.kafka import topics as _topics  # noqa: F401
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings
-from broker.server.listener import Admit
+from broker.server.listener import Admit, bound_hosts
 from broker.server.poller import Poller
 from broker.server.scram import Scram
 from broker.server.tls import Tls
@@ -37,15 +38,16 @@ CLUSTER_ID_KEY = b"c"
 
 @dataclass(frozen=True, slots=True)
 class KafkaDoor:
-    """An `Admit`."""
+    """An `Admit`, of the listeners that lead to one vhost; `everybody` are the faces of all, of which it is one."""
 
     hub: KafkaHub
+    everybody: Sequence[KafkaHub]
     poller: Poller
     limits: AcceptLimits
 
     def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
         """Everybody up to the limit of connections; half open ones, of either protocol, make room for new ones."""
-        if len(self.hub.connections) >= self.limits.connections_max:
+        if sum(len(hub.connections) for hub in self.everybody) >= self.limits.connections_max:
             return False
         self.hub.hub.half_open.make_room(peer[0], self.limits)
         self.hub.hub.read_clock()
@@ -55,14 +57,26 @@ class KafkaDoor:
         return True
 
 
-def kafka_door(
+def vhost_of(config: Config, sock: socket.socket) -> str:
+    """The vhost that a listener for Kafka's clients leads to."""
+    bound = sock.getsockname()[:2]
+    for address in chain(config.listeners.kafka or (), config.listeners.kafkas or ()):
+        vhost = config.kafka.vhosts.get(str(address))
+        if vhost is not None and address.port == bound[1] and bound[0] in bound_hosts(address.host):
+            return vhost
+    return config.kafka.vhost
+
+
+def kafka_doors(
     hub: Hub, poller: Poller, config: Config, accept: AcceptLimits, password_of: Callable[[str], Secret | None]
-) -> Admit:
-    """The Kafka face of this process. There has to be a store. `password_of` is for SCRAM, see there."""
+) -> Callable[[socket.socket], Admit]:
+    """The door behind each listening socket, into one of the Kafka faces of this process: one for each vhost that a
+    listener leads to, and for `kafka.vhost`.
+
+    There has to be a store. `password_of` is for SCRAM, see there.
+    """
     durability = hub.durability
     assert durability is not None
-    topics = hub.broker.add_vhost(config.kafka.vhost).topics
-    assert topics is not None
     store = durability.store
     if CLUSTER_ID_KEY not in store.catalog:
         store.put(CLUSTER_ID_KEY, store.new_uuid())
@@ -85,5 +99,13 @@ def kafka_door(
     )
     scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of)
     scram.forget_others(hub.access.users.keys())
-    kafka = hub.kafka = KafkaHub(hub, topics, durability, settings, scram)
-    return KafkaDoor(kafka, poller, accept)
+    faces: dict[str, KafkaHub] = {}
+    for vhost in (config.kafka.vhost, *config.kafka.vhosts.values()):
+        if vhost not in faces:
+            topics = hub.broker.add_vhost(vhost).topics
+            assert topics is not None
+            faces[vhost] = KafkaHub(hub, topics, durability, replace(settings, vhost=vhost), scram)
+    hub.kafka = faces[config.kafka.vhost]
+    everybody = tuple(faces.values())
+    doors = {vhost: KafkaDoor(face, everybody, poller, accept) for vhost, face in faces.items()}
+    return lambda sock: doors[vhost_of(config, sock)]

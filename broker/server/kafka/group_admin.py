@@ -184,7 +184,12 @@ def on_offset_delete(connection: KafkaConnection, slot: Slot, request: OffsetDel
 
 @handles(9)
 def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetchRequest) -> Steps:
-    """OffsetFetch: nothing committed is offset -1 and no error."""
+    """OffsetFetch: nothing committed is offset -1 and no error. Answered when what it tells is durable.
+
+    Kafka shows a commit when it is in the log (GroupMetadata.scala, pendingOffsetCommits): nobody goes by an offset
+    that a crash may take back.
+    """
+    hub = connection.hub
     if slot.header.api_version >= GROUPS_VERSION:
         groups = []
         by_id = {one.group_id: one for one in request.groups}  # Each once: one may have offsets by the thousand.
@@ -192,7 +197,8 @@ def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetc
             groups.append((yield from _fetch_group(connection, one, stable=request.require_stable)))
             if number % GROUPS_AT_ONCE == 0:
                 yield GROUPS_AT_ONCE * FIND_UNITS
-        return OffsetFetchResponse(groups=groups)
+        hub.answer_when_durable(slot, OffsetFetchResponse(groups=groups))
+        return
     topics = None
     if request.topics is not None:
         topics = [OffsetFetchRequestTopics(name=one.name, partition_indexes=one.partition_indexes)
@@ -220,10 +226,11 @@ def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetc
         )
 
     told = yield from each_partition(answers, attrgetter("partitions"), as_before, OFFSET_UNITS)
-    return OffsetFetchResponse(
+    response = OffsetFetchResponse(
         error_code=code,
         topics=[OffsetFetchResponseTopic(name=topic.name, partitions=partitions) for topic, partitions in told],
     )
+    hub.answer_when_durable(slot, response)
 
 
 def _fetch_group(

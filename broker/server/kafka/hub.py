@@ -1,4 +1,4 @@
-"""What all Kafka connections of a process share: topics, who waits for the disk or for a time, and how they are told.
+"""What all Kafka connections to a vhost share: topics, who waits for the disk or for a time, and how they are told.
 
 Beside `server.hub.Hub`, whose turns and clock it uses. Everything here happens within a turn, without an await.
 """
@@ -49,7 +49,7 @@ class Timer:
 
 
 class KafkaHub:
-    """See the module. `hub` is the process's, `topics` those of the vhost that Kafka's clients see."""
+    """See the module. `hub` is the process's, `topics` those of the vhost that these clients see."""
 
     def __init__(self, hub: Hub, topics: Topics, durability: Durability, settings: KafkaSettings, scram: Scram) -> None:
         self.hub = hub
