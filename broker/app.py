@@ -146,7 +146,7 @@ class _Server:
         authenticator = Authenticator(access, config.security)
         apply_users(config.users.values(), access, authenticator)
         durability = Durability(store) if store is not None else None
-        hub = Hub(broker, access, authenticator, durability)
+        hub = Hub(broker, access, authenticator, durability, limits.unfinished_bytes_max)
         clock = Clock(hub)
         hub.read_clock = clock.read
         hub.group_settings = group_settings(config)

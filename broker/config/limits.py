@@ -135,6 +135,18 @@ class Limits:
         size(64 * KIB, 1024 * MIB),
         "Batches in one answer to a fetch, whatever is asked for: they are read in one step. Kafka's is 55 MiB.",
     )
+    kafka_answers_per_connection_bytes_max: int = option(
+        MIB,
+        size(64 * KIB, 1024 * MIB),
+        "Octets of answers in memory that one Kafka client has not taken: past it no further request of it is worked on"
+        " and no parked fetch read. Its first answer is.",
+    )
+    kafka_answers_bytes_max: int = option(
+        256 * MIB,
+        size(MIB, 1024 * 1024 * MIB),
+        "The same of all Kafka clients together: past it fetches wait, and who takes nothing for 2 s goes. Kafka has no"
+        " such limit; its answers are sent from files alone.",
+    )
     kafka_idle_timeout_s: float = option(
         600.0,
         seconds(1, 86_400),
@@ -142,6 +154,14 @@ class Limits:
     )
     drain_timeout_s: float = option(
         10.0, seconds(0, 3600), "After SIGTERM: how long connections may take to close before they are dropped."
+    )
+
+    unfinished_bytes_max: int = option(
+        256 * MIB,
+        size(MIB, 1024 * 1024 * MIB),
+        "Octets of requests, messages and bodies over 64 KiB that have not come whole, or wait, of all connections."
+        " Past it, or under the memory alarm, they are read on one after the other, and who sends nothing for 2 s goes."
+        " Kafka's queued.max.request.bytes, which by default is no limit.",
     )
 
     # HTTP.

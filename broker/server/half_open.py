@@ -1,4 +1,4 @@
-"""Connections that are not open yet, and which of them goes when there are too many.
+"""Connections that are not open yet, or of which nothing is wanted, and which of them goes when there are too many.
 
 Owns: who is waiting, by host, in order of arrival, whichever protocol it speaks. Must not know: sockets, limits'
 reasons (`broker.config.limits`).
@@ -12,10 +12,14 @@ list pays: neither a flood of silent sockets nor one of those that begin and sto
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from broker.server.machine import Machine
+
+class Guest(Protocol):
+    """One that may have to go."""
+
+    peer: tuple[str, int]
+    transport: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,12 @@ class HalfOpen:
         self._by_host: dict[str, _Waiting] = {}
         self.count = 0
 
-    def add(self, connection: Machine) -> None:
+    def add(self, connection: Guest) -> None:
         """It was accepted."""
         self._by_host.setdefault(connection.peer[0], _Waiting()).silent[connection] = None
         self.count += 1
 
-    def heard(self, connection: Machine) -> None:
+    def heard(self, connection: Guest) -> None:
         """It has sent a protocol header, or a request; again is later."""
         waiting = self._by_host.get(connection.peer[0])
         if waiting is None:
@@ -52,7 +56,7 @@ class HalfOpen:
                 waiting.heard[connection] = None
                 return
 
-    def discard(self, connection: Machine) -> None:
+    def discard(self, connection: Guest) -> None:
         """It is open, or gone; again is nothing."""
         host = connection.peer[0]
         waiting = self._by_host.get(host)
@@ -70,7 +74,7 @@ class HalfOpen:
         if surplus is not None:
             surplus.transport.close()
 
-    def surplus(self, host: str, per_host_max: int, total_max: int) -> Machine | None:
+    def surplus(self, host: str, per_host_max: int, total_max: int) -> Guest | None:
         """Who has to go before another one from `host` is taken; None while there is room."""
         waiting = self._by_host.get(host)
         if waiting is None or len(waiting) < per_host_max:
@@ -86,8 +90,8 @@ class _Waiting:
     __slots__ = ("heard", "silent")
 
     def __init__(self) -> None:
-        self.silent: dict[Machine, None] = {}
-        self.heard: dict[Machine, None] = {}
+        self.silent: dict[Guest, None] = {}
+        self.heard: dict[Guest, None] = {}
 
     def __len__(self) -> int:
         return len(self.silent) + len(self.heard)

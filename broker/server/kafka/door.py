@@ -75,6 +75,8 @@ def kafka_door(
         anonymous=config.kafka.anonymous,
         request_bytes_max=config.limits.kafka_request_bytes_max,
         fetch_bytes_max=config.limits.kafka_fetch_bytes_max,
+        answers_bytes_max=config.limits.kafka_answers_bytes_max,
+        answers_per_connection_bytes_max=config.limits.kafka_answers_per_connection_bytes_max,
         auto_create_topics=config.kafka.auto_create_topics,
         acls_max=config.limits.acls_max,
         partitions_default=config.kafka.partitions_default,
