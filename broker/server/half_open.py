@@ -24,11 +24,35 @@ class Guest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AcceptLimits:
-    """How many sockets may be open, in all and before their login, in all and from one host."""
+    """How many sockets may be open, in all (of each protocol) and from one host, and the same before their login."""
 
     connections_max: int = 20_000
+    per_host_max: int = 20_000
     unauthenticated_max: int = 2_000
     unauthenticated_per_host_max: int = 1_000
+
+
+class Hosts:
+    """How many connections each host has, of every protocol."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def count(self, host: str) -> int:
+        """Of this one."""
+        return self._counts.get(host, 0)
+
+    def add(self, host: str) -> None:
+        """One more."""
+        self._counts[host] = self.count(host) + 1
+
+    def remove(self, host: str) -> None:
+        """One less; there has to be one."""
+        self._counts[host] -= 1
+        if not self._counts[host]:
+            del self._counts[host]
 
 
 class HalfOpen:

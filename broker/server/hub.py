@@ -20,7 +20,7 @@ from broker.server.amqp.reply_to import ReplyAddresses
 from broker.server.amqp.state import State
 from broker.server.auth import LoginRefused
 from broker.server.durability import Durability
-from broker.server.half_open import HalfOpen
+from broker.server.half_open import HalfOpen, Hosts
 from broker.server.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Hub:
 
     __slots__ = (
         "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability",
-        "group_settings", "half_open", "hasten", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
+        "group_settings", "half_open", "hasten", "hosts", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
         "reply_addresses", "scheduler", "touched", "turns", "unfinished",
     )  # fmt: skip
 
@@ -84,6 +84,7 @@ class Hub:
         self.group_settings = GroupSettings()
         self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()
+        self.hosts = Hosts()
         self.unfinished = Unfinished(unfinished_bytes_max, lambda: self.now_ms)
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
         if durability is not None:
@@ -165,6 +166,7 @@ class Hub:
     def add(self, connection: Connection) -> None:
         """A connection was accepted; it counts as half open until it has logged in and opened its vhost."""
         self.connections.add(connection)
+        self.hosts.add(connection.peer[0])
         self.half_open.add(connection)
 
     def remove(self, connection: Connection) -> None:
@@ -172,6 +174,7 @@ class Hub:
         if connection in self.connections:
             self.half_open.discard(connection)
             self.connections.discard(connection)
+            self.hosts.remove(connection.peer[0])
             self.blocked.discard(connection)
 
     async def log_in(self, connection: Connection) -> None:

@@ -45,9 +45,13 @@ class KafkaDoor:
 
     def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
         """Everybody up to the limit of connections; half open ones, of either protocol, make room for new ones."""
-        if len(self.hub.connections) >= self.limits.connections_max:
+        limits = self.limits
+        if (
+            len(self.hub.connections) >= limits.connections_max
+            or self.hub.hub.hosts.count(peer[0]) >= limits.per_host_max
+        ):
             return False
-        self.hub.hub.half_open.make_room(peer[0], self.limits)
+        self.hub.hub.half_open.make_room(peer[0], limits)
         self.hub.hub.read_clock()
         connection = KafkaConnection(self.hub, peer, sock.getsockname()[:2])
         self.hub.add(connection)

@@ -87,11 +87,14 @@ class KafkaHub:
     def add(self, connection: KafkaConnection) -> None:
         """A connection was accepted; it counts as half open until its user is known and it has made a request."""
         self.connections.add(connection)
+        self.hub.hosts.add(connection.peer[0])
         self.hub.half_open.add(connection)
 
     def remove(self, connection: KafkaConnection) -> None:
         """Its socket is closed."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.hub.hosts.remove(connection.peer[0])
         self.hub.half_open.discard(connection)
         self._held.discard(connection)
 
