@@ -299,6 +299,12 @@ class Kafka:
 class Security:
     """How logins are verified and guessing is slowed."""
 
+    anonymous_user: str | None = option(
+        None,
+        optional(text()),
+        "The user of AMQP's clients that log in with the mechanism ANONYMOUS, from where that user may; null: it is not"
+        " offered, and refused. RabbitMQ's anonymous_login_user, which is guest there.",
+    )
     auth_cache_ttl_s: float = option(
         60.0,
         seconds(0, 3600),

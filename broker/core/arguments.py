@@ -135,9 +135,8 @@ IN_STREAMS_ALONE = ("x-max-age", "x-stream-max-segment-size-bytes", "x-partition
 NOT_IN_QUORUM = (*IN_STREAMS_ALONE, "x-max-priority", "x-queue-mode", "x-queue-version")
 NOT_IN_STREAMS = (
     "x-max-priority", "x-queue-mode", "x-queue-version", "x-message-ttl", "x-expires", "x-max-length", "x-overflow",
-    "x-delivery-limit",
-    "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy", "x-single-active-consumer",
-    "x-retain", "x-retain-bytes", "x-kafka-topic",
+    "x-delivery-limit", "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy",
+    "x-single-active-consumer", "x-retain", "x-retain-bytes", "x-kafka-topic",
 )  # fmt: skip
 NOT_IN = {"classic": IN_STREAMS_ALONE, "quorum": NOT_IN_QUORUM, "stream": NOT_IN_STREAMS}
 """Arguments that a type of queue does not have."""

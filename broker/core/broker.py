@@ -127,6 +127,12 @@ class Broker:
         for place, log in damage.damaged(self):
             if log in found:
                 self.scheduler.report(f"{place} is damaged", Corrupt(str(log.gaps[-1])))
+        for vhost in self.vhosts.values():
+            for queue in vhost.queues.values():
+                if queue.backlog is not None and queue.backlog.log in found:
+                    queue.backlog.count_lost(queue.cursor, queue.backlog.tail_offset)
+        for log in found:
+            damage.let_go(log)
 
     def close_in_order(self) -> None:
         """Note for the next start what may have been delivered."""

@@ -41,6 +41,13 @@ def note(store: Store) -> list[Log]:
     return found
 
 
+def let_go(log: Log) -> None:
+    """What was damaged outside of segments has been moved on without it, and cannot be put back: it is done with."""
+    for gap in log.lost:
+        if not gap.place.startswith("logs/"):
+            log.settle(gap.first, gap.end)
+
+
 def _value(gaps: list[Gap]) -> bytes:
     return catalog.value({}, {"gaps": [list(gap) for gap in gaps]})
 

@@ -11,6 +11,7 @@ A queue without capacity anywhere goes to sleep (`hungry` false) until a consume
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -239,7 +240,14 @@ class Serving(ABC):
 
     def _dispatch_level(self, level: deque[Consumer]) -> int:
         """One batch among equals; returns how many messages were handed out, 0 if nobody has room for any."""
-        able = [(consumer, capacity) for consumer in level if (capacity := consumer.capacity()) > 0]
+        able = []
+        most = self.cursor.ready_count  # No more of them can get one: the others of thousands are not asked.
+        for consumer in level:
+            capacity = consumer.capacity()
+            if capacity > 0:
+                able.append((consumer, capacity))
+                if len(able) == most:
+                    break
         if not able:
             return 0
         if any(consumer.shares_capacity for consumer, _ in able):
@@ -252,7 +260,7 @@ class Serving(ABC):
             if not share:
                 break
             self._hand(consumer, share, offsets[index::width])
-        if len(messages) % width:
+        if len(messages) % width or (width == most and messages):
             # An unfinished round: whoever was served last goes to the back, and all before it.
             last = able[len(messages) % width - 1][0]
             level.rotate(-1 - level.index(last))
@@ -283,11 +291,18 @@ class Serving(ABC):
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Attach a consumer. Raises Refused 403 when exclusive use forbids it (also: exclusive on single active)."""
-        exclusive_already = any(other.exclusive for other in self.consumers)
+        exclusive_already = bool(self.consumers) and self.consumers[0].exclusive  # Then it is the only one.
         if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
             raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
         self.consumers.append(consumer)
-        self._rank()
+        if self.single_active:
+            self._rank()
+        else:
+            index, is_there = self._level_of(consumer.priority)
+            if not is_there:
+                self.levels.insert(index, deque())
+            self.levels[index].append(consumer)
+            self.sole = consumer if len(self.consumers) == 1 else None
         self.wake()
 
     def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
@@ -296,7 +311,14 @@ class Serving(ABC):
             return
         self.consumers.remove(consumer)
         self.last_used_ms = now_ms
-        self._rank()
+        if self.single_active:
+            self._rank()
+        else:
+            index, _ = self._level_of(consumer.priority)
+            self.levels[index].remove(consumer)
+            if not self.levels[index]:
+                del self.levels[index]
+            self.sole = self.consumers[0] if len(self.consumers) == 1 else None
         if not self.consumers and self.auto_delete and self.on_unused is not None:
             self.on_unused(self)  # type: ignore[arg-type]  # It is one: see the module's text.
         else:
@@ -304,15 +326,18 @@ class Serving(ABC):
 
     def is_active(self, consumer: Consumer) -> bool:
         """False only for those that wait behind a single active consumer."""
-        return any(consumer in level for level in self.levels)
+        return not self.single_active or any(consumer in level for level in self.levels)
+
+    def _level_of(self, priority: int) -> tuple[int, bool]:
+        """Where the level of a priority stands, or would stand, and whether it is there."""
+        levels = self.levels
+        index = bisect_left(levels, -priority, key=lambda level: -level[0].priority)
+        return index, index < len(levels) and levels[index][0].priority == priority
 
     def _rank(self) -> None:
-        """Rebuild the levels; a rotation in progress starts anew."""
-        serving = self._single() if self.single_active else self.consumers
-        by_priority: dict[int, deque[Consumer]] = {}
-        for consumer in serving:
-            by_priority.setdefault(consumer.priority, deque()).append(consumer)
-        self.levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
+        """Say anew who is served, where that is one alone."""
+        serving = self._single()
+        self.levels = [deque(serving)] if serving else []
         self.sole = serving[0] if len(serving) == 1 else None
 
     def _single(self) -> list[Consumer]:

@@ -17,6 +17,7 @@ from broker.core.exchange.base import Binding, Choose, Destination, freeze
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
 from broker.core.message import Message
+from broker.core.owners import Owners
 from broker.core.policies import Policies
 from broker.core.queue import Queue, locked
 from broker.core.retaining import Retaining
@@ -52,7 +53,7 @@ class VHost:
     """Exchanges, queues and bindings under one name."""
 
     __slots__ = (
-        "_choose", "_inbound", "_owned", "binding_count", "dead_letters", "epoch", "exchanges",
+        "_choose", "_inbound", "_owners", "binding_count", "dead_letters", "epoch", "exchanges",
         "limits", "name", "policies", "queues", "retaining", "scheduler", "store", "streams", "topics",
     )  # fmt: skip
 
@@ -74,7 +75,7 @@ class VHost:
         self.binding_count = 0
         self._choose = choose
         self._inbound: dict[Destination, set[Binding]] = {}
-        self._owned: dict[object, set[Queue]] = {}
+        self._owners = Owners(scheduler, self.drop_queue)
         self.dead_letters = DeadLetters(self)
         self.policies = Policies(self)
         self.topics = Topics(name, store, limits.partitions_max, limits.retention_check_ms) if store else None
@@ -94,7 +95,7 @@ class VHost:
 
     def target(self, name: str) -> Target | None:
         """The queue or stream of this name."""
-        return self.queues.get(name) or self.streams.get(name)
+        return self._owners.present(self.queues.get(name)) or self.streams.get(name)
 
     def destination(self, name: str, connection: object) -> Target:
         """The queue or stream, or Refused 404, or 405 when it is exclusive to another connection."""
@@ -102,7 +103,7 @@ class VHost:
 
     def queue(self, name: str, connection: object = None) -> Queue:
         """The queue, or Refused 404; with a connection also 405 when it is exclusive to another. No stream is one."""
-        found = self.queues.get(name)
+        found = self._owners.present(self.queues.get(name))
         if found is None:
             if self.streams.get(name) is not None:
                 raise Refused(NOT_ALLOWED, f"not supported by stream queues: queue '{name}' in vhost '{self.name}'")
@@ -163,13 +164,9 @@ class VHost:
         self, name: str, known: Mapping[str, Any], arguments: Mapping[str, Any], log: Log | None, *, clean: bool
     ) -> None:
         """An exchange of the catalog comes back, with the log of what it keeps."""
+        router, auto_delete = ROUTERS[known["type"]](arguments, self._choose), known["auto_delete"]
         exchange = Exchange(
-            name,
-            ROUTERS[known["type"]](arguments, self._choose),
-            durable=True,
-            auto_delete=known["auto_delete"],
-            internal=known["internal"],
-            arguments=arguments,
+            name, router, durable=True, auto_delete=auto_delete, internal=known["internal"], arguments=arguments
         )
         self.exchanges[name] = exchange
         self.policies.apply_to_exchange(exchange)
@@ -238,7 +235,7 @@ class VHost:
         """Create the queue or stream, or check that the one there is equivalent."""
         if is_stream(arguments) or self.streams.get(name) is not None:
             return self.streams.declare(name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
-        found = self.queues.get(name)
+        found = self._owners.present(self.queues.get(name))
         if found is not None:
             found.check_access(connection)
             found.last_used_ms = now_ms
@@ -268,8 +265,7 @@ class VHost:
             store=self.store,
             log=self.store.create_log(durable=True) if keeps and self.store is not None else None,
         )
-        if exclusive:
-            self._owned.setdefault(connection, set()).add(queue)
+        self._owners.add(queue)
         self._add_queue(queue)
         self._keep_queue(queue)
         return queue
@@ -310,7 +306,7 @@ class VHost:
         stream = self.streams.get(name)
         if stream is not None:
             return self.streams.delete(stream, if_unused=if_unused, if_empty=if_empty)
-        queue = self.queues.get(name)
+        queue = self._owners.present(self.queues.get(name))
         if queue is None:
             return 0
         queue.check_access(connection)
@@ -333,9 +329,7 @@ class VHost:
         if self.queues.pop(queue.name, None) is None:
             return
         self.retaining.forget(queue)
-        owned = self._owned.get(queue.owner)
-        if owned is not None:
-            owned.discard(queue)
+        self._owners.forget(queue)
         self.forget_destination(queue)
         if queue.kept:
             self.unkeep(catalog.queue_key(queue))
@@ -343,9 +337,7 @@ class VHost:
 
     def drop_owned(self, connection: object) -> None:
         """A connection has ended: its exclusive queues go."""
-        for queue in list(self._owned.get(connection, ())):
-            self.drop_queue(queue)
-        self._owned.pop(connection, None)
+        self._owners.leave(connection)
 
     # Bindings.
 

@@ -74,7 +74,7 @@ class Log(Recovering):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_keep_is_unwritten", "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "gaps",
+        "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "gaps",
         "has_folder", "has_waste", "layout",
         "number", "render", "seen_offset", "truncated_to", "uuid",
     )  # fmt: skip

@@ -39,8 +39,8 @@ class Recovering(Touched):
     """The state of a log, as recovery makes it."""
 
     __slots__ = (
-        "_cut_end", "_recovered_cuts", "_unwritten", "epochs", "extents", "kept_from", "lost_segments", "lowest_cut",
-        "pending", "returns", "segments", "synced_offset", "unreturned", "volatile",
+        "_cut_end", "_keep_is_unwritten", "_recovered_cuts", "_unwritten", "epochs", "extents", "kept_from",
+        "lost_segments", "lowest_cut", "pending", "returns", "segments", "synced_offset", "unreturned", "volatile",
     )  # fmt: skip
 
     uuid: bytes
@@ -59,6 +59,7 @@ class Recovering(Touched):
     lowest_cut: int
     kept_from: int
     _cut_end: int
+    _keep_is_unwritten: bool
     _recovered_cuts: list[int]
     _unwritten: list[tuple[int, int]]
 
@@ -161,4 +162,8 @@ class Recovering(Touched):
         # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.
         self.settled.add(self.extents[-1].end if self.extents else 0, self.next_offset)
         self.returns = {offset: count for offset, count in self.returns.items() if offset not in self.settled}
+        if self.next_offset < self.kept_from != NOTHING_KEPT:
+            # What lay below the floor was nowhere, and its offsets are given out again: those are to be kept.
+            self.kept_from = self.next_offset
+            self._keep_is_unwritten = True
         self.prune()

@@ -28,7 +28,7 @@ from broker.core.passwords import SaltedHash, ScryptHash, make_hash, parse_hash
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table
 
-PLAIN, AMQPLAIN, EXTERNAL = "PLAIN", "AMQPLAIN", "EXTERNAL"
+PLAIN, AMQPLAIN, EXTERNAL, ANONYMOUS = "PLAIN", "AMQPLAIN", "EXTERNAL", "ANONYMOUS"
 THREADS = 2
 """scrypt runs at a time, of a core and 32 MiB each; a limiter of their own, so that no disk waits for a login."""
 RESPONSE_BYTES_MAX = 8192
@@ -46,14 +46,6 @@ class LoginRefused(Exception):
     def __init__(self, reason_for_log: str) -> None:
         super().__init__(reason_for_log)
         self.reason_for_log = reason_for_log
-
-
-def mechanisms(*, certificate: bool) -> str:
-    """What connection.start advertises, space separated, in RabbitMQ's order.
-
-    EXTERNAL only where the peer showed a certificate: some clients (amqpstorm) take it whenever it is offered.
-    """
-    return f"{AMQPLAIN} {PLAIN} {EXTERNAL}" if certificate else f"{AMQPLAIN} {PLAIN}"
 
 
 def is_loopback(host: str) -> bool:
@@ -203,8 +195,8 @@ class Authenticator:
         user = self.authenticate_nowait(mechanism, response, peer_host, external_name)
         if user is not None:
             return user
-        name, password = _identify(_mechanism(mechanism), response, external_name)
-        assert password is not None  # EXTERNAL never needs a thread.
+        name, password = self._identify(_mechanism(mechanism), response, external_name)
+        assert password is not None  # Without one nothing needs a thread.
         if not await self._verify_once(name, password, peer_host):
             raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
         return self.admit(name, peer_host)
@@ -213,7 +205,7 @@ class Authenticator:
         self, mechanism: bytes | str, response: bytes, peer_host: str, external_name: str | None = None
     ) -> User | None:
         """The same without waiting; None where it takes a thread, so that `authenticate` must be asked."""
-        name, password = _identify(_mechanism(mechanism), response, external_name)
+        name, password = self._identify(_mechanism(mechanism), response, external_name)
         self.check_failures(name, peer_host)
         proved = True if password is None else self._verify_nowait(name, password)
         if proved is None:
@@ -222,6 +214,39 @@ class Authenticator:
             self.charge(name, peer_host)
             raise LoginRefused(f"user {name!r} from {peer_host}: wrong password or no such user")
         return self.admit(name, peer_host)
+
+    def mechanisms(self, *, certificate: bool) -> str:
+        """What connection.start advertises, space separated.
+
+        EXTERNAL only where the peer showed a certificate: some clients (amqpstorm) take it whenever it is offered.
+        ANONYMOUS only where there is a user for it (RabbitMQ: rabbit_auth_mechanism_anonymous.erl, should_offer).
+        """
+        offered = [AMQPLAIN, PLAIN]
+        if certificate:
+            offered.append(EXTERNAL)
+        if self._security.anonymous_user is not None:
+            offered.append(ANONYMOUS)
+        return " ".join(offered)
+
+    def _identify(self, mechanism: str, response: bytes, external_name: str | None) -> tuple[str, bytes | None]:
+        if len(response) > RESPONSE_BYTES_MAX:
+            raise LoginRefused(f"{mechanism[:32]!r}: response longer than {RESPONSE_BYTES_MAX} bytes")
+        anonymous = self._security.anonymous_user
+        if mechanism == PLAIN:
+            name, password = _plain(response)
+        elif mechanism == AMQPLAIN:
+            name, password = _amqplain(response)
+        elif mechanism == EXTERNAL:
+            return _external(response, external_name), None
+        elif mechanism == ANONYMOUS and anonymous is not None:
+            return anonymous, None  # What the response says of its sender (RFC 4505) proves nothing.
+        else:
+            raise LoginRefused(f"unknown mechanism {mechanism[:32]!r}")
+        if not password:
+            raise LoginRefused(f"user {name!r}: the empty password is never accepted")
+        if len(password) > PASSWORD_BYTES_MAX:
+            raise LoginRefused(f"user {name!r}: password longer than {PASSWORD_BYTES_MAX} bytes")
+        return name, password
 
     # For mechanisms that prove it themselves, too.
 
@@ -345,29 +370,11 @@ def apply_users(users: Iterable[UserConfig], access: Access, authenticator: Auth
             authenticator.forget(user.name)
 
 
-# Mechanisms. Each gives the name and the password; None as password: the certificate has proved it.
+# Mechanisms. Each gives the name and the password.
 
 
 def _mechanism(mechanism: bytes | str) -> str:
     return mechanism if isinstance(mechanism, str) else mechanism.decode("ascii", "replace")
-
-
-def _identify(mechanism: str, response: bytes, external_name: str | None) -> tuple[str, bytes | None]:
-    if len(response) > RESPONSE_BYTES_MAX:
-        raise LoginRefused(f"{mechanism[:32]!r}: response longer than {RESPONSE_BYTES_MAX} bytes")
-    if mechanism == PLAIN:
-        name, password = _plain(response)
-    elif mechanism == AMQPLAIN:
-        name, password = _amqplain(response)
-    elif mechanism == EXTERNAL:
-        return _external(response, external_name), None
-    else:
-        raise LoginRefused(f"unknown mechanism {mechanism[:32]!r}")
-    if not password:
-        raise LoginRefused(f"user {name!r}: the empty password is never accepted")
-    if len(password) > PASSWORD_BYTES_MAX:
-        raise LoginRefused(f"user {name!r}: password longer than {PASSWORD_BYTES_MAX} bytes")
-    return name, password
 
 
 def _name(raw: bytes, mechanism: str) -> str:

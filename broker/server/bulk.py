@@ -16,7 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from broker.log.disk import FileRange
-from broker.server.pump import Poller, Pump
+from broker.server.poller import Poller
+from broker.server.pump import Pump
 from broker.server.tls import Tls
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class BulkPump(Pump):
     def step(self, alone: bool) -> None:
         """One turn; the octets of a large request go where it says."""
         target = self.machine.target
-        if target is None or self.tls is not None or self.machine.paused or not self.listening:
+        if target is None or self.lingering or self.tls is not None or self.machine.paused or not self.listening:
             super().step(alone)
             return
         try:
@@ -77,6 +78,9 @@ class BulkPump(Pump):
     def flush(self) -> None:
         """Send what is on `out` without waiting."""
         machine = self.machine
+        if self.lingering:
+            machine.out.clear()
+            return
         if self.tls is not None:
             super().flush()
             return
@@ -121,7 +125,7 @@ class BulkPump(Pump):
 
     def drain(self) -> None:
         """The socket takes octets again."""
-        if self.tls is not None:
+        if self.tls is not None or self.lingering:
             super().drain()
             return
         self._write()
@@ -211,6 +215,6 @@ class BulkPump(Pump):
         self.machine.wrote(count, held)
 
     def _finish(self) -> None:
-        """The machine is done: write what is left, then close."""
+        """The machine is done: write what is left, then end."""
         if not self._pieces:
             super()._finish()

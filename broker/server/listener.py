@@ -16,7 +16,8 @@ from broker.server.amqp.connection import Connection
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
-from broker.server.pump import Poller, Pump
+from broker.server.poller import Poller
+from broker.server.pump import Pump
 from broker.server.tls import Tls
 
 log = logging.getLogger("jackalope.server")

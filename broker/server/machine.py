@@ -4,7 +4,7 @@ The pump's duties:
 - call `receive` with what arrived; while `more` is true, let others run and call `proceed`;
 - while `login` is set, await `log_in`;
 - write what `out` holds; set `congested` while the peer takes too little, and call `drained` when that ends;
-- close the socket once `finished` is set and `out` is written; call `abort` when the peer is gone.
+- once `finished` is set and `out` is written, let the peer hear the end and close; call `abort` when it is gone.
 """
 
 from __future__ import annotations

@@ -43,11 +43,13 @@ class Tls:
         return b"".join(parts)
 
     def end(self) -> bytes:
-        """What to send to a peer that has ended."""
+        """What to send to a peer that has ended, or that is to hear that we have."""
         try:
             self._object.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # Until the peer has ended as well, which is not waited for.
         except ssl.SSLError:
-            return b""  # It has sent more after all.
+            return b""  # It has sent more after all, or nothing yet.
         return self._outgoing.read()
 
     def send(self, data: bytes) -> bytes:

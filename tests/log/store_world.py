@@ -24,13 +24,15 @@ class Model:
     """Logs as {offset: value}, how often offsets came back, the catalog; `volatile` offsets do not outlive a run.
 
     `kept` is what was settled while its log kept it, as {offset: value}, and has to be there; `kept_from` what the logs
-    were told. What was settled before that may be there as well.
+    were told. What was settled before that may be there as well. `ends` are those of the logs that a restart has found:
+    what is kept cannot begin behind them.
     """
 
     def __init__(self):
         self.logs = {}
         self.kept = {}
         self.kept_from = {}
+        self.ends = {}
         self.returns = {}
         self.volatile = {}
         self.catalog = {}
@@ -70,8 +72,12 @@ class Model:
         return any(self._is(other) for other in others)
 
     def _is(self, other):
+        floors = {
+            number: floor if floor == NOTHING_KEPT else min(floor, self.ends.get(number, floor))
+            for number, floor in other.kept_from.items()
+        }
         return (self.logs, self.returns, self.catalog, self.kept_from) == (
-            other.logs, other.returns, other.catalog, other.kept_from
+            other.logs, other.returns, other.catalog, floors
         ) and all(other.kept[number].items() <= kept.items() for number, kept in self.kept.items())  # fmt: skip
 
 
@@ -99,6 +105,7 @@ def seen(store):
     model.logs = {number: read_all(log) for number, log in store.logs.items()}
     model.kept = {number: read_all(log, kept=True) for number, log in store.logs.items()}
     model.kept_from = {number: log.kept_from for number, log in store.logs.items()}
+    model.ends = {number: log.next_offset for number, log in store.logs.items()}
     model.returns = {number: dict(log.returns) for number, log in store.logs.items()}
     model.catalog = dict(store.catalog)
     return model
@@ -250,7 +257,7 @@ class World:
             self.store.drop_log(log)
             for of_log in vars(self.model).values():
                 if of_log is not self.model.catalog:
-                    del of_log[log.number]
+                    of_log.pop(log.number, None)
 
     def truncate(self, pick, where):
         log = self.log(pick)

@@ -24,9 +24,9 @@ COUNT, KEYS, READERS, KILLS, PARTITIONS = 400, 8, 2, 4, 4
 class Site:
     """A broker on one port and one directory, and readers, which are started again when they were killed."""
 
-    def __init__(self, directory, semantics):
-        self.directory, self.semantics = directory, semantics
-        self.port = free_port()
+    def __init__(self, directory, semantics, protocol):
+        self.directory, self.semantics, self.protocol = directory, semantics, protocol
+        self.port, self.amqp_port = free_port(), free_port()
         self.server = f"127.0.0.1:{self.port}"
         self.ledger = directory / "ledger.db"
         self.readers = []
@@ -36,7 +36,11 @@ class Site:
         self.start()
 
     def start(self):
-        settings = (f"listeners.kafka={self.server}", "kafka.group_initial_rebalance_delay_s=0")
+        settings = (
+            f"listeners.kafka={self.server}",
+            f"listeners.amqp=127.0.0.1:{self.amqp_port}",
+            "kafka.group_initial_rebalance_delay_s=0",
+        )
         self.manager = running_jackalope(settings=settings, http=False, directory=self.directory)
         self.broker = self.manager.__enter__()
 
@@ -45,13 +49,18 @@ class Site:
         self.manager.__exit__(None, None, None)
         self.start()
 
-    def program(self, name, *words):
+    def program(self, name, where, *words):
         return subprocess.Popen(
-            [sys.executable, str(PROGRAMS / name), self.server, "numbers", *words], stderr=subprocess.DEVNULL
+            [sys.executable, str(PROGRAMS / name), where, "numbers", *words], stderr=subprocess.DEVNULL
         )
 
     def start_reader(self):
-        self.readers.append(self.program("reader.py", "group", str(self.ledger), self.semantics))
+        words = ("group", str(self.ledger), self.semantics)
+        if self.protocol == "amqp":
+            url = f"amqp://guest:guest@127.0.0.1:{self.amqp_port}/%2F"
+            self.readers.append(self.program("amqp_reader.py", url, *words))
+        else:
+            self.readers.append(self.program("reader.py", self.server, *words))
 
     def kill_reader(self, chance):
         reader = self.readers.pop(chance.randrange(len(self.readers)))
@@ -76,17 +85,18 @@ class Site:
             ledger.close()
 
 
+@pytest.mark.parametrize("protocol", ["kafka", "amqp"])
 @pytest.mark.parametrize("semantics", ["least", "most"])
-def test_killed_at_random(tmp_path, semantics):
+def test_killed_at_random(tmp_path, semantics, protocol):
     """Everything is written once and in order; least: each record is worked on; most: none is, twice."""
     chance = random.Random(1)
-    site = Site(tmp_path, semantics)
+    site = Site(tmp_path, semantics, protocol)
     try:
         admin = AdminClient({"bootstrap.servers": site.server})
         admin.create_topics([NewTopic("numbers", PARTITIONS, 1)])["numbers"].result(HANG_S)
         for _ in range(READERS):
             site.start_reader()
-        writer = site.program("writer.py", str(COUNT))
+        writer = site.program("writer.py", site.server, str(COUNT))
         for number in range(KILLS):
             some = number * 400 + chance.randrange(1, 400)
             wait_until(lambda some=some: len(site.rows()) >= some, lambda: f"{len(site.rows())} rows", 0.1)

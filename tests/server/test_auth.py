@@ -11,7 +11,7 @@ from auth_world import FAST_N, LOCAL, REMOTE, World, amqplain, plain
 from waiting import HANG_S
 
 from broker.core.passwords import make_hash
-from broker.server.auth import LoginRefused, is_loopback, mechanisms
+from broker.server.auth import LoginRefused, is_loopback
 
 
 @pytest.fixture
@@ -24,8 +24,9 @@ def world():
 
 def test_mechanisms():
     """EXTERNAL is offered only to a peer with a certificate; names are separated by spaces."""
-    assert mechanisms(certificate=False) == "AMQPLAIN PLAIN"
-    assert mechanisms(certificate=True) == "AMQPLAIN PLAIN EXTERNAL"
+    assert World().auth.mechanisms(certificate=False) == "AMQPLAIN PLAIN"
+    assert World().auth.mechanisms(certificate=True) == "AMQPLAIN PLAIN EXTERNAL"
+    assert World(anonymous_user="guest").auth.mechanisms(certificate=False) == "AMQPLAIN PLAIN ANONYMOUS"
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", b"PLAIN"])
@@ -101,6 +102,17 @@ def test_unknown_mechanism(world, mechanism):
     with pytest.raises(LoginRefused) as caught:
         world.auth.authenticate_nowait(mechanism, plain("alice", "pw-alice"), LOCAL)
     assert len(caught.value.reason_for_log) < 100
+
+
+@pytest.mark.parametrize("response", [b"", b"someone@example.com", b"\0alice\0pw-alice", b"\xff"])
+def test_anonymous_is_the_user_that_is_named_for_it(response):
+    """rabbit_auth_mechanism_anonymous.erl: whatever the response says, from where that user may log in."""
+    world = World(anonymous_user="guest")
+    assert world.auth.authenticate_nowait("ANONYMOUS", response, LOCAL).name == "guest"
+    with pytest.raises(LoginRefused):
+        world.auth.authenticate_nowait("ANONYMOUS", response, REMOTE)
+    with pytest.raises(LoginRefused):
+        World(anonymous_user="nobody").auth.authenticate_nowait("ANONYMOUS", response, LOCAL)
 
 
 # The loopback rule.

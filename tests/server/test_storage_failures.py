@@ -86,7 +86,7 @@ def test_the_directory_goes(tmp_path, keep_root):
         data = tmp_path / "data"
         for path in list(data.iterdir()) if keep_root else [data]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        assert exit_code(broker.root_pid, timeout_s=HANG_S) == STORAGE_FAILED
+        assert exit_code(broker.root_pid) == STORAGE_FAILED
         text, criticals = said(tmp_path)
     assert criticals == 1
     assert "CRITICAL jackalope.storage storage failed, stopping: [Errno 2]" in text
@@ -122,7 +122,7 @@ def test_what_the_ticker_meets(tmp_path, method, error, code, line):
     with running_jackalope(directory=tmp_path, http=False, command=command) as broker:
         with contextlib.suppress(pika.exceptions.AMQPError):
             pika.BlockingConnection(parameters(broker)).process_data_events(HANG_S)
-        assert exit_code(broker.root_pid, timeout_s=HANG_S) == code
+        assert exit_code(broker.root_pid) == code
         text, criticals = said(tmp_path)
     assert criticals == 1
     assert line in text
@@ -152,7 +152,7 @@ def test_an_error_of_ours_in_the_journals_thread(tmp_path):
         with contextlib.suppress(pika.exceptions.AMQPError):
             if connection.is_open:
                 connection.process_data_events(HANG_S)
-        assert exit_code(broker.root_pid, timeout_s=HANG_S) == STORAGE_FAILED
+        assert exit_code(broker.root_pid) == STORAGE_FAILED
         text, criticals = said(tmp_path)
     assert criticals == 1
     assert "Traceback" in text

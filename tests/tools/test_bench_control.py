@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from waiting import HANG_S, wait_until
@@ -9,7 +10,7 @@ from waiting import HANG_S, wait_until
 from tools.bench.control import BrokerStartError, rabbitmq_missing, running_jackalope, running_rabbitmq
 from tools.bench.link import PeerClosed, Target, open_link
 from tools.bench.measure import run_once
-from tools.bench.processes import descendants, is_alive
+from tools.bench.processes import descendants, free_port, is_alive
 from tools.bench.scenarios import SCENARIOS
 
 pytestmark = pytest.mark.control
@@ -107,3 +108,9 @@ def test_a_broker_that_does_not_start_is_an_error_with_its_words():
         running_jackalope(command=["sh", "-c", "echo hello; sleep 30"]),
     ):
         pytest.fail("it started")
+
+
+def test_a_free_port_is_none_of_outgoing_connections():
+    """Else a client that tries again while a killed broker starts anew may be given the broker's port as its own."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(free_port() < lowest for _ in range(20))

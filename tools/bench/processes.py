@@ -7,6 +7,7 @@ Must not know: AMQP, brokers, scenarios.
 import contextlib
 import fcntl
 import os
+import random
 import signal
 import socket
 import tempfile
@@ -17,15 +18,25 @@ from types import FrameType
 
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PORT_MIN, PORTS_TRIED = 20_000, 50
 CONGESTION_DEFAULT = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 CONGESTION_AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of `host` that was free a moment ago. Another may take it first; the start that uses it then fails."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of `host` that was free a moment ago. Another may take it first; the start that uses it then fails.
+
+    It is none that the kernel gives to outgoing connections: a client that tries again and again while a killed broker
+    starts anew would be given the broker's port, and the broker could not listen on it.
+    """
+    lowest = int(LOCAL_PORTS.read_text().split()[0])
+    for port in random.Random().sample(range(PORT_MIN, max(lowest, PORT_MIN + PORTS_TRIED)), PORTS_TRIED):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind((host, port))
+            return port
+    raise OSError(f"{PORTS_TRIED} ports of {host} were tried, and none was free")
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -38,10 +38,10 @@ def check(paths: tuple[str, ...], sets: tuple[str, ...], data: str | None) -> No
 
 def _conflicts(paths: tuple[str, ...], sets: tuple[str, ...], data: str) -> bool:
     """Say them; returns whether they would end the start."""
-    from broker.app import vhost_limits
     from broker.config import load
     from broker.log.errors import StorageError
     from broker.rehearsal import conflicts_with
+    from broker.settings import vhost_limits
 
     loaded = load(list(paths), list(sets))
     try:

@@ -201,7 +201,7 @@ class GroupReading(Reading):
             self.scheduler.dirty.append(self)
 
     def _hand_out(self, consumer: Consumer, capacity: int) -> int:
-        """What comes again first; then from the partitions in turns, some of one at a time."""
+        """What comes again first; then from the partitions in turns, a batch at a time."""
         if self.is_paused:
             return 1
         claims = self._claims
@@ -215,7 +215,7 @@ class GroupReading(Reading):
             if not claim.has_more:
                 continue
             before = claim.position.offset
-            messages, offsets, cost = claim.position.gather(min(capacity, claim.room), self._wanted)
+            messages, offsets, cost = claim.position.take(min(capacity, claim.room), self._wanted)
             units += cost
             if messages:
                 if claim.counts:

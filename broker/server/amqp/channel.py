@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, make_origin, origin_names
-from broker.core.serving import Lease
+from broker.core.serving import Lease, Lender
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.ack_timeout import AckWatch
@@ -93,7 +93,7 @@ class Channel:
         "_get_holders", "ack_head", "ack_watch", "answered_seq", "assembly", "closing", "confirmed_seq",
         "confirming", "connection", "consumers", "head", "in_flight", "last_queue", "last_route", "lowest_tag",
         "next_consumer_prefetch", "next_tag", "number", "prefetch", "publish_seq", "reply_consumer",
-        "settling_to", "transaction", "unacked", "waiting",
+        "settling_to", "siblings", "transaction", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, number: int) -> None:
@@ -106,6 +106,7 @@ class Channel:
         self.last_route: Route | None = None  # Of the last regular publish.
         self.last_queue = ""  # What an empty queue name means (spec 1.7.2).
         self.consumers: dict[str, Consumer] = {}
+        self.siblings: dict[Lender, dict[str, Consumer]] = {}  # The consumers of each queue, by tag.
         self.reply_consumer: Consumer | None = None
         self.prefetch = 0  # Of the whole channel (basic.qos global), 0 is none.
         self.next_consumer_prefetch = 0
@@ -345,6 +346,26 @@ class Channel:
             holder = self._get_holders[id(queue)] = GetHolder(self, queue)
         return holder
 
+    def add_consumer(self, consumer: Consumer) -> None:
+        """A consumer of a queue; those of one queue know that they are not alone."""
+        self.consumers[consumer.tag] = consumer
+        siblings = self.siblings.setdefault(consumer.queue, {})
+        if siblings:
+            consumer.has_sibling = True
+        if len(siblings) == 1:
+            next(iter(siblings.values())).has_sibling = True
+        siblings[consumer.tag] = consumer
+
+    def forget_consumer(self, tag: str) -> Consumer | None:
+        """The consumer of this tag is no longer one of the channel's; None if there is none."""
+        consumer = self.consumers.pop(tag, None)
+        siblings = self.siblings.get(consumer.queue) if consumer is not None else None
+        if consumer is not None and siblings is not None:
+            siblings.pop(tag, None)
+            if not siblings:
+                del self.siblings[consumer.queue]
+        return consumer
+
     def served(self, consumer: Consumer) -> None:
         """It took from the room that all consumers of the channel share: the others come first next time."""
         if self.consumers.get(consumer.tag) is consumer:
@@ -374,6 +395,7 @@ class Channel:
         for consumer in list(self.consumers.values()):
             consumer.queue.remove_consumer(consumer, connection.now_ms())
         self.consumers.clear()
+        self.siblings.clear()
         connection.forget_reply_consumer(self)
         settle.return_in_slices(connection.broker.scheduler, leases)
 

@@ -211,7 +211,7 @@ class Consumer:
 
     def cancelled(self) -> None:
         """The queue is gone: tell the client if it wants to know (RabbitMQ: consumer_cancel_notify)."""
-        self.channel.consumers.pop(self.tag, None)
+        self.channel.forget_consumer(self.tag)
         connection = self._connection
         if connection.peer_can("consumer_cancel_notify"):
             connection.send(method_frame(self.channel.number, "basic.cancel", self.tag, True))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.server.amqp.state import State
-from broker.server.auth import LoginRefused, mechanisms
+from broker.server.auth import LoginRefused
 from protocol.amqp.errors import (
     ACCESS_REFUSED,
     CHANNEL_ERROR,
@@ -39,7 +39,7 @@ def on_protocol_header(connection: Connection, header: bytes) -> None:
     settings = connection.settings
     connection.hub.half_open.heard(connection)
     connection.state = State.START
-    offered = mechanisms(certificate=connection.external_name is not None).encode()
+    offered = connection.hub.authenticator.mechanisms(certificate=connection.external_name is not None).encode()
     connection.send(method_frame(0, "connection.start", 0, 9, settings.server_properties(), offered, b"en_US"))
 
 

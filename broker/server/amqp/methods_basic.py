@@ -93,10 +93,7 @@ def _consume_queue(
         timeout_ms=timeout_of(queue, arguments),
     )
     queue.add_consumer(consumer)
-    for other in channel.consumers.values():
-        if other.queue is queue:
-            other.has_sibling = consumer.has_sibling = True
-    channel.consumers[tag] = consumer
+    channel.add_consumer(consumer)
     if not nowait:
         channel.reply("basic.consume-ok", tag)
 
@@ -115,7 +112,7 @@ def _consume_replies(channel: Channel, tag: str, no_ack: bool, nowait: bool, arg
 @handles("basic.cancel")
 def _cancel(channel: Channel, tag: str, nowait: bool) -> None:
     """An unknown tag is no error; what is unacknowledged stays so."""
-    consumer = channel.consumers.pop(tag, None)
+    consumer = channel.forget_consumer(tag)
     if consumer is not None:
         consumer.queue.remove_consumer(consumer, channel.connection.now_ms())
     elif channel.reply_consumer is not None and channel.reply_consumer.tag == tag:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from broker.server.http.api import HttpError, Request, route_to
+from broker.server.http.api import HttpError, Request, route_to, visible_vhosts
 
 PARTITIONS_NAMED_MAX = 20
 """By a health check."""
@@ -27,10 +27,10 @@ def _damage(request: Request) -> list[str]:
 
 
 def _troubles(request: Request) -> list[str]:
-    """The partitions that cannot be read or cleaned, and why: some of them."""
+    """The partitions that cannot be read or cleaned, of vhosts that the user sees, and why: some of them."""
     found = (
         f"{line} (vhost '{vhost.name}')"
-        for vhost in request.hub.broker.vhosts.values()
+        for vhost in visible_vhosts(request)
         if vhost.topics is not None
         for line in vhost.topics.troubles.all()
     )

@@ -28,7 +28,7 @@ from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings
 from broker.server.listener import Admit
-from broker.server.pump import Poller
+from broker.server.poller import Poller
 from broker.server.scram import Scram
 from broker.server.tls import Tls
 

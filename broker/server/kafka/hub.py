@@ -34,6 +34,8 @@ BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
 ADMINISTRATOR = "administrator"
 WATCH_EVERY_MS = 500
+CLOSE_WAIT_MS = 5000
+"""How long a peer that was told the end may leave its socket open."""
 UNAUTHENTICATED_BYTES_MAX = 64 << 10
 """A request before the login; the largest there is carries a token of some kilobytes."""
 
@@ -222,7 +224,9 @@ class KafkaHub:
         settings = self.settings
         transport = connection.transport
         is_half_open = connection.user is None or not connection.requests_count
-        if is_half_open and now_ms - connection.started_ms >= settings.login_timeout_ms:
+        if connection.finished and now_ms - transport.progress_ms >= CLOSE_WAIT_MS:
+            why = "it does not close"
+        elif is_half_open and now_ms - connection.started_ms >= settings.login_timeout_ms:
             why = "no login" if connection.user is None else "no request"
         elif transport.pending_bytes and now_ms - transport.progress_ms >= settings.send_timeout_ms:
             why = "it takes nothing"

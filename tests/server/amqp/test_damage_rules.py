@@ -139,6 +139,38 @@ def test_it_is_known_at_the_next_start(world):
     assert not [key for key in world.store.catalog if key[:1] == catalog.DAMAGE]
 
 
+def test_the_journal_of_this_run():
+    """What is damaged before a checkpoint has moved it is told once, and neither counted nor waited for afterwards."""
+    world = World(SimDisk(random.Random(1).randrange))
+    world.told = []
+    world.broker.scheduler.report = lambda text, error: world.told.append(f"{text}: {error}")
+    client = world.connect()
+    client.declare("q", durable=True)
+    for number, body in enumerate(bodies()):
+        client.publish("q", body, delivery_mode=2)
+        if number % 10 == 9:
+            world.settle()
+    world = next_run(world)
+    (data,) = [
+        one.data for name, one in world.disk.files.items() if name.endswith(".journal") and b"000100x" in one.data
+    ]
+    data[data.index(b"000100x") + 50] ^= 1
+    queue = world.queue("q")
+    while queue.cursor.unloaded_count:
+        queue.load()
+    lost = COUNT - queue.cursor.ready_count
+    assert 0 < lost <= 64
+    world.advance(1000)
+    assert len(world.told) == 1
+    checkpoint(world)
+    world = next_run(world)
+    assert world.queue("q").cursor.ready_count == COUNT - lost
+    found = numbers(world.connect(), COUNT)
+    assert len(found) == COUNT - lost
+    assert found == sorted(found)
+    assert 100 not in found
+
+
 def test_a_file_that_was_put_back(world):
     """Restored from a copy, everything is there again."""
     data = segment(world)

@@ -325,3 +325,52 @@ def test_what_is_not_to_be_remembered(world):
     for name in ("m", "g"):
         client.publish("k", b"2", exchange=name, delivery_mode=2, headers={"x-deduplication-header": 1})
     assert [body for _, body in bodies(client, "d")] == [b"1", b"1", b"2", b"2"]
+
+
+def test_a_crash_of_the_broker_is_no_failed_delivery_and_forgets_none(world):
+    """A consumer's death counts (RabbitMQ: rabbit_fifo.erl, down), also over restarts; the broker's own does not.
+
+    A crash ends all deliveries at once, so that after some of them every message that is often on its way would be
+    buried, and it is not known which one was to blame.
+    """
+
+    def die(world):
+        victim = world.connect()
+        victim.consume("work")
+        return victim
+
+    client = world.connect()
+    client.declare("dead", durable=True)
+    client.declare(
+        "work", durable=True, x_delivery_limit=2, x_dead_letter_exchange="", x_dead_letter_routing_key="dead"
+    )
+    client.publish("work", b"poison", delivery_mode=2)
+    for _ in range(2):
+        die(world).drop()
+        world.settle()
+        for _ in range(3):
+            die(world)
+            world = world.kill()
+        assert world.queue("work").ready_count == 1
+    assert world.queue("dead").ready_count == 0
+    die(world).drop()
+    assert (world.queue("work").ready_count, world.queue("dead").ready_count) == (0, 1)
+    assert [body for _, body in bodies(world.kill().connect(), "dead")] == [b"poison"]
+
+
+@pytest.mark.parametrize("overflow", ["reject-publish", "reject-publish-dlx"])
+def test_what_a_crash_brings_back_to_a_full_queue_that_rejects_stays(world, overflow):
+    """Confirmed and delivered, then the broker is killed: all of it is there (maybe_drop_head never drops here)."""
+    client = confirming(world)
+    client.declare("full", durable=True, x_max_length=2, x_max_length_bytes=2, x_overflow=overflow)
+    for body in (b"A", b"B"):
+        client.publish("full", body, delivery_mode=2)
+    taker = world.connect()
+    taker.get("full")
+    taker.get("full")
+    for body in (b"C", b"D"):
+        client.publish("full", body, delivery_mode=2)
+    world.settle()
+    world = world.kill()
+    world.advance(1000)
+    assert [body for _, body in bodies(world.connect(), "full")] == [b"A", b"B", b"C", b"D"]

@@ -159,3 +159,44 @@ def declare(home, name, arguments=None):
     return home.declare_queue(
         name, durable=False, exclusive=False, auto_delete=False, arguments=arguments or {}, connection=None, now_ms=0
     )
+
+
+def test_a_consumer_costs_the_same_beside_ten_thousand():
+    """Who comes or goes does not rank all that are there, nor does a message ask all of them."""
+
+    def scenario(counter):
+        world = World()
+        client = world.connect()
+        client.declare("q")
+        consume = [method_frame(1, "basic.consume", 0, "q", f"t{each}", False, True, False, True, {})
+                   for each in range(9_000)]  # fmt: skip
+        client.feed(b"".join(consume[:-100]))
+        counter.run(client.feed, b"".join(consume[-100:]))
+        counter.run(lambda: [client.feed(publish(1, "", "q", b"x")) for _ in range(100)])
+        cancel = [method_frame(1, "basic.cancel", f"t{each}", True) for each in range(100, 9_000, 89)]
+        counter.run(client.feed, b"".join(cancel))
+        assert len(world.queue("q").consumers) == 9_000 - len(cancel)
+
+    assert_short_steps(scenario)
+
+
+def test_the_exclusive_queues_of_a_connection_go_in_slices():
+    """However many it has; nobody finds those that have not gone yet (RabbitMQ: rabbit_queue_collector.erl)."""
+    names = [f"mine-{each}" for each in range(6_000)]
+
+    def scenario(counter):
+        world = World()
+        client, other = world.connect(), world.connect()
+        client.feed(b"".join(method_frame(1, "queue.declare", 0, name, False, False, True, False, True, {})
+                             for name in names))  # fmt: skip
+        counter.run(client.machine.abort)
+        assert world.busy
+        other.machine.receive(method_frame(1, "queue.declare", 0, names[-1], False, False, False, False, False, {})
+                              + publish(1, "", names[-2], b"x", True)
+                              + method_frame(1, "queue.delete", 0, names[-3], False, False, False))  # fmt: skip
+        counter.run_while_busy(world.broker.scheduler)
+        said = [name for name, _, _ in other.frames() if name not in ("header", "body")]
+        assert said == ["queue.declare-ok", "basic.return", "queue.delete-ok"]
+        assert set(world.broker.vhosts["/"].queues) == {names[-1]}
+
+    assert_short_steps(scenario)

@@ -13,6 +13,7 @@ from broker.server.http import fields as http_fields
 from broker.server.http import records as module
 from protocol.kafka.partitioner import partition_for_key
 from protocol.kafka.records import render_record
+from tests.core.topics.world import append_unseen
 
 NOW_MS = 1_000_000
 
@@ -135,7 +136,7 @@ def test_a_batch_that_opens_to_too_much_is_passed_over(http):
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb") as file:
         file.write(bytes(module.OPENED_BYTES_MAX + 1))
-    partition.append(batch([b""] * 7, attributes=1, timestamp_ms=NOW_MS, records=out.getvalue()), NOW_MS)
+    append_unseen(partition, batch([b""] * 7, attributes=1, timestamp_ms=NOW_MS, records=out.getvalue()))
     http.settle()
     http.produce({"value": "behind"})
     page = http.records()
@@ -150,7 +151,7 @@ def test_a_batch_that_is_malformed_inside_is_passed_over(http, inside):
     """A broker does not open what it stores: who reads it is told."""
     partition = http.topic().partitions[0]
     http.produce({"value": "before"})
-    partition.append(batch([b""] * 3, attributes=1, timestamp_ms=NOW_MS, records=inside), NOW_MS)
+    append_unseen(partition, batch([b""] * 3, attributes=1, timestamp_ms=NOW_MS, records=inside))
     http.settle()
     http.produce({"value": "behind"})
     items = http.all_records()

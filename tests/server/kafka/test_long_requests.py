@@ -10,7 +10,7 @@ from broker.server.kafka.handlers import HANDLERS
 from protocol.kafka.headers import read_request
 from protocol.kafka.readers import ELEMENTS_MAX
 
-COUNT = 20_000
+COUNT = 10_000
 NOW_MS = 1_900_000_000_000
 NAMES = [f"nowhere-{number}" for number in range(COUNT)]
 
