@@ -142,7 +142,7 @@ class _Server:
         authenticator = Authenticator(access, config.security)
         apply_users(config.users.values(), access, authenticator)
         durability = Durability(store) if store is not None else None
-        hub = Hub(broker, access, authenticator, durability)
+        hub = Hub(broker, access, authenticator, durability, limits.unfinished_bytes_max)
         clock = Clock(hub)
         hub.read_clock = clock.read
         hub.group_settings = group_settings(config)
@@ -248,6 +248,7 @@ class _Server:
         limits = self.config.limits
         accept = AcceptLimits(
             limits.connections_max,
+            limits.connections_per_ip_max,
             limits.connections_unauthenticated_max,
             limits.connections_unauthenticated_per_ip_max,
         )

@@ -61,8 +61,15 @@ def vhost_limits(config: Config) -> VHostLimits:
 
 def group_settings(config: Config) -> GroupSettings:
     """What consumer groups are bound by."""
+    limits = config.limits
     return GroupSettings(
         initial_rebalance_delay_ms=int(config.kafka.group_initial_rebalance_delay_s * 1000),
+        members_max=limits.kafka_group_members_max,
+        groups_max=limits.kafka_groups_max,
+        member_metadata_bytes_max=limits.kafka_group_metadata_bytes_max,
+        assignment_bytes_max=limits.kafka_group_assignment_bytes_max,
+        bytes_max=limits.kafka_groups_bytes_max,
+        offset_metadata_chars_max=limits.kafka_offset_metadata_chars_max,
         session_timeout_ms_min=round(config.kafka.group_session_timeout_min_s * 1000),
         session_timeout_ms_max=round(config.kafka.group_session_timeout_max_s * 1000),
         offsets_retention_ms=int(config.kafka.offsets_retention_s * 1000),

@@ -75,7 +75,15 @@ class Limits:
 
     # Connections and channels.
     connections_max: int = option(
-        10_000, integer(1, 1_000_000), "Open connections. An idle one costs up to 40 kB and a file descriptor."
+        10_000,
+        integer(1, 1_000_000),
+        "Open connections of each protocol. An idle one costs up to 40 kB and a file descriptor.",
+    )
+    connections_per_ip_max: int = option(
+        9000,
+        integer(1, 1_000_000),
+        "Of these from one address, both protocols together: the rest is for others. Kafka's max.connections.per.ip,"
+        " which by default is no limit.",
     )
     connections_unauthenticated_max: int = option(
         2048,
@@ -135,6 +143,45 @@ class Limits:
         size(64 * KIB, 1024 * MIB),
         "Batches in one answer to a fetch, whatever is asked for: they are read in one step. Kafka's is 55 MiB.",
     )
+    kafka_answers_per_connection_bytes_max: int = option(
+        MIB,
+        size(64 * KIB, 1024 * MIB),
+        "Octets of answers in memory that one Kafka client has not taken: past it no further request of it is worked on"
+        " and no parked fetch read. Its first answer is.",
+    )
+    kafka_answers_bytes_max: int = option(
+        256 * MIB,
+        size(MIB, 1024 * 1024 * MIB),
+        "The same of all Kafka clients together: past it fetches wait, and who takes nothing for 2 s goes. Kafka has no"
+        " such limit; its answers are sent from files alone.",
+    )
+    kafka_groups_max: int = option(
+        100_000, integer(1, 10_000_000), "Consumer groups of a vhost: each is about 2 kB. Kafka has no such limit."
+    )
+    kafka_group_members_max: int = option(
+        1000,
+        integer(1, 100_000),
+        "Members of one consumer group: a rebalance of them is one step. Kafka's group.max.size, by default no limit.",
+    )
+    kafka_group_metadata_bytes_max: int = option(
+        256 * KIB,
+        size(1024, 100 * MIB),
+        "What one member says of itself in JoinGroup, all protocols together. In Kafka whatever fits into a request.",
+    )
+    kafka_group_assignment_bytes_max: int = option(
+        MIB,
+        size(1024, 100 * MIB),
+        "What a leader assigns to one member. Kafka: all of a group has to fit into one record (max.message.bytes).",
+    )
+    kafka_groups_bytes_max: int = option(
+        128 * MIB,
+        size(64 * KIB, 1024 * 1024 * MIB),
+        "Octets of all consumer groups of a vhost, offsets included; who is in may use a quarter more. 1,000 members of"
+        " 256 KiB would be twice that, and as much again in the leader's answer.",
+    )
+    kafka_offset_metadata_chars_max: int = option(
+        4096, integer(0, 1_000_000), "What a consumer may note beside an offset. Kafka's offset.metadata.max.bytes."
+    )
     kafka_idle_timeout_s: float = option(
         600.0,
         seconds(1, 86_400),
@@ -142,6 +189,14 @@ class Limits:
     )
     drain_timeout_s: float = option(
         10.0, seconds(0, 3600), "After SIGTERM: how long connections may take to close before they are dropped."
+    )
+
+    unfinished_bytes_max: int = option(
+        256 * MIB,
+        size(MIB, 1024 * 1024 * MIB),
+        "Octets of requests, messages and bodies over 64 KiB that have not come whole, or wait, of all connections."
+        " Past it, or under the memory alarm, they are read on one after the other, and who sends nothing for 2 s goes."
+        " Kafka's queued.max.request.bytes, which by default is no limit.",
     )
 
     # HTTP.

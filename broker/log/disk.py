@@ -62,6 +62,10 @@ class FileRange:
             raise OSError(errno.EIO, f"a file ends before its position {self.position + self.size}")
         return sent
 
+    def first(self, count: int) -> FileRange:
+        """Its first `count` octets."""
+        return FileRange(self._descriptor, self.position, count)
+
     def behind(self, count: int) -> FileRange:
         """What is left without its first `count` octets."""
         return FileRange(self._descriptor, self.position + count, self.size - count)

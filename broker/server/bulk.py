@@ -27,6 +27,8 @@ log = logging.getLogger("jackalope.server")
 
 PIECES_MAX = 64
 """Of one call; the kernel takes 1,024."""
+TLS_BYTES_MAX = 1 << 20
+"""Enciphered in one go, from one answer or many."""
 SENT_BYTES_MAX = 4 << 20
 """Of one connection in one go: what is left goes when epoll says that there is room, which others do not wait for."""
 
@@ -80,8 +82,7 @@ class BulkPump(Pump):
             machine.out.clear()
             return
         if self.tls is not None:
-            if self._read_files():
-                super().flush()
+            super().flush()
             return
         if not self._pieces:
             self._write()
@@ -90,16 +91,37 @@ class BulkPump(Pump):
         elif not self.listening and not self._pieces and not machine.paused:
             self.resume()  # It took nothing because too much was unsent.
 
-    def _read_files(self) -> bool:
-        """Have nothing but octets on `out`; False when that cannot be, and the connection is closed."""
-        out = self.machine.out
+    def _take_out(self) -> bytes:
+        """The next octets for TLS: of files no more is read than what is sent in one go."""
+        machine = self.machine
+        out = machine.out
+        some: list[bytes | memoryview] = []
+        size = held = count = 0
         try:
-            out[:] = [one.read() if isinstance(one, FileRange) else one for one in out]
+            for one in out:
+                room = TLS_BYTES_MAX - size
+                if room <= 0:
+                    break
+                if not isinstance(one, FileRange):
+                    held += len(one)
+                    some.append(one)
+                elif len(one) <= room:
+                    some.append(one.read())
+                else:
+                    some.append(one.first(room).read())
+                    out[count] = one.behind(room)
+                    size += room
+                    break
+                size += len(one)
+                count += 1
         except OSError as error:
             log.error("connection ended, what it was to be sent cannot be read: %s", error)
             self.close()
-            return False
-        return True
+            return b""
+        del out[:count]
+        machine.out_size -= size
+        machine.wrote(size, held)
+        return b"".join(some)
 
     def drain(self) -> None:
         """The socket takes octets again."""
@@ -177,14 +199,20 @@ class BulkPump(Pump):
         self._unsent -= count
         self.progress_ms = self._home.now_ms
         pieces = self._pieces
-        while count:
+        held, left = 0, count
+        while left:
             first = pieces[0]
             size = len(first)
-            if size > count:
-                pieces[0] = first.behind(count) if isinstance(first, FileRange) else first[count:]
-                return
-            pieces.popleft()
-            count -= size
+            is_file = isinstance(first, FileRange)
+            if size > left:
+                pieces[0] = first.behind(left) if isinstance(first, FileRange) else first[left:]
+                size = left
+            else:
+                pieces.popleft()
+            if not is_file:
+                held += size
+            left -= size
+        self.machine.wrote(count, held)
 
     def _finish(self) -> None:
         """The machine is done: write what is left, then end."""

@@ -1,4 +1,4 @@
-"""Connections that are not open yet, and which of them goes when there are too many.
+"""Connections that are not open yet, or of which nothing is wanted, and which of them goes when there are too many.
 
 Owns: who is waiting, by host, in order of arrival, whichever protocol it speaks. Must not know: sockets, limits'
 reasons (`broker.config.limits`).
@@ -12,19 +12,47 @@ list pays: neither a flood of silent sockets nor one of those that begin and sto
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from broker.server.machine import Machine
+
+class Guest(Protocol):
+    """One that may have to go."""
+
+    peer: tuple[str, int]
+    transport: Any
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptLimits:
-    """How many sockets may be open, in all and before their login, in all and from one host."""
+    """How many sockets may be open, in all (of each protocol) and from one host, and the same before their login."""
 
     connections_max: int = 20_000
+    per_host_max: int = 20_000
     unauthenticated_max: int = 2_000
     unauthenticated_per_host_max: int = 1_000
+
+
+class Hosts:
+    """How many connections each host has, of every protocol."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def count(self, host: str) -> int:
+        """Of this one."""
+        return self._counts.get(host, 0)
+
+    def add(self, host: str) -> None:
+        """One more."""
+        self._counts[host] = self.count(host) + 1
+
+    def remove(self, host: str) -> None:
+        """One less; there has to be one."""
+        self._counts[host] -= 1
+        if not self._counts[host]:
+            del self._counts[host]
 
 
 class HalfOpen:
@@ -36,12 +64,12 @@ class HalfOpen:
         self._by_host: dict[str, _Waiting] = {}
         self.count = 0
 
-    def add(self, connection: Machine) -> None:
+    def add(self, connection: Guest) -> None:
         """It was accepted."""
         self._by_host.setdefault(connection.peer[0], _Waiting()).silent[connection] = None
         self.count += 1
 
-    def heard(self, connection: Machine) -> None:
+    def heard(self, connection: Guest) -> None:
         """It has sent a protocol header, or a request; again is later."""
         waiting = self._by_host.get(connection.peer[0])
         if waiting is None:
@@ -52,7 +80,7 @@ class HalfOpen:
                 waiting.heard[connection] = None
                 return
 
-    def discard(self, connection: Machine) -> None:
+    def discard(self, connection: Guest) -> None:
         """It is open, or gone; again is nothing."""
         host = connection.peer[0]
         waiting = self._by_host.get(host)
@@ -70,7 +98,7 @@ class HalfOpen:
         if surplus is not None:
             surplus.transport.close()
 
-    def surplus(self, host: str, per_host_max: int, total_max: int) -> Machine | None:
+    def surplus(self, host: str, per_host_max: int, total_max: int) -> Guest | None:
         """Who has to go before another one from `host` is taken; None while there is room."""
         waiting = self._by_host.get(host)
         if waiting is None or len(waiting) < per_host_max:
@@ -86,8 +114,8 @@ class _Waiting:
     __slots__ = ("heard", "silent")
 
     def __init__(self) -> None:
-        self.silent: dict[Machine, None] = {}
-        self.heard: dict[Machine, None] = {}
+        self.silent: dict[Guest, None] = {}
+        self.heard: dict[Guest, None] = {}
 
     def __len__(self) -> int:
         return len(self.silent) + len(self.heard)

@@ -20,7 +20,8 @@ from broker.server.amqp.reply_to import ReplyAddresses
 from broker.server.amqp.state import State
 from broker.server.auth import LoginRefused
 from broker.server.durability import Durability
-from broker.server.half_open import HalfOpen
+from broker.server.half_open import HalfOpen, Hosts
+from broker.server.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from broker.core.access import Access
@@ -47,8 +48,8 @@ class Hub:
 
     __slots__ = (
         "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability",
-        "group_settings", "half_open", "hasten", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
-        "reply_addresses", "scheduler", "touched", "turns",
+        "group_settings", "half_open", "hasten", "hosts", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
+        "reply_addresses", "scheduler", "touched", "turns", "unfinished",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,7 @@ class Hub:
         access: Access,
         authenticator: Authenticator,
         durability: Durability | None = None,
+        unfinished_bytes_max: int = 256 << 20,
     ) -> None:
         self.broker = broker
         self.durability = durability  # None keeps everything in memory.
@@ -82,6 +84,8 @@ class Hub:
         self.group_settings = GroupSettings()
         self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()
+        self.hosts = Hosts()
+        self.unfinished = Unfinished(unfinished_bytes_max, lambda: self.now_ms)
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
         if durability is not None:
             durability.on_synced.append(broker.synced)
@@ -145,6 +149,7 @@ class Hub:
         if active == (reason in broker.alarms):
             return
         broker.alarms = broker.alarms | {reason} if active else broker.alarms - {reason}
+        self.unfinished.set_short("memory" in broker.alarms)
         self._on_alarm("low on " + " & ".join(sorted(broker.alarms, reverse=True)) if broker.alarms else None)
 
     def _on_alarm(self, reason: str | None) -> None:
@@ -161,6 +166,7 @@ class Hub:
     def add(self, connection: Connection) -> None:
         """A connection was accepted; it counts as half open until it has logged in and opened its vhost."""
         self.connections.add(connection)
+        self.hosts.add(connection.peer[0])
         self.half_open.add(connection)
 
     def remove(self, connection: Connection) -> None:
@@ -168,6 +174,7 @@ class Hub:
         if connection in self.connections:
             self.half_open.discard(connection)
             self.connections.discard(connection)
+            self.hosts.remove(connection.peer[0])
             self.blocked.discard(connection)
 
     async def log_in(self, connection: Connection) -> None:
@@ -207,6 +214,7 @@ class Hub:
             "connections": len(self.connections),
             "channels": sum(len(connection.channels) for connection in self.connections),
             "half_open": self.half_open.count,
+            "unfinished_bytes": self.unfinished.octets,
             "blocked": len(self.blocked),
             "turns": self.turns,
             "storage_frames": self.durability.flusher.frames_count if self.durability is not None else 0,

@@ -177,7 +177,7 @@ class AmqpDoor:
     def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
         """Half open ones that are too many make room for new ones."""
         limits, hub = self.limits, self.hub
-        if len(hub.connections) >= limits.connections_max:
+        if len(hub.connections) >= limits.connections_max or hub.hosts.count(peer[0]) >= limits.per_host_max:
             return False
         hub.half_open.make_room(peer[0], limits)
         hub.read_clock()

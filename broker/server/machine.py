@@ -69,6 +69,9 @@ class BulkMachine(Machine, Protocol):
     def received(self, count: int) -> None:
         """So many octets were put there."""
 
+    def wrote(self, octets: int, held: int) -> None:
+        """So many octets of `out` have gone, and so many of these were in memory: not pieces of files."""
+
 
 class Home(Protocol):
     """What a pump asks of those who keep its machine."""

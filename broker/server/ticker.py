@@ -112,6 +112,7 @@ class Ticker:
                         self._watch(connection, hub.now_ms)
                     self._watch_memory()
                     self._watch_disk()
+                    self._watch_unfinished()
             hub.end_turn()
             while scheduler.busy:
                 if not self._move_on(scheduler.run_slice):
@@ -216,6 +217,12 @@ class Ticker:
         log.info("peer takes nothing: peer=%s:%s", *connection.peer[:2])
         connection.transport.close()
         return True
+
+    def _watch_unfinished(self) -> None:
+        """Who sends nothing goes, if others wait for the room that it takes."""
+        one = self._hub.unfinished.in_the_way()
+        if one is not None:
+            one.turn_out()
 
     def _watch_disk(self) -> None:
         durability = self._hub.durability

@@ -36,6 +36,7 @@ class Machine(SimpleNamespace):
     def __init__(self):
         super().__init__(out=[], out_size=0, sent_octets=0, peer=("peer", 1), target=None, transport=None)
         self.paused = self.more = self.finished = self.congested = False
+        self.wrote_octets = self.held_octets = 0
 
     def say(self, piece):
         self.out.append(piece)
@@ -43,6 +44,10 @@ class Machine(SimpleNamespace):
 
     def drained(self):
         self.congested = False
+
+    def wrote(self, octets, held):
+        self.wrote_octets += octets
+        self.held_octets += held
 
     def abort(self):
         self.finished = True
@@ -78,6 +83,7 @@ def test_what_comes_while_more_is_unsent_is_sent_behind_it(pair, monkeypatch):
             assert pump._poller.interest & select.EPOLLOUT, "nobody will send the rest"
             pump.drain()
     assert found == b"".join(said)
+    assert pump.machine.wrote_octets == pump.machine.held_octets == len(found)
     assert not pump._poller.interest & select.EPOLLOUT
 
 

@@ -229,3 +229,27 @@ def backlog(context: click.Context, messages: int, queues: int, partitions: int,
                 click.echo(json.dumps(figure.as_json()))
     if check and missed:
         context.exit(EXIT_FAILED)
+
+
+@bench.command()
+@click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(0.001, 1.0),
+              help="Of the consumers, queues, bindings and channels.")  # fmt: skip
+@click.option("--check", is_flag=True, help="Exit 1 when somebody waited for longer than the goal.")
+@click.pass_context
+def bystander(context: click.Context, scale: float, check: bool) -> None:
+    """How long somebody who publishes and gets waits at most beside requests and peers that mean much work."""
+    from tools.bench.bystander import GOAL_MS, measure
+    from tools.bench.processes import orderly_end
+
+    terminal = sys.stdout.isatty()
+    missed = False
+    with orderly_end():
+        for row in measure(scale):
+            missed |= not row.met
+            if terminal:
+                click.echo(f"{row.name:52} worst {row.worst_ms:8.1f} ms  while made {row.making_ms:8.1f} ms  "
+                           f"{row.rounds:6} rounds  at most {GOAL_MS:g}")  # fmt: skip
+            else:
+                click.echo(json.dumps(row.as_json()))
+    if check and missed:
+        context.exit(EXIT_FAILED)

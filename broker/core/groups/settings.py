@@ -32,7 +32,7 @@ class GroupSettings:
     """All protocols of one member together."""
     assignment_bytes_max: int = 1 << 20
     """Of one member; Kafka's bound is what fits into one record with all others."""
-    bytes_max: int = 1 << 28
+    bytes_max: int = 1 << 27
     """What all groups together may hold, offsets included. Who is in already may use a quarter more."""
     offset_metadata_chars_max: int = 4_096
     offsets_retention_ms: int = 7 * 86_400_000

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class HeldPublishes:
     """The publishes that one connection has to wait with."""
 
-    __slots__ = ("_bytes", "_connection", "_held")
+    __slots__ = ("_connection", "_held", "octets")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._held: list[tuple[Channel, Asked, int, bytes]] = []
-        self._bytes = 0
+        self.octets = 0
         reason = connection.broker.alarm
         if reason is not None and connection.peer_can("connection.blocked"):
             connection.send(method_frame(0, "connection.blocked", reason))
@@ -36,7 +36,7 @@ class HeldPublishes:
     def full(self) -> bool:
         """Whether reading has to stop."""
         connection = self._connection
-        if self._bytes > connection.settings.parked_bytes_max:
+        if self.octets > connection.settings.parked_bytes_max:
             return True
         return bool(self._held) and not any(
             channel.consumers or channel.unacked for channel in connection.channels.values()
@@ -54,7 +54,7 @@ class HeldPublishes:
             channel.send_nack()
         else:
             self._held.append((channel, asked, flags, content))
-            self._bytes += len(content)
+            self.octets += len(content)
         return True
 
     def let_go(self, channel: Channel) -> None:
@@ -62,8 +62,9 @@ class HeldPublishes:
         held, self._held = self._held, [one for one in self._held if one[0] is not channel]
         for other, asked, flags, content in held:
             if other is channel:
-                self._bytes -= len(content)
+                self.octets -= len(content)
                 channel.publish(asked, flags, content)
+        self._connection.hold_unfinished(0)
 
     def replay(self) -> None:
         """The alarm is over: tell the peer, then publish what was held, in order."""

@@ -9,6 +9,7 @@ the general one. Knows no sockets and awaits nothing but a login. Who drives it 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from broker.server.amqp.reply_to import ReplyAddresses, ReplySink
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.amqp.settle import ack_run
 from broker.server.amqp.state import State
+from broker.server.unfinished import LARGE_BYTES, Begun
 from protocol.amqp.errors import (
     ACCESS_REFUSED,
     CHANNEL_ERROR,
@@ -41,6 +43,8 @@ from protocol.amqp.methods import method_number
 
 if TYPE_CHECKING:
     from broker.server.hub import Hub
+
+log = logging.getLogger("jackalope.server")
 
 ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
@@ -64,6 +68,7 @@ class Connection:
         "_position",
         "_seen_epochs",
         "assembling_bytes",
+        "begun",
         "broker",
         "channel_max",
         "channels",
@@ -163,6 +168,7 @@ class Connection:
         self.released = False
         self.drop_at_ms: int | None = None
         self.assembling_bytes = 0  # Of messages whose content has not come whole, on all channels.
+        self.begun: Begun | None = None  # The same and what is held, once it is so much that it needs room.
         self.published_count = 0
         self.received_octets = self.sent_octets = 0
         self.seen_received = self.seen_sent = 0
@@ -178,7 +184,12 @@ class Connection:
     @property
     def paused(self) -> bool:
         """Nothing may be taken now: a login is under way, a reply waits for the disk, or an alarm holds this peer."""
-        return self.login is not None or self.parked is not None or (self.held is not None and self.held.full)
+        return (
+            self.login is not None
+            or self.parked is not None
+            or (self.held is not None and self.held.full)
+            or (self.begun is not None and self.begun.waits)
+        )
 
     @property
     def has_said_all(self) -> bool:
@@ -432,6 +443,8 @@ class Connection:
         self.forget_routes()  # They go round in circles.
         self.held = None
         self.parked = None
+        self.assembling_bytes = 0
+        self.hold_unfinished(0)
         self.send_confirms()
         self.unconfirmed.clear()
         channels, self.channels = list(self.channels.values()), {}
@@ -445,6 +458,30 @@ class Connection:
                 then()
 
         releasing.release(self, channels, released)
+
+    def hold_unfinished(self, came: int) -> None:
+        """Messages that are not whole, or are held, have become more or less; so many octets have come."""
+        octets, begun = self.assembling_bytes, self.begun
+        if self.held is not None:
+            octets += self.held.octets
+        if octets <= LARGE_BYTES:
+            if begun is not None:
+                self.begun = None
+                begun.let_go()
+            return
+        if begun is None:
+            begun = self.begun = Begun(self.hub.unfinished, self._on_room, self._turn_out, lambda: self.paused)
+        begun.has_come(came)
+        begun.holds(octets)
+
+    def _on_room(self) -> None:
+        """There is room for the messages that come."""
+        if self.transport is not None:
+            self.transport.resume()
+
+    def _turn_out(self) -> None:
+        log.info("closed: peer=%s:%s others wait for the room that its messages take", *self.peer[:2])
+        self.transport.close()
 
     def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
         """The channel's number may be used again."""
@@ -578,10 +615,13 @@ class Connection:
         """The alarm is on: keep or refuse this publish. False when it should go through after all."""
         if self.held is None:
             self.held = HeldPublishes(self)
-        return self.held.add(channel, asked, flags, content)
+        is_held = self.held.add(channel, asked, flags, content)
+        self.hold_unfinished(0)
+        return is_held
 
     def resume(self) -> None:
         """The alarm is over: what was held goes on in order."""
         if self.held is not None:
             held, self.held = self.held, None
             held.replay()
+            self.hold_unfinished(0)

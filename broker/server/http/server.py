@@ -15,7 +15,8 @@ import math
 import re
 import socket
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import trio
 from broker.config.limits import Limits
 from broker.core.access import User
 from broker.server.auth import LoginRefused
+from broker.server.half_open import HalfOpen
 from broker.server.http import (  # noqa: F401 - they fill the table of routes
     browse,
     groups,
@@ -38,6 +40,7 @@ from broker.server.http import (  # noqa: F401 - they fill the table of routes
 )
 from broker.server.http.api import Created, HttpError, Listing, Request, Steps, answer, split_target
 from broker.server.hub import Hub
+from broker.server.unfinished import LARGE_BYTES, Begun
 
 log = logging.getLogger("jackalope.http")
 
@@ -73,6 +76,8 @@ class HttpServer:
         self._limits = limits
         self._statistics = statistics
         self._open = 0
+        self.waiting = HalfOpen()
+        """The connections for which nothing is done: silent, idle, in mid-request, or not taking their answer."""
 
     async def run(self) -> None:
         """Accept for ever."""
@@ -89,19 +94,34 @@ class HttpServer:
                 log.warning("accept failed: %s", error)
                 await trio.sleep(0.1)
                 continue
-            if self._open >= self._limits.http_connections_max:
+            if self._open >= self._limits.http_connections_max and not self._make_room(str(peer[0])):
                 accepted.close()
                 continue
             self._open += 1
-            self._nursery.start_soon(self._serve, trio.SocketStream(accepted), str(peer[0]))
+            self._nursery.start_soon(self._serve, trio.SocketStream(accepted), (str(peer[0]), int(peer[1])))
 
-    async def _serve(self, stream: trio.SocketStream, peer_host: str) -> None:
+    def _make_room(self, host: str) -> bool:
+        """Close the one that has to go before another one is taken; False when something is done for all of them."""
+        if not self.waiting.count:
+            return False
+        surplus = self.waiting.surplus(host, self._limits.http_connections_max, 0)
+        assert surplus is not None
+        self.waiting.discard(surplus)
+        surplus.transport.close()
+        return True
+
+    async def _serve(self, stream: trio.SocketStream, peer: tuple[str, int]) -> None:
+        exchanges = _Exchanges(self, stream, peer)
+        self.waiting.add(exchanges)
         try:
-            async with stream:
-                await _Exchanges(self, stream, peer_host).run()
+            with exchanges.scope:
+                async with stream:
+                    await exchanges.run()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             log.debug("connection ended: %s", error)
         finally:
+            self.waiting.discard(exchanges)
+            exchanges.begun.let_go()
             self._open -= 1
 
     def note_failure(self, what: str, error: Exception) -> None:
@@ -228,13 +248,20 @@ def to_json(value: Any) -> str:
 
 
 class _Exchanges:
-    """The requests and responses of one connection."""
+    """The requests and responses of one connection. A `Guest`: its transport is itself."""
 
-    def __init__(self, server: HttpServer, stream: trio.SocketStream, peer_host: str) -> None:
+    def __init__(self, server: HttpServer, stream: trio.SocketStream, peer: tuple[str, int]) -> None:
         self._server = server
         self._limits = server._limits
         self._stream = stream
-        self._peer_host = peer_host
+        self.peer = peer
+        self._peer_host = peer[0]
+        self.transport = self
+        self.scope = trio.CancelScope()
+        self.begun = Begun(server._hub.unfinished, self._on_room, self.close, lambda: self._is_busy)
+        """What it holds of a large body."""
+        self._room: trio.Event | None = None
+        self._is_busy = False  # Something is done for it.
         self._without_body = False  # The answer to HEAD.
         self._is_last = False
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_header_bytes_max)
@@ -255,6 +282,8 @@ class _Exchanges:
             if request is None:
                 return
             await self._handle(request, body)
+            del body
+            self.begun.let_go()
             if engine.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
                 if self._is_last:
                     await self._linger()
@@ -279,6 +308,7 @@ class _Exchanges:
                     go_on = h11.InformationalResponse(status_code=100, headers=[])
                     await self._stream.send_all(self._h11.send(go_on) or b"")
                 data = await self._stream.receive_some(READ_BYTES)
+                self._server.waiting.heard(self)
                 if request is None:
                     head += data
                 self._h11.receive_data(data)
@@ -295,12 +325,45 @@ class _Exchanges:
                 body += event.data
                 if len(body) > self._limits.http_body_bytes_max:
                     raise h11.RemoteProtocolError("body too large", error_status_hint=413)
+                if len(body) > LARGE_BYTES:
+                    await self._hold(len(body), len(event.data))
             elif isinstance(event, h11.EndOfMessage):
                 return request, bytes(body)
             else:
                 return None, b""
 
+    async def _hold(self, octets: int, came: int) -> None:
+        """Go on when there is room for what has come of the body."""
+        self.begun.has_come(came)
+        self.begun.holds(octets)
+        if self.begun.waits:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def _on_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+    def close(self) -> None:
+        """It has to go, for others."""
+        log.info("closed: peer=%s:%s others wait for its place", *self.peer)
+        self.scope.cancel()
+
     async def _handle(self, request: h11.Request, body: bytes) -> None:
+        """Answer; as long as something is done for it the connection is in nobody's way."""
+        waiting = self._server.waiting
+        waiting.discard(self)
+        self._is_busy = True
+        try:
+            send = await self._answer(request, body)
+        finally:
+            self._is_busy = False
+            waiting.add(self)
+            waiting.heard(self)
+        await send()
+
+    async def _answer(self, request: h11.Request, body: bytes) -> Callable[[], Awaitable[None]]:
+        """How the answer is sent."""
         headers = dict(request.headers)
         self._without_body = False
         # RFC 9112, 6.1: both framings at once may be an attempt at smuggling; answered, and nothing behind it is read.
@@ -313,18 +376,16 @@ class _Exchanges:
             result = await self._server.answer(method, request.target.decode("ascii"), body, user, self._peer_host)
             text = b"" if result is None or isinstance(result, Created) else (await _encode(result)).encode()
         except HttpError as error:
-            await self._send(error.status, error.body)
-            return
+            return partial(self._send, error.status, error.body)
         except Exception as error:  # noqa: BLE001 - a bug that one request met must not end the broker
             self._server.note_failure(f"{request.method!r} {request.target[:200]!r}", error)
-            await self._send(500, {"error": "internal", "reason": "the broker has failed at this; its log says where"})
-            return
+            reason = {"error": "internal", "reason": "the broker has failed at this; its log says where"}
+            return partial(self._send, 500, reason)
         if result is None:
-            await self._send_raw(204, b"")
-        elif isinstance(result, Created):
-            await self._send_raw(201, b"", location=result.location)
-        else:
-            await self._send_raw(200, text)
+            return partial(self._send_raw, 204, b"")
+        if isinstance(result, Created):
+            return partial(self._send_raw, 201, b"", location=result.location)
+        return partial(self._send_raw, 200, text)
 
     async def _send(self, status: int, value: Any, close: bool = False) -> None:
         await self._send_raw(status, to_json(value).encode(), close)

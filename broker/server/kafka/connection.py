@@ -14,7 +14,9 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from broker.server.kafka.handlers import HANDLERS, NEEDS_TURN, Steps
+from broker.server.kafka.owed import Debt, held_size
 from broker.server.kafka.sasl import certified, log_in, on_token
+from broker.server.unfinished import LARGE_BYTES, Begun
 from protocol.kafka.headers import (
     RequestHeader,
     UnsupportedVersion,
@@ -33,12 +35,10 @@ log = logging.getLogger("jackalope.kafka")
 SLOTS_MAX = 64
 """Answers that may be owed to one peer; a producer has five requests in flight, a consumer one or two."""
 OUT_BYTES_MAX = 1 << 20
-"""With more than this unsent no further request is worked on: an answer may be 50 MB."""
+"""With more than this to be sent next, files included, no further request is worked on: an answer may be 50 MB."""
 SLICE_REQUESTS = 16
 SLICE_BYTES = 1 << 20
 SIZE_OCTETS = 4
-LARGE_BYTES = 64 << 10
-"""A request that is larger is received into octets of its own, which the log may keep as they are."""
 LARGE_BYTES_FIRST = 64 << 10
 """Room for the beginning of such a request, from a peer that has not sent a larger one yet."""
 LEAST_REQUEST_BYTES = 8
@@ -49,36 +49,40 @@ NO_ANSWER = object()
 class Slot:
     """The place of one answer among those of its connection."""
 
-    __slots__ = ("answered", "connection", "header", "parts")
+    __slots__ = ("answered", "connection", "header", "held", "parts")
 
     def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
         self.connection = connection
         self.header = header
         self.answered = False
         self.parts: Octets = ()
+        self.held = 0  # Octets of them that are in memory.
 
     def answer(self, response: Any) -> None:
         """Send this when all answers before it have gone. The peer may be gone: then nothing happens."""
         connection = self.connection
         if not connection.finished and not self.answered:
-            self.parts = write_response(self.header, response)
-            self.answered = True
-            connection.answers_came()
+            self._has(write_response(self.header, response))
 
     def answer_raw(self, parts: Octets) -> None:
         """The same of octets that are a frame already."""
         if not self.connection.finished and not self.answered:
-            self.parts = parts
-            self.answered = True
-            self.connection.answers_came()
+            self._has(parts)
+
+    def _has(self, parts: Octets) -> None:
+        self.parts = parts
+        self.answered = True
+        self.held = held_size(parts)
+        self.connection.debt.add(self.held)
+        self.connection.answers_came()
 
 
 class KafkaConnection:
     """See the module."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_external_name", "_have", "_large", "_largest", "_position", "client_id",
-        "client_software", "congested", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
+        "_begun", "_buffer", "_chunks", "_external_name", "_have", "_large", "_largest", "_position", "client_id",
+        "client_software", "congested", "debt", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
         "last_heard_ms", "local", "login", "mechanism", "need", "number", "on_close", "out", "out_size", "peer",
         "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target", "tls", "touched",
         "transport", "user", "working",
@@ -101,6 +105,8 @@ class KafkaConnection:
         self.tls = False
         self.login: Any = None
         self.slots: deque[Slot] = deque()
+        self.debt = Debt(hub.owed, self)
+        """The octets of its answers, also of those that do not have their turn yet."""
         self.held: tuple[Slot, Any] | None = None
         """A request that waits, and all behind it: for the disk to catch up, or for an alarm to end."""
         self.working = False
@@ -116,7 +122,10 @@ class KafkaConnection:
         self._buffer: bytes | bytearray = b""
         self._position = 0
         self._chunks: list[bytes | bytearray] = []
+        self._begun: Begun | None = None
+        """What it holds of large requests: those that are not whole, and those that wait."""
         self._large = bytearray()
+        """A large request as it comes: larger ones are received into octets of their own, which the log may keep."""
         self._largest = LARGE_BYTES_FIRST  # Of those that came whole.
         self.target: memoryview | None = None
         """Where the next octets of a large request go; see `server.machine`."""
@@ -149,7 +158,9 @@ class KafkaConnection:
             or self.working
             or len(self.slots) >= SLOTS_MAX
             or self.out_size > OUT_BYTES_MAX
+            or self.debt.is_too_much
             or self.login is not None
+            or (self._begun is not None and self._begun.waits)
         )
 
     @property
@@ -164,6 +175,8 @@ class KafkaConnection:
         if self._chunks:
             self._chunks.append(data)
             self._have += len(data)
+            if self.need > LARGE_BYTES:
+                self._comes(len(data)).holds(self._have)
             if self._have < self.need:
                 return
             self._buffer = b"".join(self._chunks)
@@ -181,6 +194,7 @@ class KafkaConnection:
         self.received_octets += count
         self.last_heard_ms = self.hub.now_ms
         self._have += count
+        self._comes(count)
         if self._have < self.need:
             self._grow()
             return
@@ -195,10 +209,35 @@ class KafkaConnection:
         """Have room for more of a large request: twice what has come, or has come before; none for a mere promise."""
         size, have = len(self._large), self._have
         if size == have:
-            larger = bytearray(min(self.need, max(2 * size, self._largest)))
+            octets = min(self.need, max(2 * size, self._largest))
+            if not self._comes(0).may_hold(octets):
+                self.target = None
+                return
+            larger = bytearray(octets)
             larger[:size] = self._large
             self._large = larger
         self.target = memoryview(self._large)[have:]
+
+    def _comes(self, octets: int) -> Begun:
+        if self._begun is None:
+            self._begun = Begun(self.hub.hub.unfinished, self._on_room, self._turn_out, lambda: self.paused)
+        self._begun.has_come(octets)
+        return self._begun
+
+    def _on_room(self) -> None:
+        """There is room for the large request that comes."""
+        if self.need > LARGE_BYTES and not self.tls and self.target is None:
+            self._grow()
+        self._resume()
+
+    def _turn_out(self) -> None:
+        self.hub.turn_out(self, "others wait for the room that its request takes")
+
+    def _maybe_let_go(self) -> None:
+        """If no large request of this peer comes or waits any more, it holds no room."""
+        if self._begun is not None and not self.working and self.held is None and self.need <= LARGE_BYTES:
+            begun, self._begun = self._begun, None
+            begun.let_go()
 
     def proceed(self) -> None:
         """Work on what is buffered, until it is used up or a slice's worth of work is done."""
@@ -223,6 +262,7 @@ class KafkaConnection:
             return
         self._buffer = b""
         self._position = 0
+        self._maybe_let_go()
 
     def _next_size(self) -> int:
         """Octets of the request that is complete in the buffer; 0 when there is none (then `need` may say more)."""
@@ -301,6 +341,7 @@ class KafkaConnection:
             except StopIteration as done:
                 self.working = False
                 self._answer(slot, done.value)
+                self._maybe_let_go()
                 self._resume()
                 return
             except Exception:  # What a job raises would end the broker.
@@ -332,15 +373,23 @@ class KafkaConnection:
     def answers_came(self) -> None:
         """Put on `out` whatever has its turn."""
         slots = self.slots
-        was_full = len(slots) >= SLOTS_MAX
+        count = len(slots)
         while slots and slots[0].answered:
-            parts = slots.popleft().parts
+            slot = slots.popleft()
+            parts = slot.parts
+            self.debt.unsent += slot.held
             self.out += parts
             self.out_size += sum(map(len, parts))
         if self.out:
             self.touch()
-        if was_full and len(slots) < SLOTS_MAX:
+        if len(slots) < count:
+            self.debt.go_on()
+        if len(slots) < SLOTS_MAX <= count:
             self._resume()
+
+    def wrote(self, octets: int, held: int) -> None:
+        """So many octets of `out` have gone, and so many of these were in memory."""
+        self.debt.wrote(octets, held)
 
     def touch(self) -> None:
         """Have `out` written at the end of the turn."""
@@ -362,6 +411,7 @@ class KafkaConnection:
             slot, request = self.held
             self.held = None
             self._handle(slot, request)
+            self._maybe_let_go()
             self._resume()
 
     def _resume(self) -> None:
@@ -383,6 +433,12 @@ class KafkaConnection:
         self.finished = True
         self.out.clear()
         self.slots.clear()
+        self.debt.close()
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            begun.let_go()
+        self._large = bytearray()
+        self.target = None
         callbacks, self.on_close = self.on_close, {}
         for forget in callbacks.values():
             forget()

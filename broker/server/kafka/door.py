@@ -47,9 +47,13 @@ class KafkaDoor:
 
     def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
         """Everybody up to the limit of connections; half open ones, of either protocol, make room for new ones."""
-        if sum(len(hub.connections) for hub in self.everybody) >= self.limits.connections_max:
+        limits = self.limits
+        if (
+            sum(len(hub.connections) for hub in self.everybody) >= limits.connections_max
+            or self.hub.hub.hosts.count(peer[0]) >= limits.per_host_max
+        ):
             return False
-        self.hub.hub.half_open.make_room(peer[0], self.limits)
+        self.hub.hub.half_open.make_room(peer[0], limits)
         self.hub.hub.read_clock()
         connection = KafkaConnection(self.hub, peer, sock.getsockname()[:2])
         self.hub.add(connection)
@@ -89,6 +93,8 @@ def kafka_doors(
         anonymous=config.kafka.anonymous,
         request_bytes_max=config.limits.kafka_request_bytes_max,
         fetch_bytes_max=config.limits.kafka_fetch_bytes_max,
+        answers_bytes_max=config.limits.kafka_answers_bytes_max,
+        answers_per_connection_bytes_max=config.limits.kafka_answers_per_connection_bytes_max,
         auto_create_topics=config.kafka.auto_create_topics,
         acls_max=config.limits.acls_max,
         partitions_default=config.kafka.partitions_default,

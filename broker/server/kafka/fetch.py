@@ -18,6 +18,7 @@ from broker.core.topics.partition import Partition, Read
 from broker.core.topics.troubles import READ
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import Steps, handles
+from broker.server.kafka.owed import held_size
 from broker.server.kafka.sessions import FetchPlan, Sessions, Wanted
 from protocol.kafka.apis.fetch import FetchableTopicResponse, FetchRequest, FetchResponse, PartitionData
 from protocol.kafka.errors import ErrorCode
@@ -93,23 +94,24 @@ class Fetches:
 
 
 class ParkedFetch:
-    """A fetch that waits for data. A `Waiter` of its partitions."""
+    """A fetch that waits for data, or for room to read it. A `Waiter` of its partitions."""
 
-    __slots__ = ("_fetches", "_is_over", "_is_woken", "_partitions", "_plan", "_request", "_slot", "_timer")
+    __slots__ = ("_fetches", "_is_last", "_is_over", "_is_woken", "_partitions", "_plan", "_request", "_timer", "slot")
 
     def __init__(self, fetches: Fetches, slot: Slot, request: FetchRequest, plan: FetchPlan) -> None:
         self._fetches = fetches
-        self._slot = slot
+        self.slot = slot
         self._request = request
         self._plan = plan
         self._is_over = self._is_woken = False
+        self._is_last = False  # Its time is over: it is answered whatever there is.
         self._timer: Timer | None = None
         self._partitions: list[Partition] = []
 
     def park(self) -> Iterator[int]:
         """Wait for data, for the end of the time, or for the peer to go. Yields units of work."""
         hub = self._fetches.hub
-        self._slot.connection.on_close[self] = self.forget
+        self.slot.connection.on_close[self] = self.forget
         for number, wanted in enumerate(self._plan.partitions, 1):
             if number % (SLICE_UNITS // WAIT_UNITS) == 0:
                 yield SLICE_UNITS
@@ -123,6 +125,10 @@ class ParkedFetch:
 
     def wake(self, partition: Partition) -> None:
         """One of its partitions has more, or is gone."""
+        self.wake_up()
+
+    def wake_up(self) -> None:
+        """Have it look again in a later slice."""
         if not self._is_woken:
             self._is_woken = True
             self._fetches.wake(self)
@@ -131,30 +137,39 @@ class ParkedFetch:
         """Answer if there is enough now."""
         self._is_woken = False
         if not self._is_over:
-            self._look(is_last=False)
+            self._look()
 
     def _time_is_over(self) -> None:
         if not self._is_over:
-            self._look(is_last=True)
+            self._is_last = True
+            self._look()
 
-    def _look(self, *, is_last: bool) -> None:
-        steps = self._maybe_answer(is_last=is_last)
-        if next(steps, None) is not None:
-            self._fetches.hub.hub.scheduler.add_job(steps)
+    def _look(self) -> None:
+        if self.slot.connection.debt.may_read(self):
+            steps = self._maybe_answer()
+            if next(steps, None) is not None:
+                self._fetches.hub.hub.scheduler.add_job(steps)
 
-    def _maybe_answer(self, *, is_last: bool) -> Iterator[int]:
-        found = Collected(self._fetches, self._slot, self._plan)
+    def _maybe_answer(self) -> Iterator[int]:
+        found = Collected(self._fetches, self.slot, self._plan)
         yield from found.collect(self._request)
-        if not self._is_over and (is_last or found.is_enough):
+        response = None
+        if not self._is_over and (self._is_last or found.is_enough):
             self.forget()
-            self._slot.answer((yield from found.response()))
+            response = yield from found.response()
+        found.let_go()
+        if response is not None:
+            self.slot.answer(response)
+        self.slot.connection.debt.has_read()
 
     def forget(self) -> None:
         """It is answered, or its peer is gone."""
         self._is_over = True
         if self._timer is not None:
             self._timer.call = None
-        self._slot.connection.on_close.pop(self, None)
+        connection = self.slot.connection
+        connection.on_close.pop(self, None)
+        connection.debt.forget(self)
         for partition in self._partitions:
             partition.waiters.pop(self, None)
         self._partitions.clear()
@@ -168,11 +183,19 @@ def on_fetch(connection: KafkaConnection, slot: Slot, request: FetchRequest) -> 
         plan = yield from fetches.sessions.plan(request, connection.user)
     except TopicRefused as refused:
         return FetchResponse(error_code=refused.code, session_id=0)
+    parked = ParkedFetch(fetches, slot, request, plan)
+    if connection.hub.owed.is_full:
+        yield from parked.park()
+        parked.wake_up()
+        return None
     found = Collected(fetches, slot, plan)
     yield from found.collect(request)
     if found.is_enough or request.max_wait_ms <= 0:
-        return (yield from found.response())
-    yield from ParkedFetch(fetches, slot, request, plan).park()
+        response = yield from found.response()
+        found.let_go()
+        return response
+    found.let_go()
+    yield from parked.park()
     return None
 
 
@@ -182,15 +205,19 @@ def _find(hub: KafkaHub, wanted: Wanted) -> Partition | None:
 
 
 class Collected:
-    """What a fetch would be answered now, and whether that is worth being sent before its time is over."""
+    """What a fetch would be answered now, and whether that is worth being sent before its time is over.
 
-    __slots__ = ("_fetches", "_found", "_plan", "_slot", "is_enough")
+    What is read counts as owed at once, and until `let_go`.
+    """
+
+    __slots__ = ("_fetches", "_found", "_held", "_plan", "_slot", "is_enough")
 
     def __init__(self, fetches: Fetches, slot: Slot, plan: FetchPlan) -> None:
         self._fetches = fetches
         self._slot = slot
         self._plan = plan
         self._found: list[tuple[Wanted, PartitionData, int]] = []
+        self._held = 0
         self.is_enough = False
 
     def collect(self, request: FetchRequest) -> Iterator[int]:
@@ -208,13 +235,22 @@ class Collected:
             answer, octets = _read(self._fetches, connection, wanted, room - size, version, is_first=not size)
             spent += PARTITION_UNITS
             answer.aborted_transactions = [] if request.isolation_level else None
-            size += octets
+            if octets:
+                size += octets
+                held = held_size(answer.records)
+                self._held += held
+                connection.debt.add(held)
             if answer.error_code:
                 is_news = True
             elif plan.is_incremental and not octets and _is_known(wanted, answer):
                 continue
             self._found.append((wanted, answer, octets))
         self.is_enough = is_news or size >= request.min_bytes
+
+    def let_go(self) -> None:
+        """The answer counts from now on, or there is none."""
+        self._slot.connection.debt.drop(self._held)
+        self._held = 0
 
     def response(self) -> Generator[int, None, FetchResponse]:
         """It is sent: a session's client knows it from now on."""

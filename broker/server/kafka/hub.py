@@ -17,6 +17,7 @@ from broker.core.access_lists import CLUSTER_NAME, Kind, Operation
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
 from broker.server.kafka.long_requests import LongRequests
+from broker.server.kafka.owed import Owed
 from broker.server.kafka.settings import KafkaSettings
 from protocol.kafka.apis import APIS
 
@@ -60,6 +61,7 @@ class KafkaHub:
         self.connections: set[KafkaConnection] = set()
         self.numbers = count(1)
         self.touched = hub.touched
+        self.owed = Owed(settings.answers_bytes_max, settings.answers_per_connection_bytes_max)
         self.fetches = Fetches(self, secrets.randbits(31))
         self.long_requests = LongRequests(hub.scheduler)
         self._held: set[KafkaConnection] = set()
@@ -87,11 +89,14 @@ class KafkaHub:
     def add(self, connection: KafkaConnection) -> None:
         """A connection was accepted; it counts as half open until its user is known and it has made a request."""
         self.connections.add(connection)
+        self.hub.hosts.add(connection.peer[0])
         self.hub.half_open.add(connection)
 
     def remove(self, connection: KafkaConnection) -> None:
         """Its socket is closed."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.hub.hosts.remove(connection.peer[0])
         self.hub.half_open.discard(connection)
         self._held.discard(connection)
 
@@ -210,6 +215,9 @@ class KafkaHub:
             self._watch_ms = now_ms + WATCH_EVERY_MS
             for connection in list(self.connections):
                 self._watch(connection, now_ms)
+            debt = self.owed.in_the_way(now_ms)
+            if debt is not None:
+                self.turn_out(debt.connection, "others wait for what it does not take")
 
     def _watch(self, connection: KafkaConnection, now_ms: int) -> None:
         """Close who does not log in, takes nothing, or has said nothing for too long."""
@@ -226,8 +234,12 @@ class KafkaHub:
             why = "idle"
         else:
             return
+        self.turn_out(connection, why)
+
+    def turn_out(self, connection: KafkaConnection, why: str) -> None:
+        """Close a connection that has done nothing forbidden."""
         log.info("closed: peer=%s:%s client=%r %s", *connection.peer[:2], connection.client_id[:64], why)
-        transport.close()
+        connection.transport.close()
 
     # The node.
 
@@ -240,6 +252,7 @@ class KafkaHub:
         return {
             "kafka_connections": len(self.connections),
             "kafka_waiting_for_disk": len(self._waiting),
+            "kafka_answers_bytes": self.owed.octets,
             "topics_partitions": self.topics.partition_count,
             "kafka_apis": len(APIS),
         }

@@ -16,6 +16,8 @@ class KafkaSettings:
     anonymous: str | None = "guest"
     request_bytes_max: int = 100 << 20
     fetch_bytes_max: int = 8 << 20
+    answers_bytes_max: int = 256 << 20
+    answers_per_connection_bytes_max: int = 1 << 20
     auto_create_topics: bool = True
     partitions_default: int = 1
     acls_max: int = 10_000

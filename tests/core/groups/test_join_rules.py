@@ -351,3 +351,20 @@ def test_a_generation_is_kept_before_anybody_hears_of_its_assignment():
     syncs = [effect for effect in site.effects if isinstance(effect, Reply) and effect.after_save]
     assert syncs
     assert all(site.effects.index(effect) > save for effect in syncs)
+
+
+def test_what_members_say_of_themselves_is_bounded():
+    """A member with a megabyte of metadata is refused; a thousand of as much as one may have are taken while they fit
+    into what all groups may hold together. (Kafka: group.max.size, and what fits into one record.)
+    """
+    site = Site()
+    settings = site.groups.settings
+    assert error_of(site.join(protocols=(("range", bytes(1 << 20)),))) is ErrorCode.INVALID_REQUEST
+    taken = 0
+    for number in range(settings.members_max):
+        protocols = (("range", bytes(settings.member_metadata_bytes_max - 5)),)
+        result = site.result(site.start_join(f"g{number % 10}", protocols=protocols))
+        taken += result is None or result.error is ErrorCode.NONE
+    everything = taken * settings.member_metadata_bytes_max
+    assert 0.9 * settings.bytes_max < everything <= settings.bytes_max
+    assert everything < 1.1 * settings.members_max * settings.member_metadata_bytes_max / 2

@@ -27,7 +27,7 @@ def talk(http, octets):
         client, server = trio.testing.memory_stream_pair()
 
         async def serve():
-            await _Exchanges(http.server, server, "127.0.0.1").run()
+            await _Exchanges(http.server, server, ("127.0.0.1", 1)).run()
             await server.aclose()
 
         async with trio.open_nursery() as nursery:

@@ -10,6 +10,7 @@ from sim_disk import SimDisk
 from broker.server.kafka import door  # noqa: F401 - it fills the table of handlers
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
+from broker.server.kafka.owed import held_size
 from broker.server.kafka.settings import KafkaSettings
 from broker.server.scram import Scram
 from protocol.kafka.headers import RequestHeader, read_response, write_request
@@ -47,9 +48,12 @@ class Transport:
         machine = self.machine
         machine.touched = False
         if self.takes and machine.out:
+            sent = machine.out_size
+            held = held_size(machine.out)
             self.sent += b"".join(one if isinstance(one, bytes | memoryview) else one.read() for one in machine.out)
             machine.out.clear()
             machine.out_size = 0
+            machine.wrote(sent, held)
             machine.drained()
 
     def resume(self):
