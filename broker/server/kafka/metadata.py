@@ -7,11 +7,14 @@ from collections.abc import Generator, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from broker.core.access_lists import CLUSTER_NAME
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.registry import check_name
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles, in_turn
+from broker.server.kafka.rights import OPERATIONS_UNITS, operations
 from protocol.kafka.apis import APIS
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from protocol.kafka.apis.describe_topic_partitions import (
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 NO_ID = bytes(16)
+BY_ID_VERSION = 12
+"""The first in which a topic may be asked for by its id alone (KIP-516); 10 and 11 have a place for it."""
 CLIENT_TEXT_MAX = 100
 PARTITIONS_TOLD_MAX = 2000
 NAMES_AT_ONCE = 100
@@ -78,6 +83,10 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     hub = connection.hub
     host, port = hub.address(connection)
     node_id = hub.settings.node_id
+    problem = _malformed(request, slot.header.api_version)
+    if problem is not None:
+        return problem
+    with_operations = request.include_topic_authorized_operations
     wants_all = request.topics is None or (slot.header.api_version == 0 and not request.topics)
     before = hub.topics.partition_count
     found = []
@@ -85,6 +94,9 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     for topic in _every(connection) if wants_all else _named(connection, request):
         found.append(topic)
         spent += TOPIC_UNITS + len(topic.partitions)
+        if with_operations and topic.name and not topic.error_code:
+            topic.topic_authorized_operations = operations(connection, topic.name, "topic")
+            spent += OPERATIONS_UNITS
         if spent >= SLICE_UNITS:
             yield spent
             spent = 0
@@ -94,10 +106,32 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
         controller_id=node_id,
         topics=found,
     )
+    if request.include_cluster_authorized_operations:
+        response.cluster_authorized_operations = operations(connection, CLUSTER_NAME, "cluster")
     if hub.topics.partition_count == before:
         return response
     hub.answer_when_durable(slot, response)
     return None
+
+
+def _malformed(request: MetadataRequest, version: int) -> MetadataResponse | None:
+    """What answers a topic without a name, or with an id, where the version has none of it (`MetadataRequest.Builder`).
+
+    From version 12 on either will do; neither is an error as well.
+    """
+    topics = request.topics or ()
+    if version >= BY_ID_VERSION:
+        is_bad = any(one.name is None and one.topic_id == NO_ID for one in topics)
+    else:
+        is_bad = any(one.name is None or one.topic_id != NO_ID for one in topics)
+    if not is_bad:
+        return None
+    code = ErrorCode.INVALID_REQUEST
+    told = dict.fromkeys((one.name or "", one.topic_id) for one in topics)
+    return MetadataResponse(
+        topics=[MetadataResponseTopic(error_code=code, name=name, topic_id=topic_id) for name, topic_id in told],
+        error_code=code,
+    )
 
 
 def _every(connection: KafkaConnection) -> Iterator[MetadataResponseTopic]:
@@ -116,16 +150,23 @@ def _look_up(
     connection: KafkaConnection, name: str | None, topic_id: bytes, *, may_create: bool
 ) -> MetadataResponseTopic:
     hub = connection.hub
-    if name is None:
+    if topic_id != NO_ID:  # Java's client sends an empty name with it.
+        name = None
         topic = hub.topics.by_id(topic_id)
         if topic is not None and not hub.can(connection, "describe", topic.name):
             return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=None, topic_id=topic_id)
         code = ErrorCode.UNKNOWN_TOPIC_ID
     else:
+        assert name is not None
         if not hub.can(connection, "describe", name):
             return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=name, topic_id=NO_ID)
         topic = hub.topics.get(name)
         code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        try:
+            check_name(name)
+        except TopicRefused as refused:
+            code = refused.code
+            may_create = False
         if topic is None and may_create and hub.settings.auto_create_topics and hub.may_create(connection, name):
             try:
                 topic = hub.topics.create(name, hub.settings.partitions_default, {})
