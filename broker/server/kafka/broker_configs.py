@@ -64,7 +64,7 @@ def describe_broker(
         ]
     found = [_told_fixed(name, one, synonyms=synonyms) for name, one in fixed_values(connection).items()]
     for name, key in ALTERABLE.items():
-        sources = [*config.sources(name), *default_of(name)]
+        sources = _sources(connection, name)
         found.append(told(name, sources, key.type, synonyms=synonyms, documentation=None if key.works else IDLE))
     return found
 
@@ -72,24 +72,25 @@ def describe_broker(
 def topic_sources(connection: KafkaConnection, name: str) -> list[Sourced]:
     """Where the value of a topic's key comes from that the topic itself does not have."""
     broker_name = BROKER_NAMES.get(name)
-    if broker_name is None:
-        return [Sourced(name, KEYS[name].default, None)]
-    found = connection.hub.topics.broker_config.sources(broker_name)
-    return [*found, *(default_of(broker_name) or [Sourced(broker_name, KEYS[name].default, None)])]
+    return [] if broker_name is None else _sources(connection, broker_name)
+
+
+def _sources(connection: KafkaConnection, name: str) -> list[Sourced]:
+    """The values of a broker's key, and behind them what it is that was never set.
+
+    Some have no value then, and what Kafka has in hours is only told behind one in milliseconds.
+    """
+    found = connection.hub.topics.broker_config.sources(name)
+    if name == BROKER_NAMES["flush.ms"]:
+        return found
+    if name in _IN_HOURS:
+        return [*found, Sourced(*_IN_HOURS[name], None)] if found else []
+    return [*found, Sourced(name, ALTERABLE[name].default, None)]
 
 
 _IN_HOURS = {
     BROKER_NAMES[topic]: (hours, str(int(KEYS[topic].default) // HOUR_MS)) for topic, hours in IN_HOURS.items()
 }
-
-
-def default_of(name: str) -> list[Sourced]:
-    """What a broker's key is that was never set: some have no value then, and another key has it in hours."""
-    if name in _IN_HOURS:
-        return [Sourced(*_IN_HOURS[name], None)]
-    if name == BROKER_NAMES["flush.ms"]:
-        return []  # Kafka has none; a topic's is the largest number.
-    return [Sourced(name, ALTERABLE[name].default, None)]
 
 
 def told(

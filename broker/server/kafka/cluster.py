@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 BROKERS, CONTROLLERS = 1, 2
+ELECTION_TYPES = (0, 1)
+"""Preferred and unclean."""
 PARTITION_UNITS, PRODUCERS_UNITS = 10, 100
 """What a partition costs that is looked at, and one whose producers are listed."""
 
@@ -133,6 +135,8 @@ def on_describe_log_dirs(connection: KafkaConnection, slot: Slot, request: Descr
 @handles(43)
 def on_elect_leaders(connection: KafkaConnection, slot: Slot, request: ElectLeadersRequest) -> Steps:
     """Every partition has its leader: there is nothing to elect."""
+    if request.election_type not in ELECTION_TYPES:
+        return ElectLeadersResponse(error_code=ErrorCode.INVALID_REQUEST, replica_election_results=[])
 
     def elect(wanted: TopicPartitions, index: int) -> PartitionResult:
         answer = PartitionResult(partition_id=index, error_message=None)

@@ -156,7 +156,7 @@ def _describe_topic(
     found = []
     for name, key in KEYS.items():
         own = topic.overrides.get(name)
-        sources = topic_sources(connection, name) if topic.follows_broker else [Sourced(name, key.default, None)]
+        sources = topic_sources(connection, name) if topic.follows_broker else []
         # The broker's keys have other names, and where it has a default in hours the topic's is in milliseconds.
         above = next((one for one in sources if one.scope is not None), Sourced(name, key.default, None))
         result = told(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from broker.core.access_lists import CLUSTER_NAME
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.partition import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, MAX_TIMESTAMP
 from broker.core.topics.registry import check_name
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles, in_turn
 from broker.server.kafka.rights import OPERATIONS_UNITS, operations
-from protocol.kafka.apis import APIS
+from protocol.kafka.apis import APIS, NEVER
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from protocol.kafka.apis.describe_topic_partitions import (
     Cursor,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 NO_ID = bytes(16)
+TIMES_SINCE = {LATEST: 0, EARLIEST: 0, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
+"""The first version of ListOffsets with what stands for a time (KIP-734, KIP-405, KIP-1005); no other is below 0."""
 BY_ID_VERSION = 12
 """The first in which a topic may be asked for by its id alone (KIP-516); 10 and 11 have a place for it."""
 CLIENT_TEXT_MAX = 100
@@ -210,7 +213,8 @@ def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffset
         response.topics.append(answer)
         for asked in topic.partitions:
             is_only = counts[topic.name, asked.partition_index] == 1
-            one, units = yield from _list_offset(connection, topic.name, asked, is_only=is_only)
+            is_known = asked.timestamp >= 0 or slot.header.api_version >= TIMES_SINCE.get(asked.timestamp, NEVER)
+            one, units = yield from _list_offset(connection, topic.name, asked, is_only=is_only, is_known=is_known)
             answer.partitions.append(one)
             spent += END_UNITS + units
             if spent >= SLICE_UNITS:
@@ -221,7 +225,7 @@ def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffset
 
 
 def _list_offset(
-    connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool
+    connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool, is_known: bool
 ) -> Generator[int, None, tuple[ListOffsetsPartitionResponse, int]]:
     """(what is answered, units of work that were not yielded yet): a time is looked for within a batch."""
     answer = ListOffsetsPartitionResponse(
@@ -236,6 +240,8 @@ def _list_offset(
             raise TopicRefused(ErrorCode.INVALID_REQUEST, f"partition {asked.partition_index} is asked for twice")
         partition = hub.topics.partition(name, asked.partition_index)
         partition.check_epoch(asked.current_leader_epoch)
+        if not is_known:
+            raise TopicRefused(ErrorCode.UNSUPPORTED_VERSION, f"no such time: {asked.timestamp}")
         (answer.timestamp, answer.offset), units = yield from in_turn(partition.find_offset(asked.timestamp))
     except TopicRefused as refused:
         answer.error_code = refused.code
@@ -291,6 +297,8 @@ def on_describe_topic_partitions(
         found = _look_up(connection, name, NO_ID, may_create=False)
         if not request.topics and found.error_code:
             continue
+        if not found.error_code:
+            found.topic_authorized_operations = operations(connection, name, "topic")
         told = found.partitions[skip : skip + room]
         response.topics.append(_told(found, told))
         if skip + len(told) < len(found.partitions):
@@ -324,4 +332,5 @@ def _told(
             )
             for one in partitions
         ],
+        topic_authorized_operations=found.topic_authorized_operations,
     )

@@ -16,7 +16,7 @@ from broker.core.topics.config import KEYS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
-from broker.server.kafka.broker_configs import SOURCES, TOPIC_SOURCE, topic_sources
+from broker.server.kafka.broker_configs import DEFAULT_SOURCE, SOURCES, TOPIC_SOURCE, topic_sources
 from broker.server.kafka.handlers import Steps, each, each_partition, handles
 from protocol.kafka.apis.create_partitions import (
     CreatePartitionsRequest,
@@ -137,16 +137,12 @@ def _create(connection: KafkaConnection, wanted: CreatableTopic, *, validate_onl
 
 
 def _configs(connection: KafkaConnection, topic: Topic) -> list[CreatableTopicConfigs]:
-    return [
-        CreatableTopicConfigs(
-            name=name,
-            value=topic.value_of(name),
-            config_source=TOPIC_SOURCE
-            if name in topic.overrides
-            else SOURCES[topic_sources(connection, name)[0].scope],
-        )
-        for name in KEYS
-    ]
+    def source(name: str) -> int:
+        if name in topic.overrides:
+            return TOPIC_SOURCE
+        return next((SOURCES[one.scope] for one in topic_sources(connection, name)), DEFAULT_SOURCE)
+
+    return [CreatableTopicConfigs(name=name, value=topic.value_of(name), config_source=source(name)) for name in KEYS]
 
 
 @handles(20)
