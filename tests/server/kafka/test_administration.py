@@ -74,7 +74,7 @@ class TestById:
                 ).topics
                 assert found.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
 
-    @pytest.mark.parametrize("asked, text", [
+    @pytest.mark.parametrize(("asked", "text"), [
         ({"name": "there", "topic_id": UNKNOWN_ID}, "You may not specify both topic name and topic id."),
         ({"name": None}, "Neither topic name nor id were specified."),
     ])  # fmt: skip
@@ -107,7 +107,7 @@ class TestRights:
         ).responses
         assert (found.error_code, found.name) == (ErrorCode.TOPIC_AUTHORIZATION_FAILED, None)
 
-    @pytest.mark.parametrize("write, code", [("", 31), ("^$", 31), ("^orders$", 0)])
+    @pytest.mark.parametrize(("write", "code"), [("", 31), ("^$", 31), ("^orders$", 0)])
     def test_a_producer_id(self, world, write, code):
         """For who may write to some topic (KIP-679: KafkaApis.handleInitProducerIdRequest)."""
         answer = client_of(world, "one", write=write, read=".*").ask("InitProducerId", 4, transactional_id=None)
@@ -166,7 +166,7 @@ def test_replicas_onto_a_directory(world, client):
     assert move("/elsewhere") == [ErrorCode.LOG_DIR_NOT_FOUND] * 2
 
 
-@pytest.mark.parametrize("version, known", [(6, ()), (7, (-3,)), (8, (-3, -4)), (9, (-3, -4, -5))])
+@pytest.mark.parametrize(("version", "known"), [(6, ()), (7, (-3,)), (8, (-3, -4)), (9, (-3, -4, -5))])
 def test_what_stands_for_a_time(client, version, known):
     """KafkaApis.handleListOffsetRequest: what a version does not have yet is UNSUPPORTED_VERSION."""
     for time_ms in (-3, -4, -5, -6, -7, -100):

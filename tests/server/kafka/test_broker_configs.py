@@ -141,7 +141,7 @@ class TestAltering:
         assert describe(client, BROKER, "") == {}
         assert world.kafka.topics.get("there").config.retention_ms == 604_800_000
 
-    @pytest.mark.parametrize("name, changes, refused", [
+    @pytest.mark.parametrize(("name", "changes", "refused"), [
         ("1", [("node.id", SET, "7")], (42, "Cannot update these configs dynamically: [node.id]")),
         ("", [("num.partitions", SET, "3")], (42, "Cannot update these configs dynamically: [num.partitions]")),
         ("1", [("log.retention.ms", SET, None)], (42, "Null value not supported for : log.retention.ms")),
@@ -215,7 +215,7 @@ class TestDescribing:
             RATE: ("5", ON_ALL)
         }
 
-    @pytest.mark.parametrize("kind, name, code, text", [
+    @pytest.mark.parametrize(("kind", "name", "code", "text"), [
         (TOPIC, "", 17, None), (TOPIC, "no name", 17, None), (TOPIC, "not-there", 3, None),
         (BROKER, "2", 42, "Unexpected broker id, expected 1 or empty string, but received 2"),
         (BROKER, "x", 42, "Broker id must be an integer, but it is: x"),
@@ -286,7 +286,7 @@ def test_many_topics_follow_in_slices(world, client):
                     ],
                 )
             ],
-        )  # fmt: skip
+        )
     )
     topics = world.kafka.topics.all()
     world.broker.scheduler.run_slice()
