@@ -186,6 +186,14 @@ class Access:
             return None
         return entries.decide(user.name, host, operation, kind, resource)
 
+    def may_write_somewhere(self, user: User, vhost: str, host: str = "") -> bool:
+        """Whether there may be a topic that the user may write to, by the access list or by a permission."""
+        entries = self.lists.get(vhost)
+        if self.users.get(user.name) is not user:
+            return False
+        some = entries.allows_some(user.name, host, "write", "topic") if entries is not None else None
+        return user._patterns.get(vhost, {}).get("write", "") not in _NEVER_BUT_EMPTY if some is None else some
+
     def acls(self, vhost: str) -> AccessList:
         """The access list of a vhost; it is changed by `add_acl` and `remove_acl`."""
         return self.lists.get(vhost) or AccessList()

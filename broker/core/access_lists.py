@@ -139,6 +139,31 @@ class AccessList:
             decided = self._decisions[key] = self._decide(*key)
             return decided
 
+    def allows_some(self, user: str, host: str, operation: Operation, kind: Kind) -> bool | None:
+        """Whether it is allowed for some resource of the kind (True), or denied for all (False), or neither (None).
+
+        Kafka's StandardAuthorizer.authorizeByResourceType, but for denials of single names.
+        """
+        key = (user, host, "some " + operation, kind, "")
+        if key not in self._decisions:
+            if len(self._decisions) >= DECISIONS_MAX:
+                self._decisions.clear()
+            self._decisions[key] = self._allows_some(user, host, operation, kind)
+        return self._decisions[key]
+
+    def _allows_some(self, user: str, host: str, operation: str, kind: str) -> bool | None:
+        principals, hosts = (USER + user, USER + ANY), (host, ANY)
+        allowed = None
+        for acl in self._entries:
+            if acl.kind != kind or acl.operation not in ("all", operation):
+                continue
+            if acl.principal in principals and acl.host in hosts:
+                if acl.permission == "allow":
+                    allowed = True
+                elif acl.name == ANY and acl.pattern == "literal":
+                    return False
+        return allowed
+
     def _decide(self, user: str, host: str, operation: str, kind: str, name: str) -> bool | None:
         principals, hosts = (USER + user, USER + ANY), (host, ANY)
         allowing = ("all", operation, *_IMPLIED_BY.get(operation, ()))

@@ -8,6 +8,7 @@ from broker.core import catalog, damage
 from broker.core.catalog import (
     ASIDE,
     BINDING,
+    BROKER_CONFIG,
     EXCHANGE,
     OPERATOR_POLICY,
     POLICY,
@@ -122,6 +123,9 @@ class Broker:
         clean = store.recovered.clean
         if entry.kind in (POLICY, OPERATOR_POLICY):
             vhost.policies.restore(entry.names[1], entry.known, entry.arguments, operator=entry.kind != POLICY)
+        elif entry.kind == BROKER_CONFIG:
+            assert vhost.topics is not None
+            vhost.topics.broker_config.restore(entry.names[1], entry.arguments)
         elif entry.kind == TOPIC:
             assert vhost.topics is not None
             return vhost.topics.restore(entry.names[1], entry.known, entry.arguments)

@@ -10,6 +10,7 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
 | `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
+| `B` vhost, scope of the broker's configuration (`topics.broker_config`) | empty; the second are its overrides |
 | `A` vhost, seven parts of an ACL (`access_lists`) | empty |
 | `U` user, SCRAM mechanism | the credential |
 | `R` vhost, queue | number of the queue's log; the second are its replays by id (`replays`) |
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
+BROKER_CONFIG = b"B"
 ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
 REPLAYS = b"R"
 ASIDE, DAMAGE = b"?", b"D"
 KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: "policy",
               OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry",
-              REPLAYS: "replays of queue"}  # fmt: skip
+              BROKER_CONFIG: "broker configuration", REPLAYS: "replays of queue"}  # fmt: skip
 """Of the kinds whose values are two tables."""
 
 
@@ -154,8 +156,8 @@ def policy_value(policy: Policy) -> bytes:
 
 
 def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry | Unreadable]:
-    """The entries: policies, exchanges, queues, then bindings, so that each finds what it needs."""
-    for wanted in (POLICY, OPERATOR_POLICY, TOPIC, EXCHANGE, QUEUE, BINDING):
+    """The entries: configuration, policies, topics, exchanges, queues, then bindings: each finds what it needs."""
+    for wanted in (BROKER_CONFIG, POLICY, OPERATOR_POLICY, TOPIC, EXCHANGE, QUEUE, BINDING):
         yield from read_kind(catalog, wanted)
 
 

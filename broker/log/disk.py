@@ -146,6 +146,15 @@ class Disk(Protocol):
     def sync_folder(self, folder: str) -> None:
         """Return when the folder's entries are on stable storage."""
 
+    @property
+    def path(self) -> str:
+        """Where it is, for who asks for the log directory."""
+        ...
+
+    def total_bytes(self) -> int:
+        """What the file system has room for, used or not. Raises OSError."""
+        ...
+
     def free_bytes(self) -> int:
         """What may still be written. Raises OSError, also when the directory is not ours any more."""
         ...
@@ -284,6 +293,14 @@ class RealDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    @property
+    def path(self) -> str:
+        return str(self._root.absolute())
+
+    def total_bytes(self) -> int:
+        room = os.statvfs(self._root)
+        return room.f_blocks * room.f_frsize
 
     def free_bytes(self) -> int:
         if self._lock_fd >= 0 and not os.fstat(self._lock_fd).st_nlink:

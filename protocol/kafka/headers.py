@@ -9,6 +9,7 @@ tagged fields where the version is flexible; but never in ApiVersions, whose rea
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from protocol.kafka.apis import APIS
@@ -45,14 +46,16 @@ class UnsupportedVersion(Exception):
         self.correlation_id = correlation_id
 
 
-def read_request(data: bytes | memoryview) -> tuple[RequestHeader, Any]:
+def read_request(data: bytes | memoryview, served: Container[int] = APIS) -> tuple[RequestHeader, Any]:
     """A request without its size. Raises UnsupportedVersion and MalformedRequest, nothing else.
+
+    Nothing is read of an API that is not among the `served`, which have to be the same at every call.
 
     Octets behind it are left alone, as Kafka does: librdkafka 2.16 puts three behind Metadata 13 for all topics.
     """
     try:
         key, version, correlation_id, size = _HEADER.unpack_from(data, 0)
-        read_body, is_flexible = _REQUESTS.get((key, version)) or _served(key, version, correlation_id)
+        read_body, is_flexible = _REQUESTS.get((key, version)) or _served(key, version, correlation_id, served)
         position = _HEADER.size
         end = len(data)
         client_id = None
@@ -74,10 +77,10 @@ _REQUESTS: dict[tuple[int, int], tuple[Reader, bool]] = {}
 """What was asked before."""
 
 
-def _served(key: int, version: int, correlation_id: int) -> tuple[Reader, bool]:
+def _served(key: int, version: int, correlation_id: int, served: Container[int]) -> tuple[Reader, bool]:
     """(the reader of a request, whether it is flexible)."""
     api = APIS.get(key)
-    if api is None or not api.min_version <= version <= api.max_version:
+    if api is None or key not in served or not api.min_version <= version <= api.max_version:
         raise UnsupportedVersion(key, version, correlation_id)
     is_flexible = api.is_flexible(version)
     found = _REQUESTS[key, version] = reader(api.request, version, is_flexible=is_flexible), is_flexible

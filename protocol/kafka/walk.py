@@ -11,7 +11,7 @@ Records of one layout are looked at in columns: the octet at one place in each o
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple, TypeVar
 
 from protocol.kafka.compression import OPENED_BYTES_MAX, TooLarge, pieces
@@ -357,6 +357,38 @@ def examine(
     if header.attributes & LOG_APPEND_TIME:
         largest_ms = header.max_timestamp_ms
     return Facts(base_ms + walk.least, largest_ms, header.base_offset + walk.largest_at, walk.lacks_key, walk.is_found)
+
+
+class _Visit(Walk):
+    """Has each record looked at by itself, and told."""
+
+    __slots__ = ("_base_ms", "_note")
+
+    def __init__(self, header: BatchHeader, note: Callable[[int, int, bool], bool]) -> None:
+        super().__init__(header)
+        self._gaps = True  # What is regular is passed over in runs.
+        self._base_ms = header.base_timestamp_ms
+        self._note = note
+
+    def _record(self, data: Octets, at: int, stop: int) -> None:
+        self.largest, self.lacks_key = -NEVER, False
+        super()._record(data, at, stop)
+        self.is_found = not self._note(self.delta - 1, self._base_ms + self.largest, not self.lacks_key)
+
+
+def visit(
+    data: Octets, position: int, header: BatchHeader, note: Callable[[int, int, bool], bool]
+) -> Generator[int, None, None]:
+    """Tell of each record of a batch that `examine` has passed, in steps that yield units of work.
+
+    `note` is called with the offset delta, the time in ms and whether there is a key, until it returns False.
+    """
+    walk = _Visit(header, note)
+    yield from (
+        _opened(walk, data, position, header)
+        if header.attributes & COMPRESSION
+        else _lying(walk, data, position, header)
+    )
 
 
 def _lying(walk: Walk, data: Octets, position: int, header: BatchHeader) -> Iterator[int]:

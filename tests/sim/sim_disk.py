@@ -179,6 +179,12 @@ class SimDisk:
         for change in self.unsynced.pop(folder, []):
             apply(self.synced_files, change)
 
+    path = "/sim"
+
+    def total_bytes(self):
+        """More than anybody writes."""
+        return 1 << 40
+
     def free_bytes(self):
         return 1 << 40
 

@@ -56,7 +56,8 @@ def _number(kind: ConfigType, low: int, high: int, default: int, *, works: bool 
     return Key(str(default), kind, read, works)
 
 
-def _long(low: int, default: int, *, works: bool = True) -> Key:
+def long_key(low: int, default: int, *, works: bool = True) -> Key:
+    """A number of 64 bits, of at least `low`."""
     return _number(ConfigType.LONG, low, LONG_MAX, default, works=works)
 
 
@@ -109,31 +110,31 @@ KEYS: dict[str, Key] = {
     "compression.lz4.level": _int(1, LZ4_LEVEL_FAST, high=17),
     "compression.type": _choice("producer", "producer", *COMPRESSIONS),
     "compression.zstd.level": _int(-131072, 3, high=22),
-    "delete.retention.ms": _long(0, 86_400_000),
-    "file.delete.delay.ms": _long(0, 60_000, works=False),
-    "flush.messages": _long(1, LONG_MAX, works=False),
-    "flush.ms": _long(0, LONG_MAX, works=False),
+    "delete.retention.ms": long_key(0, 86_400_000),
+    "file.delete.delay.ms": long_key(0, 60_000, works=False),
+    "flush.messages": long_key(1, LONG_MAX, works=False),
+    "flush.ms": long_key(0, LONG_MAX, works=False),
     "follower.replication.throttled.replicas": Key("", ConfigType.LIST, _replicas, False),
     "index.interval.bytes": _int(0, 4096, works=False),
     "leader.replication.throttled.replicas": Key("", ConfigType.LIST, _replicas, False),
-    "local.retention.bytes": _long(-2, -2, works=False),
-    "local.retention.ms": _long(-2, -2, works=False),
-    "max.compaction.lag.ms": _long(1, LONG_MAX),
+    "local.retention.bytes": long_key(-2, -2, works=False),
+    "local.retention.ms": long_key(-2, -2, works=False),
+    "max.compaction.lag.ms": long_key(1, LONG_MAX),
     "max.message.bytes": _int(0, 1_048_588),
-    "message.timestamp.after.max.ms": _long(0, 3_600_000),
-    "message.timestamp.before.max.ms": _long(0, LONG_MAX),
+    "message.timestamp.after.max.ms": long_key(0, 3_600_000),
+    "message.timestamp.before.max.ms": long_key(0, LONG_MAX),
     "message.timestamp.type": _choice("CreateTime", "CreateTime", "LogAppendTime"),
     "min.cleanable.dirty.ratio": Key("0.5", ConfigType.DOUBLE, _share, True),
-    "min.compaction.lag.ms": _long(0, 0),
+    "min.compaction.lag.ms": long_key(0, 0),
     "min.insync.replicas": _int(1, 1, works=False),
     "preallocate": _boolean("false", works=False),
     "remote.storage.enable": _boolean("false", works=False),
-    "retention.bytes": _long(-1, -1),
-    "retention.ms": _long(-1, 604_800_000),
+    "retention.bytes": long_key(-1, -1),
+    "retention.ms": long_key(-1, 604_800_000),
     "segment.bytes": _int(1_048_576, 1_073_741_824),
     "segment.index.bytes": _int(4, 10_485_760, works=False),
-    "segment.jitter.ms": _long(0, 0, works=False),
-    "segment.ms": _long(1, 604_800_000, works=False),
+    "segment.jitter.ms": long_key(0, 0, works=False),
+    "segment.ms": long_key(1, 604_800_000, works=False),
     "unclean.leader.election.enable": _boolean("false", works=False),
 }
 """Kafka 4's table. `segment.bytes` has its lower bound of 1 MiB (KIP-1030); larger than the storage's own 64 MiB it
@@ -193,12 +194,16 @@ def text_of(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def read_config(overrides: Mapping[str, str]) -> TopicConfig:
-    """The typed configuration of a topic whose overrides `check_overrides` has passed."""
+NO_DEFAULTS: Mapping[str, str] = {}
+"""Of who does not follow the broker's configuration."""
+
+
+def read_config(overrides: Mapping[str, str], defaults: Mapping[str, str] = NO_DEFAULTS) -> TopicConfig:
+    """The typed configuration of a topic whose overrides `check_overrides` has passed; `defaults` are the broker's."""
 
     def value(name: str) -> Any:
         key = KEYS[name]
-        return key.read(overrides.get(name, key.default))
+        return key.read(overrides[name] if name in overrides else defaults.get(name, key.default))
 
     policies = value("cleanup.policy")
     compression = value("compression.type")

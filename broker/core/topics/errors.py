@@ -12,3 +12,7 @@ class TopicRefused(Exception):
         super().__init__(code, text)
         self.code = code
         self.text = text
+
+
+class RecordsRefused(TopicRefused):
+    """A batch of which some records are not taken: it is for who has them to find out which (KIP-467)."""

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from broker.core.topics.config import TopicConfig
-from broker.core.topics.errors import TopicRefused
+from broker.core.topics.errors import RecordsRefused, TopicRefused
 from broker.log.ackset import AckSet
 from broker.log.extents import Batch
 from broker.log.log import Layout
@@ -27,9 +27,10 @@ from protocol.kafka.records import (
     check_batch,
     parse_header,
 )
-from protocol.kafka.walk import Facts, examine
+from protocol.kafka.walk import Facts, examine, visit
 
 MAGIC_POSITION = 16
+NO_KEY = "Compacted topic cannot accept message without key."
 PACKED_RECORDS_MAX, PACKED_BYTES_MAX = 512, 64 << 10
 """Of a batch that is compressed here: 64 records compress twice as well as 8, 512 hardly better than 64."""
 
@@ -107,13 +108,44 @@ def check_facts(facts: Facts, config: TopicConfig, now_ms: int) -> None:
     the header says.
     """
     if config.compact and facts.lacks_key:
-        raise TopicRefused(ErrorCode.INVALID_RECORD, "Compacted topic cannot accept message without key.")
+        raise RecordsRefused(ErrorCode.INVALID_RECORD, NO_KEY)
     if config.log_append_time:
         return
     if facts.largest_ms > now_ms + config.timestamp_after_max_ms:
-        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {facts.largest_ms} is in the future")
+        raise RecordsRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {facts.largest_ms} is in the future")
     if facts.least_ms < now_ms - config.timestamp_before_max_ms:
-        raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {facts.least_ms} is too old")
+        raise RecordsRefused(ErrorCode.INVALID_TIMESTAMP, f"timestamp {facts.least_ms} is too old")
+
+
+class BadRecord(NamedTuple):
+    """A record that is not taken: how far into its batch it is, and why."""
+
+    delta: int
+    code: ErrorCode
+    text: str
+
+
+def bad_records(
+    data: memoryview, header: BatchHeader, config: TopicConfig, now_ms: int, most: int
+) -> Generator[int, None, list[BadRecord]]:
+    """Those of a batch that `check_facts` has refused, `most` at most, in steps that yield units of work.
+
+    A record has one reason: that it lacks a key comes first (`LogValidator.validateRecord`).
+    """
+    found: list[BadRecord] = []
+    least, largest = now_ms - config.timestamp_before_max_ms, now_ms + config.timestamp_after_max_ms
+
+    def note(delta: int, time_ms: int, has_key: bool) -> bool:
+        if config.compact and not has_key:
+            found.append(BadRecord(delta, ErrorCode.INVALID_RECORD, NO_KEY))
+        elif not config.log_append_time and not least <= time_ms <= largest:
+            text = f"Timestamp {time_ms} of message with offset {delta} is out of range. "
+            text += f"The timestamp should be within [{least}, {largest}]"
+            found.append(BadRecord(delta, ErrorCode.INVALID_TIMESTAMP, text))
+        return len(found) < most
+
+    yield from visit(data, 0, header, note)
+    return found
 
 
 def in_topics_compression(data: memoryview, header: BatchHeader, config: TopicConfig) -> tuple[memoryview, BatchHeader]:

@@ -37,7 +37,7 @@ from protocol.kafka.records import (
 )
 from protocol.kafka.walk import finish
 
-EARLIEST, LATEST, MAX_TIMESTAMP = -2, -1, -3
+EARLIEST, LATEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -2, -1, -3, -4, -5
 """What ListOffsets asks for instead of a time."""
 
 
@@ -329,14 +329,16 @@ class Partition:
         return finish(self.find_offset(timestamp_ms))
 
     def find_offset(self, timestamp_ms: int) -> Generator[int, None, Found]:
-        """EARLIEST, LATEST, MAX_TIMESTAMP, or the first record at or behind a time, in steps that yield units of work.
+        """One of the above, or the first record at or behind a time, in steps that yield units of work.
 
         Raises Corrupt, CorruptBatch and OSError.
         """
         if timestamp_ms == LATEST:
             return Found(-1, self.high_watermark)
-        if timestamp_ms == EARLIEST:
+        if timestamp_ms in (EARLIEST, EARLIEST_LOCAL):  # All of it is local (KIP-405).
             return Found(-1, self.start_offset)
+        if timestamp_ms == LATEST_TIERED:
+            return Found(-1, -1)
         if timestamp_ms == MAX_TIMESTAMP:
             return Found(*(yield from self.times.largest(self.start_offset, self.high_watermark)))
         return Found(*(yield from self.times.first(timestamp_ms, self.start_offset, self.high_watermark)))

@@ -16,7 +16,18 @@ from broker.core.record_format import is_persistent_batch
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.intake import Examined
-from broker.core.topics.partition import EARLIEST, LATEST, MAX_TIMESTAMP, Appended, Found, Partition, Read, Waiter
+from broker.core.topics.partition import (
+    EARLIEST,
+    EARLIEST_LOCAL,
+    LATEST,
+    LATEST_TIERED,
+    MAX_TIMESTAMP,
+    Appended,
+    Found,
+    Partition,
+    Read,
+    Waiter,
+)
 from broker.core.topics.producers import UNKNOWN
 from broker.core.topics.topic import Topic
 from broker.log.recovering import NOTHING_KEPT
@@ -100,7 +111,9 @@ class QueuePartition(Partition):
         """See `Partition.find_offset`; as far as the wall clock never goes back. Raises Corrupt and OSError."""
         yield from ()  # It takes one step: its log is in order of time.
         end = self.high_watermark
-        if timestamp_ms in (EARLIEST, LATEST):
+        if timestamp_ms == LATEST_TIERED:
+            return NONE
+        if timestamp_ms in (EARLIEST, EARLIEST_LOCAL, LATEST):
             return Found(-1, end if timestamp_ms == LATEST else self.start_offset)
         if timestamp_ms == MAX_TIMESTAMP:
             return self._last(end)

@@ -21,8 +21,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
+from broker.core.topics.broker_config import BrokerConfig
 from broker.core.topics.compaction import Cleaned, compact, is_due
-from broker.core.topics.config import check_overrides
+from broker.core.topics.config import NO_DEFAULTS, check_overrides
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
 from broker.core.topics.queues import QueueTopics
@@ -41,6 +42,8 @@ NAME_LENGTH_MAX = 249
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 PARTITIONS_PER_TOPIC_MAX = 10_000
 PRODUCER_IDS_BLOCK = 1000
+FOLLOW_UNITS, FOLLOW_PARTITION_UNITS = 50, 5
+"""What it costs a topic to read its configuration again, and each of its partitions."""
 SNAPSHOT_BYTES = 16 << 20
 """What a partition with idempotent producers takes in before their state is written again: it bounds what is looked
 through after a restart."""
@@ -76,9 +79,26 @@ class Topics:
     """See the module."""
 
     __slots__ = (
-        "_by_id", "_collisions", "_expire_every_ms", "_expire_ms", "_is_expiring", "_limit", "_next_producer_id",
-        "_producer_ids_end", "_topics", "is_taken", "on_changed", "on_deleted", "partition_count", "queues", "rates",
-        "store", "troubles", "unsynced", "vhost",
+        "_by_id",
+        "_collisions",
+        "_expire_every_ms",
+        "_expire_ms",
+        "_is_expiring",
+        "_limit",
+        "_next_producer_id",
+        "_producer_ids_end",
+        "_topics",
+        "broker_config",
+        "is_taken",
+        "on_changed",
+        "on_deleted",
+        "partition_count",
+        "queues",
+        "rates",
+        "store",
+        "troubles",
+        "unsynced",
+        "vhost",
     )  # fmt: skip
 
     def __init__(self, vhost: str, store: Store, partitions_max: int, expire_every_ms: int) -> None:
@@ -97,6 +117,7 @@ class Topics:
         """Whether something else that publishers and consumers can name has this name."""
         self.unsynced: list[tuple[int, Partition]] = []
         """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
+        self.broker_config = BrokerConfig(vhost, store)
         self.rates = Rates()
         self.troubles = Troubles()
         self._limit = partitions_max
@@ -146,7 +167,13 @@ class Topics:
             raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"'{name}' is a queue already")
         self._check_collision(name)
         self._check_count(partitions, partitions)
-        topic = Topic(name, self.store.new_uuid(), check_overrides(overrides), internal=internal)
+        topic = Topic(
+            name,
+            self.store.new_uuid(),
+            check_overrides(overrides),
+            internal=internal,
+            defaults=self._defaults(internal),
+        )
         if validate_only:
             return topic
         self._add(topic)
@@ -207,6 +234,17 @@ class Topics:
         if not validate_only:
             topic.configure(checked)
             self._put(topic)
+
+    def _defaults(self, internal: bool) -> Mapping[str, str]:
+        """What holds for a topic that says nothing: the broker's own are as they are."""
+        return NO_DEFAULTS if internal else self.broker_config.topic_defaults
+
+    def follow_defaults(self) -> Iterator[int]:
+        """Topics follow the broker's configuration, in steps that yield units of work."""
+        for topic in list(self._topics.values()):
+            if not topic.gone and topic.follow_defaults():
+                self._put(topic)  # A compacted one has to know where its partitions begin.
+            yield FOLLOW_UNITS + len(topic.partitions) * FOLLOW_PARTITION_UNITS
 
     def delete(self, topic: Topic) -> None:
         """The topic goes with all that is in it; who waits for its data is woken. Raises TopicRefused."""
@@ -361,7 +399,13 @@ class Topics:
 
     def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
         """A topic that the catalog knows comes back; returns the numbers of its logs."""
-        topic = Topic(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
+        topic = Topic(
+            name,
+            bytes.fromhex(known["id"]),
+            overrides,
+            internal=known["internal"],
+            defaults=self._defaults(known["internal"]),
+        )
         logs, starts = _unpacked(known["logs"]), _unpacked(known.get("starts", b""))
         for index, log in enumerate([self.store.logs[number] for number in logs]):
             partition = self._partition(topic, index, log)

@@ -146,7 +146,7 @@ def _summary(
         "bytes_in": came.octets,
         "messages_in_rate": _rate(now.messages, span_s),
         "bytes_in_rate": _rate(now.octets, span_s),
-        "cleanup_policy": topic.overrides.get("cleanup.policy", KEYS["cleanup.policy"].default),
+        "cleanup_policy": topic.value_of("cleanup.policy"),
         "hot_partitions": hot,
         "shares_of": "the last seconds" if is_recent else "the time since the start",
     }
@@ -208,7 +208,7 @@ def _show(request: Request, vhost: str, name: str) -> Work:
     return row | {
         "id": topic.id.hex(),
         "config_overrides": topic.overrides,
-        "config": {key: topic.overrides.get(key, KEYS[key].default) for key in KEYS},
+        "config": {key: topic.value_of(key) for key in KEYS},
         "partition_details": Listing(_partition_rows(topic, recent, shares, row["hot_partitions"], span_s)),
         "groups": Listing(_readers(request, home, topic, groups)),
     }

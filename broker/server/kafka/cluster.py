@@ -6,10 +6,18 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from broker.core.access_lists import CLUSTER_NAME
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
 from broker.core.topics.topic import Topic
 from broker.server.kafka.handlers import Steps, each_partition, handles
+from broker.server.kafka.rights import (
+    NOT_ASKED,
+    may_with_cluster,
+    may_write_idempotently,
+    operations,
+    require_of_cluster,
+)
 from broker.server.kafka.topics import require
 from protocol.kafka.apis.alter_partition_reassignments import (
     AlterPartitionReassignmentsRequest,
@@ -52,7 +60,9 @@ from protocol.kafka.errors import ErrorCode
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
-BROKERS = 1
+BROKERS, CONTROLLERS = 1, 2
+ELECTION_TYPES = (0, 1)
+"""Preferred and unclean."""
 PARTITION_UNITS, PRODUCERS_UNITS = 10, 100
 """What a partition costs that is looked at, and one whose producers are listed."""
 
@@ -65,6 +75,8 @@ def on_init_producer_id(
     hub = connection.hub
     if request.transactional_id is not None:
         return InitProducerIdResponse(error_code=ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    if not may_write_idempotently(connection):
+        return InitProducerIdResponse(error_code=ErrorCode.CLUSTER_AUTHORIZATION_FAILED)
     hub.answer_when_durable(slot, InitProducerIdResponse(producer_id=hub.topics.next_producer_id(), producer_epoch=0))
     return None
 
@@ -76,11 +88,17 @@ def on_describe_cluster(
     """This broker."""
     hub = connection.hub
     if request.endpoint_type != BROKERS:
-        return DescribeClusterResponse(
-            error_code=ErrorCode.UNSUPPORTED_ENDPOINT_TYPE, error_message="there are no controllers to be asked"
-        )
+        if request.endpoint_type == CONTROLLERS:
+            code = ErrorCode.MISMATCHED_ENDPOINT_TYPE
+            text = "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER"
+        else:
+            code = ErrorCode.UNSUPPORTED_ENDPOINT_TYPE
+            text = f"Unsupported endpoint type {request.endpoint_type}"
+        return DescribeClusterResponse(error_code=code, error_message=text)
     host, port = hub.address(connection)
+    is_asked = request.include_cluster_authorized_operations
     return DescribeClusterResponse(
+        cluster_authorized_operations=operations(connection, CLUSTER_NAME, "cluster") if is_asked else NOT_ASKED,
         endpoint_type=BROKERS,
         cluster_id=hub.settings.cluster_id,
         controller_id=hub.settings.node_id,
@@ -90,14 +108,12 @@ def on_describe_cluster(
 
 @handles(35)
 def on_describe_log_dirs(connection: KafkaConnection, slot: Slot, request: DescribeLogDirsRequest) -> Steps:
-    """The data directory, and what each partition takes of it."""
+    """The data directory, and what each partition takes of it: for who may describe the cluster, as in Kafka."""
     hub = connection.hub
+    if not may_with_cluster(connection, "describe"):
+        return DescribeLogDirsResponse(error_code=ErrorCode.CLUSTER_AUTHORIZATION_FAILED)
     wanted = None if request.topics is None else {one.topic: set(one.partitions) for one in request.topics}
-    topics = [
-        topic
-        for topic in hub.topics.all()
-        if (wanted is None or topic.name in wanted) and hub.can(connection, "describe", topic.name)
-    ]
+    topics = [topic for topic in hub.topics.all() if wanted is None or topic.name in wanted]
 
     def partitions(topic: Topic) -> list[Partition]:
         return [one for one in topic.partitions if wanted is None or one.index in wanted[topic.name]]
@@ -108,14 +124,19 @@ def on_describe_log_dirs(connection: KafkaConnection, slot: Slot, request: Descr
     found = yield from each_partition(topics, partitions, describe, PARTITION_UNITS)
     described = [DescribeLogDirsTopic(name=topic.name, partitions=partitions) for topic, partitions in found]
     disk = hub.durability.store.disk
-    return DescribeLogDirsResponse(
-        results=[DescribeLogDirsResult(log_dir=str(disk), topics=described, usable_bytes=disk.free_bytes())]
-    )
+    answer = DescribeLogDirsResult(log_dir=disk.path, topics=described)
+    try:
+        answer.total_bytes, answer.usable_bytes = disk.total_bytes(), disk.free_bytes()
+    except OSError:  # The directory is gone, or another's.
+        answer.error_code, answer.topics = ErrorCode.KAFKA_STORAGE_ERROR, []
+    return DescribeLogDirsResponse(results=[answer])
 
 
 @handles(43)
 def on_elect_leaders(connection: KafkaConnection, slot: Slot, request: ElectLeadersRequest) -> Steps:
     """Every partition has its leader: there is nothing to elect."""
+    if request.election_type not in ELECTION_TYPES:
+        return ElectLeadersResponse(error_code=ErrorCode.INVALID_REQUEST, replica_election_results=[])
 
     def elect(wanted: TopicPartitions, index: int) -> PartitionResult:
         answer = PartitionResult(partition_id=index, error_message=None)
@@ -170,7 +191,11 @@ def _reassign(connection: KafkaConnection, name: str, wanted: ReassignablePartit
 def on_list_reassignments(
     connection: KafkaConnection, slot: Slot, request: ListPartitionReassignmentsRequest
 ) -> ListPartitionReassignmentsResponse:
-    """None is under way."""
+    """None is under way; for who may describe the cluster, as in Kafka."""
+    try:
+        require_of_cluster(connection, "describe")
+    except TopicRefused as refused:
+        return ListPartitionReassignmentsResponse(error_code=refused.code, error_message=refused.text, topics=[])
     return ListPartitionReassignmentsResponse(error_message=None, topics=[])
 
 

@@ -290,7 +290,7 @@ class KafkaConnection:
             on_token(self, slot, bytes(data))
             return
         try:
-            header, request = read_request(data)
+            header, request = read_request(data, HANDLERS)
         except UnsupportedVersion as error:
             response = unsupported_version_response(error)
             if response is None:

@@ -23,6 +23,7 @@ from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
     metadata,
     produce,
     scram_admin,
+    single_node,
 )
 from broker.server.kafka import topics as _topics  # noqa: F401
 from broker.server.kafka.connection import KafkaConnection
@@ -84,12 +85,16 @@ def kafka_doors(
     store = durability.store
     if CLUSTER_ID_KEY not in store.catalog:
         store.put(CLUSTER_ID_KEY, store.new_uuid())
+    plain, secured = ("PLAINTEXT", "SSL") if config.kafka.anonymous is not None else ("SASL_PLAINTEXT", "SASL_SSL")
+    listening = [(plain, one) for one in config.listeners.kafka or ()]
+    listening += [(secured, one) for one in config.listeners.kafkas or ()]
     advertised = config.kafka.advertised
     settings = KafkaSettings(
         vhost=config.kafka.vhost,
         node_id=config.kafka.node_id,
         cluster_id=base64.urlsafe_b64encode(store.catalog[CLUSTER_ID_KEY]).decode().rstrip("="),
         advertised=(advertised.host, advertised.port) if advertised is not None else None,
+        listeners=",".join([f"{protocol}://{address}" for protocol, address in listening]),
         anonymous=config.kafka.anonymous,
         request_bytes_max=config.limits.kafka_request_bytes_max,
         fetch_bytes_max=config.limits.kafka_fetch_bytes_max,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.core.groups.values import Fetched, GroupListing, MemberDescription, State
 from broker.server.kafka.handlers import Steps, each, each_partition, handles
+from broker.server.kafka.rights import operations
 from protocol.kafka.apis.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
 from protocol.kafka.apis.describe_groups import (
     DescribedGroup,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 GROUP_KEY = 0
 """Key type of FindCoordinator; 1 would be a transaction's."""
+UNKNOWN_VERSION = 6
+"""The first of DescribeGroups that says of a group that it is not there (KIP-1043)."""
 KEYS_VERSION = 4
 """From this version on FindCoordinator names several (KIP-699)."""
 GROUPS_VERSION = 8
@@ -107,19 +109,33 @@ def on_list_groups(connection: KafkaConnection, slot: Slot, request: ListGroupsR
 
 @handles(15)
 def on_describe_groups(connection: KafkaConnection, slot: Slot, request: DescribeGroupsRequest) -> Steps:
-    """DescribeGroups: an unknown group is Dead, which is no error up to version 5."""
+    """DescribeGroups: an unknown group is Dead, which is no error up to version 5 (KIP-1043)."""
     wanted = dict.fromkeys(request.groups)  # Each once: one may have 1,000 members.
-    groups = yield from each(wanted, partial(_describe, connection), DESCRIBE_UNITS)
-    return DescribeGroupsResponse(groups=groups)
+    is_error = slot.header.api_version >= UNKNOWN_VERSION
+
+    def describe(group_id: str) -> DescribedGroup:
+        found = _describe(connection, group_id, unknown_is_error=is_error)
+        if request.include_authorized_operations and not found.error_code:
+            found.authorized_operations = operations(connection, group_id, "group")
+        return found
+
+    return DescribeGroupsResponse(groups=(yield from each(wanted, describe, DESCRIBE_UNITS)))
 
 
-def _describe(connection: KafkaConnection, group_id: str) -> DescribedGroup:
+def _describe(connection: KafkaConnection, group_id: str, *, unknown_is_error: bool) -> DescribedGroup:
     groups = connection.hub.groups
     if not connection.hub.may_see(connection, group_id):
         return DescribedGroup(group_id=group_id, error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
     error, found = groups.coordinator.describe(group_id)
+    message = None
+    if error is ErrorCode.GROUP_ID_NOT_FOUND:
+        if unknown_is_error:
+            message = f"Group {group_id} not found."
+        else:
+            error = ErrorCode.NONE
     return DescribedGroup(
-        error_code=ErrorCode.NONE if error is ErrorCode.GROUP_ID_NOT_FOUND else error,
+        error_code=error,
+        error_message=message,
         group_id=group_id,
         group_state=found.state.value,
         protocol_type=found.protocol_type,
@@ -164,11 +180,16 @@ def on_offset_delete(connection: KafkaConnection, slot: Slot, request: OffsetDel
     groups = hub.groups
     if not hub.can(connection, "delete", request.group_id, "group"):
         return OffsetDeleteResponse(error_code=ErrorCode.GROUP_AUTHORIZATION_FAILED)
+    if not request.group_id:  # It may have offsets; Kafka's `GroupCoordinatorService.isGroupIdNotEmpty` all the same.
+        return OffsetDeleteResponse(error_code=ErrorCode.INVALID_GROUP_ID)
     error, _ = groups.coordinator.delete_offsets(request.group_id, ())
     if error is not ErrorCode.NONE:
         return OffsetDeleteResponse(error_code=error)
 
     def delete(topic: OffsetDeleteRequestTopic, one: OffsetDeleteRequestPartition) -> OffsetDeleteResponsePartition:
+        problem = _undeletable(connection, topic.name, one.partition_index)
+        if problem is not None:
+            return OffsetDeleteResponsePartition(partition_index=one.partition_index, error_code=problem)
         error, errors = groups.coordinator.delete_offsets(request.group_id, ((topic.name, one.partition_index),))
         groups.carry_out()
         code = errors[0] if errors else error
@@ -179,6 +200,16 @@ def on_offset_delete(connection: KafkaConnection, slot: Slot, request: OffsetDel
         topics=[OffsetDeleteResponseTopic(name=topic.name, partitions=partitions) for topic, partitions in found]
     )
     hub.answer_when_durable(slot, response)
+    return None
+
+
+def _undeletable(connection: KafkaConnection, name: str, index: int) -> ErrorCode | None:
+    """Why offsets of a partition are not deleted: no right to read it, or no such partition (`handleOffsetDelete`)."""
+    if not connection.hub.can(connection, "read", name):
+        return ErrorCode.TOPIC_AUTHORIZATION_FAILED
+    topic = connection.hub.topics.get(name)
+    if topic is None or not 0 <= index < len(topic.partitions):
+        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     return None
 
 

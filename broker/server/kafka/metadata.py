@@ -7,12 +7,16 @@ from collections.abc import Generator, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from broker.core.access_lists import CLUSTER_NAME
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
+from broker.core.topics.partition import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, MAX_TIMESTAMP
+from broker.core.topics.registry import check_name
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles, in_turn
-from protocol.kafka.apis import APIS
+from broker.server.kafka.rights import OPERATIONS_UNITS, operations
+from protocol.kafka.apis import APIS, NEVER
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from protocol.kafka.apis.describe_topic_partitions import (
     Cursor,
@@ -50,6 +54,10 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
 NO_ID = bytes(16)
+TIMES_SINCE = {LATEST: 0, EARLIEST: 0, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
+"""The first version of ListOffsets with what stands for a time (KIP-734, KIP-405, KIP-1005); no other is below 0."""
+BY_ID_VERSION = 12
+"""The first in which a topic may be asked for by its id alone (KIP-516); 10 and 11 have a place for it."""
 CLIENT_TEXT_MAX = 100
 PARTITIONS_TOLD_MAX = 2000
 NAMES_AT_ONCE = 100
@@ -78,6 +86,10 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     hub = connection.hub
     host, port = hub.address(connection)
     node_id = hub.settings.node_id
+    problem = _malformed(request, slot.header.api_version)
+    if problem is not None:
+        return problem
+    with_operations = request.include_topic_authorized_operations
     wants_all = request.topics is None or (slot.header.api_version == 0 and not request.topics)
     before = hub.topics.partition_count
     found = []
@@ -85,6 +97,9 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     for topic in _every(connection) if wants_all else _named(connection, request):
         found.append(topic)
         spent += TOPIC_UNITS + len(topic.partitions)
+        if with_operations and topic.name and not topic.error_code:
+            topic.topic_authorized_operations = operations(connection, topic.name, "topic")
+            spent += OPERATIONS_UNITS
         if spent >= SLICE_UNITS:
             yield spent
             spent = 0
@@ -94,10 +109,32 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
         controller_id=node_id,
         topics=found,
     )
+    if request.include_cluster_authorized_operations:
+        response.cluster_authorized_operations = operations(connection, CLUSTER_NAME, "cluster")
     if hub.topics.partition_count == before:
         return response
     hub.answer_when_durable(slot, response)
     return None
+
+
+def _malformed(request: MetadataRequest, version: int) -> MetadataResponse | None:
+    """What answers a topic without a name, or with an id, where the version has none of it (`MetadataRequest.Builder`).
+
+    From version 12 on either will do; neither is an error as well.
+    """
+    topics = request.topics or ()
+    if version >= BY_ID_VERSION:
+        is_bad = any(one.name is None and one.topic_id == NO_ID for one in topics)
+    else:
+        is_bad = any(one.name is None or one.topic_id != NO_ID for one in topics)
+    if not is_bad:
+        return None
+    code = ErrorCode.INVALID_REQUEST
+    told = dict.fromkeys((one.name or "", one.topic_id) for one in topics)
+    return MetadataResponse(
+        topics=[MetadataResponseTopic(error_code=code, name=name, topic_id=topic_id) for name, topic_id in told],
+        error_code=code,
+    )
 
 
 def _every(connection: KafkaConnection) -> Iterator[MetadataResponseTopic]:
@@ -116,16 +153,23 @@ def _look_up(
     connection: KafkaConnection, name: str | None, topic_id: bytes, *, may_create: bool
 ) -> MetadataResponseTopic:
     hub = connection.hub
-    if name is None:
+    if topic_id != NO_ID:  # Java's client sends an empty name with it.
+        name = None
         topic = hub.topics.by_id(topic_id)
         if topic is not None and not hub.can(connection, "describe", topic.name):
             return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=None, topic_id=topic_id)
         code = ErrorCode.UNKNOWN_TOPIC_ID
     else:
+        assert name is not None
         if not hub.can(connection, "describe", name):
             return MetadataResponseTopic(error_code=ErrorCode.TOPIC_AUTHORIZATION_FAILED, name=name, topic_id=NO_ID)
         topic = hub.topics.get(name)
         code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        try:
+            check_name(name)
+        except TopicRefused as refused:
+            code = refused.code
+            may_create = False
         if topic is None and may_create and hub.settings.auto_create_topics and hub.may_create(connection, name):
             try:
                 topic = hub.topics.create(name, hub.settings.partitions_default, {})
@@ -169,7 +213,8 @@ def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffset
         response.topics.append(answer)
         for asked in topic.partitions:
             is_only = counts[topic.name, asked.partition_index] == 1
-            one, units = yield from _list_offset(connection, topic.name, asked, is_only=is_only)
+            is_known = asked.timestamp >= 0 or slot.header.api_version >= TIMES_SINCE.get(asked.timestamp, NEVER)
+            one, units = yield from _list_offset(connection, topic.name, asked, is_only=is_only, is_known=is_known)
             answer.partitions.append(one)
             spent += END_UNITS + units
             if spent >= SLICE_UNITS:
@@ -180,7 +225,7 @@ def on_list_offsets(connection: KafkaConnection, slot: Slot, request: ListOffset
 
 
 def _list_offset(
-    connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool
+    connection: KafkaConnection, name: str, asked: ListOffsetsPartition, *, is_only: bool, is_known: bool
 ) -> Generator[int, None, tuple[ListOffsetsPartitionResponse, int]]:
     """(what is answered, units of work that were not yielded yet): a time is looked for within a batch."""
     answer = ListOffsetsPartitionResponse(
@@ -195,6 +240,8 @@ def _list_offset(
             raise TopicRefused(ErrorCode.INVALID_REQUEST, f"partition {asked.partition_index} is asked for twice")
         partition = hub.topics.partition(name, asked.partition_index)
         partition.check_epoch(asked.current_leader_epoch)
+        if not is_known:
+            raise TopicRefused(ErrorCode.UNSUPPORTED_VERSION, f"no such time: {asked.timestamp}")
         (answer.timestamp, answer.offset), units = yield from in_turn(partition.find_offset(asked.timestamp))
     except TopicRefused as refused:
         answer.error_code = refused.code
@@ -250,6 +297,8 @@ def on_describe_topic_partitions(
         found = _look_up(connection, name, NO_ID, may_create=False)
         if not request.topics and found.error_code:
             continue
+        if not found.error_code:
+            found.topic_authorized_operations = operations(connection, name, "topic")
         told = found.partitions[skip : skip + room]
         response.topics.append(_told(found, told))
         if skip + len(told) < len(found.partitions):
@@ -283,4 +332,5 @@ def _told(
             )
             for one in partitions
         ],
+        topic_authorized_operations=found.topic_authorized_operations,
     )

@@ -13,6 +13,8 @@ class KafkaSettings:
     node_id: int = 1
     cluster_id: str = ""
     advertised: tuple[str, int] | None = None
+    listeners: str = ""
+    """As Kafka writes them, with their protocols; empty where there are none but the client's own."""
     anonymous: str | None = "guest"
     request_bytes_max: int = 100 << 20
     fetch_bytes_max: int = 8 << 20

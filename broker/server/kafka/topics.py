@@ -16,6 +16,7 @@ from broker.core.topics.config import KEYS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
+from broker.server.kafka.broker_configs import DEFAULT_SOURCE, SOURCES, TOPIC_SOURCE, topic_sources
 from broker.server.kafka.handlers import Steps, each, each_partition, handles
 from protocol.kafka.apis.create_partitions import (
     CreatePartitionsRequest,
@@ -46,12 +47,11 @@ from protocol.kafka.apis.delete_topics import (
 )
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import CorruptBatch
+from protocol.kafka.schema import NO_UUID
 
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection, Slot
 
-TOPIC_SOURCE, DEFAULT_SOURCE = 1, 5
-"""Where a value comes from: the topic's own configuration, or the default."""
 BY_NAME_UNTIL = 5
 """The last version of DeleteTopics that has names alone."""
 PARTITIONS_MADE_MAX = 10_000
@@ -98,7 +98,7 @@ def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTop
             error_message=None,
             num_partitions=count,
             replication_factor=1,
-            configs=_configs(topic) if tells_configs else None,
+            configs=_configs(connection, topic) if tells_configs else None,
             topic_config_error_code=ErrorCode.NONE if tells_configs else ErrorCode.POLICY_VIOLATION,
         )
 
@@ -129,19 +129,20 @@ def _create(connection: KafkaConnection, wanted: CreatableTopic, *, validate_onl
         raise TopicRefused(code, f"Replication factor: {wanted.replication_factor} larger than available brokers: 1.")
     if count == STANDARD:
         count = hub.settings.partitions_default
+    nulls = ",".join([one.name for one in wanted.configs if one.value is None])
+    if nulls:
+        raise TopicRefused(ErrorCode.INVALID_CONFIG, f"Null value not supported for topic configs: {nulls}")
     overrides = {one.name: one.value for one in wanted.configs}
     return hub.topics.create(wanted.name, count, overrides, validate_only=validate_only), count
 
 
-def _configs(topic: Topic) -> list[CreatableTopicConfigs]:
-    return [
-        CreatableTopicConfigs(
-            name=name,
-            value=topic.overrides.get(name, key.default),
-            config_source=TOPIC_SOURCE if name in topic.overrides else DEFAULT_SOURCE,
-        )
-        for name, key in KEYS.items()
-    ]
+def _configs(connection: KafkaConnection, topic: Topic) -> list[CreatableTopicConfigs]:
+    def source(name: str) -> int:
+        if name in topic.overrides:
+            return TOPIC_SOURCE
+        return next((SOURCES[one.scope] for one in topic_sources(connection, name)), DEFAULT_SOURCE)
+
+    return [CreatableTopicConfigs(name=name, value=topic.value_of(name), config_source=source(name)) for name in KEYS]
 
 
 @handles(20)
@@ -150,21 +151,45 @@ def on_delete_topics(connection: KafkaConnection, slot: Slot, request: DeleteTop
     wanted = request.topics
     if slot.header.api_version <= BY_NAME_UNTIL:
         wanted = [DeleteTopicState(name=name) for name in request.topic_names]
-    responses = yield from each(wanted, partial(_delete, connection), DELETE_UNITS)
+    names = Counter(one.name for one in wanted if one.name is not None)
+    ids = Counter(one.topic_id for one in wanted if one.name is None)
+
+    def delete(one: DeleteTopicState) -> DeletableTopicResult:
+        is_again = names[one.name] > 1 if one.name is not None else ids[one.topic_id] > 1
+        return _delete(connection, one, is_again=is_again)
+
+    told = {(one.name, one.topic_id): one for one in wanted}
+    responses = yield from each(told.values(), delete, DELETE_UNITS)
     connection.hub.answer_when_durable(slot, DeleteTopicsResponse(responses=responses))
     return None
 
 
-def _delete(connection: KafkaConnection, wanted: DeleteTopicState) -> DeletableTopicResult:
+def _delete(connection: KafkaConnection, wanted: DeleteTopicState, *, is_again: bool) -> DeletableTopicResult:
+    """Who may not delete it does not learn whether there is a topic of a name, nor the name of an id that is not to be
+    described (`ControllerApis.deleteTopics`)."""
     topics = connection.hub.topics
-    result = DeletableTopicResult(name=wanted.name, topic_id=wanted.topic_id)
+    result = DeletableTopicResult(name=wanted.name, topic_id=wanted.topic_id, error_message=None)
     try:
-        topic = topics.get(wanted.name) if wanted.name is not None else topics.by_id(wanted.topic_id)
-        if topic is None:
-            is_named = wanted.name is not None
-            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_named else ErrorCode.UNKNOWN_TOPIC_ID
-            raise TopicRefused(code, "This server does not host this topic.")
-        require(connection, "delete", topic.name)
+        if wanted.name is None and wanted.topic_id == NO_UUID:
+            raise TopicRefused(ErrorCode.INVALID_REQUEST, "Neither topic name nor id were specified.")
+        if wanted.name is not None and wanted.topic_id != NO_UUID:
+            raise TopicRefused(ErrorCode.INVALID_REQUEST, "You may not specify both topic name and topic id.")
+        if is_again:
+            which = "id" if wanted.name is None else "name"
+            raise TopicRefused(ErrorCode.INVALID_REQUEST, f"Duplicate topic {which}.")
+        if wanted.name is not None:
+            require(connection, "delete", wanted.name)
+            topic = topics.get(wanted.name)
+            if topic is None:
+                raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic.")
+        else:
+            topic = topics.by_id(wanted.topic_id)
+            if topic is None:
+                raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_ID, "This server does not host this topic ID.")
+            if not connection.hub.can(connection, "describe", topic.name):
+                raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, "no permission to delete the topic of this id")
+            result.name = topic.name
+            require(connection, "delete", topic.name)
         if topic.internal:
             raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, "The topic is the broker's own.")
         result.name, result.topic_id = topic.name, topic.id

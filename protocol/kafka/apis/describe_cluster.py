@@ -1,4 +1,4 @@
-"""DescribeCluster (API 60), versions 0 to 1."""
+"""DescribeCluster (API 60), versions 0 to 2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class DescribeClusterRequest:
 
     include_cluster_authorized_operations: bool = boolean()
     endpoint_type: int = int8(since=1, default=1)
+    include_fenced_brokers: bool = boolean(since=2)
 
 
 @message
@@ -21,6 +22,7 @@ class DescribeClusterBroker:
     host: str = string()
     port: int = int32()
     rack: str | None = string(nullable=True, default=None)
+    is_fenced: bool = boolean(since=2)
 
 
 @message

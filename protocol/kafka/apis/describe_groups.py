@@ -1,4 +1,4 @@
-"""DescribeGroups (API 15), versions 0 to 5."""
+"""DescribeGroups (API 15), versions 0 to 6."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class DescribedGroup:
     """DescribedGroup of the response."""
 
     error_code: int = int16()
+    error_message: str | None = string(since=6, nullable=True, default=None)
     group_id: str = string()
     group_state: str = string()
     protocol_type: str = string()

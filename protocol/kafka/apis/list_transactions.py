@@ -1,4 +1,4 @@
-"""ListTransactions (API 66), versions 0 to 1."""
+"""ListTransactions (API 66), versions 0 to 2."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class ListTransactionsRequest:
     state_filters: list[str] = array(string())
     producer_id_filters: list[int] = array(int64())
     duration_filter: int = int64(since=1, default=-1)
+    transactional_id_pattern: str | None = string(since=2, nullable=True, default=None)
 
 
 @message

@@ -77,9 +77,13 @@ class KafkaClient:
     def frame(self, name, version, **fields):
         """A request as octets."""
         api = BY_NAME[name]
+        return self.octets(api, version, api.request(**fields))
+
+    def octets(self, api, version, request):
+        """The same of a request that is there already."""
         number = next(self.numbers)
         self.asked[number] = (api.key, version)
-        return write_request(RequestHeader(api.key, version, number, "test"), api.request(**fields))
+        return write_request(RequestHeader(api.key, version, number, "test"), request)
 
     def answers(self):
         """What came since the last time: the responses, in order."""
