@@ -415,34 +415,6 @@ def _unimplemented(number: int) -> PeerError:
 _CONFIRM = struct.Struct(">BHIHHQ?B")
 
 
-@handles("channel.open")
-def _on_open(channel: Channel, _out_of_band: str) -> None:
-    raise PeerError(504, "second 'channel.open' seen")
-
-
-@handles("channel.close")
-def _on_close(channel: Channel, _code: int, _text: str, _class_id: int, _method_id: int) -> None:
-    if channel.connection.held is not None:
-        channel.connection.held.let_go(channel)
-    channel.send_confirms()
-    channel.release_all()
-    channel.reply("channel.close-ok")
-    channel.closing = True
-    channel.connection.forget_channel(channel, by_peer=True)
-
-
-@handles("channel.flow")
-def _on_flow(channel: Channel, active: bool) -> None:
-    if not active:
-        raise PeerError(NOT_IMPLEMENTED, "active=false")
-    channel.reply("channel.flow-ok", True)
-
-
-@handles("access.request")
-def _on_access_request(channel: Channel, *_: Any) -> None:
-    channel.reply("access.request-ok", 1)
-
-
 @handles("basic.publish")
 def _on_publish(
     channel: Channel, _ticket: int, exchange: str, routing_key: str, mandatory: bool, immediate: bool

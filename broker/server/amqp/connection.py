@@ -21,7 +21,13 @@ from broker.core.routing import route
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.vhost import VHost
 from broker.errors import Refused
-from broker.server.amqp import handshake, methods_basic, methods_topology, releasing  # noqa: F401 - they fill HANDLERS
+from broker.server.amqp import (  # noqa: F401 - they fill HANDLERS
+    handshake,
+    methods_basic,
+    methods_channel,
+    methods_topology,
+    releasing,
+)
 from broker.server.amqp.blocking import HeldPublishes
 from broker.server.amqp.channel import Asked, Channel
 from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
