@@ -361,4 +361,4 @@ def test_get_leaves_nothing_of_deleted_queues(world, client):
         client.publish(f"q{number}")
         client.send(1, "basic.ack", client.get(f"q{number}")[0], False)
         client.call(1, "queue.delete", 0, f"q{number}", False, False, False)
-    assert not client.machine.channels[1]._get_holders
+    assert not client.machine.channels[1].get_holders
