@@ -21,7 +21,6 @@ from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
 from broker.server.amqp.publish import CARE, find_queues, open_port
 from broker.server.amqp.transaction import Publish, Transaction, is_late
-from broker.server.unfinished import LARGE_BYTES
 from protocol.amqp import content as wire
 from protocol.amqp.errors import (
     COMMAND_INVALID,
@@ -190,8 +189,7 @@ class Channel:
             if connection.assembling_bytes > ASSEMBLING_MESSAGES_MAX * connection.settings.message_size_max_bytes:
                 raise PeerError(RESOURCE_ERROR, "too many octets of unfinished messages on this connection", 60, 40)
             assembly.body += payload
-            if connection.assembling_bytes > LARGE_BYTES:
-                connection.hold_unfinished(len(payload))
+            connection.hold_unfinished(len(payload))
         assembly.size_left -= len(payload)
         if not assembly.size_left:
             self._assembled(assembly)
@@ -202,10 +200,8 @@ class Channel:
         if assembly is not None:
             self.assembly = None
             if not assembly.discarding and assembly.size > 0:
-                connection = self.connection
-                connection.assembling_bytes -= assembly.size - assembly.size_left
-                if connection.begun is not None:
-                    connection.hold_unfinished(0)
+                self.connection.assembling_bytes -= assembly.size - assembly.size_left
+                self.connection.hold_unfinished(0)
 
     # Publishing, the general path.
 

@@ -183,8 +183,8 @@ def on_fetch(connection: KafkaConnection, slot: Slot, request: FetchRequest) -> 
         plan = yield from fetches.sessions.plan(request, connection.user)
     except TopicRefused as refused:
         return FetchResponse(error_code=refused.code, session_id=0)
-    parked = ParkedFetch(fetches, slot, request, plan)
     if connection.hub.owed.is_full:
+        parked = ParkedFetch(fetches, slot, request, plan)
         yield from parked.park()
         parked.wake_up()
         return None
@@ -195,7 +195,7 @@ def on_fetch(connection: KafkaConnection, slot: Slot, request: FetchRequest) -> 
         found.let_go()
         return response
     found.let_go()
-    yield from parked.park()
+    yield from ParkedFetch(fetches, slot, request, plan).park()
     return None
 
 
@@ -207,17 +207,17 @@ def _find(hub: KafkaHub, wanted: Wanted) -> Partition | None:
 class Collected:
     """What a fetch would be answered now, and whether that is worth being sent before its time is over.
 
-    What is read counts as owed at once, and until `let_go`.
+    What is read counts as owed before others have a turn, and until `let_go`.
     """
 
-    __slots__ = ("_fetches", "_found", "_held", "_plan", "_slot", "is_enough")
+    __slots__ = ("_fetches", "_found", "_held", "_plan", "_slot", "_uncounted", "is_enough")
 
     def __init__(self, fetches: Fetches, slot: Slot, plan: FetchPlan) -> None:
         self._fetches = fetches
         self._slot = slot
         self._plan = plan
         self._found: list[tuple[Wanted, PartitionData, int]] = []
-        self._held = 0
+        self._held = self._uncounted = 0
         self.is_enough = False
 
     def collect(self, request: FetchRequest) -> Iterator[int]:
@@ -230,6 +230,7 @@ class Collected:
         is_news = not plan.partitions
         for wanted in plan.partitions:
             if spent >= SLICE_UNITS:
+                self._count()
                 yield spent
                 spent = 0
             answer, octets = _read(self._fetches, connection, wanted, room - size, version, is_first=not size)
@@ -237,9 +238,7 @@ class Collected:
             answer.aborted_transactions = [] if request.isolation_level else None
             if octets:
                 size += octets
-                held = held_size(answer.records)
-                self._held += held
-                connection.debt.add(held)
+                self._uncounted += held_size(answer.records)
             if answer.error_code:
                 is_news = True
             elif plan.is_incremental and not octets and _is_known(wanted, answer):
@@ -249,14 +248,21 @@ class Collected:
 
     def let_go(self) -> None:
         """The answer counts from now on, or there is none."""
-        self._slot.connection.debt.drop(self._held)
-        self._held = 0
+        if self._held:
+            self._slot.connection.debt.drop(self._held)
+            self._held = 0
+
+    def _count(self) -> None:
+        self._slot.connection.debt.add(self._uncounted)
+        self._held += self._uncounted
+        self._uncounted = 0
 
     def response(self) -> Generator[int, None, FetchResponse]:
         """It is sent: a session's client knows it from now on."""
         topics: dict[tuple[str, bytes], FetchableTopicResponse] = {}
         for number, (wanted, answer, octets) in enumerate(self._found, 1):
             if number % TOLD_AT_ONCE == 0:
+                self._count()
                 yield SLICE_UNITS
             if octets:
                 self._fetches.sessions.served(self._plan, wanted)

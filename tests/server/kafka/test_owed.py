@@ -179,3 +179,23 @@ def test_who_goes_owes_nothing(world):
     assert world.kafka.owed.octets == 0
     assert not world.kafka.owed.debtors
     assert not world.kafka.owed.waiting
+
+
+def test_what_is_read_counts_before_it_is_an_answer(world):
+    """A fetch of many partitions is read in several steps: in between it counts, and once when it is answered."""
+    topic = world.broker.vhosts["/"].topics.create("wide", 300, {})
+    for partition in topic.partitions:
+        partition.append(batch([b"x" * 100]), NOW_MS)
+    world.settle()
+    spec = made("Fetch", "topics")
+    one = spec.SPECS["partitions"].of
+    wanted = [one(partition=index, fetch_offset=0, partition_max_bytes=1000) for index in range(300)]
+    client = world.client()
+    client.transport.takes = False
+    fields = {"max_wait_ms": 0, "min_bytes": 1, "max_bytes": 1 << 20, "topics": [spec(topic="wide", partitions=wanted)]}
+    client.machine.receive(client.frame("Fetch", 11, **fields))
+    assert client.machine.working
+    assert world.kafka.owed.octets > 100 * 100
+    world.settle()
+    assert not client.machine.working
+    assert world.kafka.owed.octets == held(client)
