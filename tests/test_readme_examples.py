@@ -30,14 +30,15 @@ def run(broker, name):
     return done.stdout
 
 
-def test_there_are_four_clients():
-    """The README shows four."""
-    assert set(PROGRAMS) == {"pika", "aio-pika", "kombu", "confluent-kafka"}
+def test_there_are_five_programs():
+    """Of four clients, one of them twice."""
+    assert set(PROGRAMS) == {"pika", "pika-stream", "aio-pika", "kombu", "confluent-kafka"}
 
 
-def test_pika(broker):
-    """The first program of the README."""
-    assert run(broker, "pika") == "Hello from pika\n"
+@pytest.mark.parametrize("name", ["pika", "pika-stream"])
+def test_pika(broker, name):
+    """The first program of the README, and the one with a topic."""
+    assert run(broker, name) == f"Hello from {name}\n"
 
 
 @pytest.mark.compat

@@ -170,7 +170,7 @@ def verify_command(directory: Path) -> None:
         click.echo(f"damaged: {text}" if one in damaged else f"torn end, cut by the next start: {text}", err=True)
     if damaged:
         sys.exit(PARTIAL)
-    click.echo(f"ok: {len(files)} files are whole", err=True)
+    click.echo(f"ok: {len(files)} {'file is' if len(files) == 1 else 'files are'} whole", err=True)
 
 
 @log.command("dump")

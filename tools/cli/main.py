@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
             ctx.exit(error.exit_code)
 
 
-@click.group(cls=LazyGroup)
+@click.group(cls=LazyGroup, context_settings={"max_content_width": 120})  # So that lists of verbs are not cut.
 @click.option(
     "--url",
     envvar="JACKALOPE_URL",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tools.cli.client import Client, path
+from tools.cli.client import FAILED, ApiError, Client, path
 from tools.cli.kinds import NUMBER, PAIR
 from tools.cli.output import FORMATS, printable, show
 
@@ -126,7 +126,7 @@ def publish(
     }
     answer = client.request("POST", path("exchanges", vhost, exchange or "amq.default", "publish"), body)
     if not answer["routed"]:
-        raise click.ClickException("published, but no queue is bound for it")
+        raise ApiError("published, but no queue is bound for it", FAILED)
     click.echo("published", err=True)
 
 

@@ -51,7 +51,9 @@ through after a restart."""
 
 def check_name(name: str) -> None:
     """Raises TopicRefused 17 for what is no name of a topic (Kafka: Topic.validate)."""
-    if name in (".", "..") or not _NAME.fullmatch(name):
+    if name in (".", ".."):
+        raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: '{name}' is not allowed")
+    if not _NAME.fullmatch(name):
         raise TopicRefused(
             ErrorCode.INVALID_TOPIC_EXCEPTION,
             f"Topic name is invalid: '{name[:NAME_LENGTH_MAX]}' is not 1 to {NAME_LENGTH_MAX} of [a-zA-Z0-9._-]",

@@ -124,6 +124,11 @@ def route_to(method: str, pattern: str) -> Callable[[Handler], Handler]:
     return register
 
 
+def not_there(what: str) -> HttpError:
+    """404 for a thing, with its name; what is no path of the API is `Not Found`."""
+    return HttpError(404, "Object Not Found", f"no {what}")
+
+
 def split_target(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """(decoded path segments, query) of a request target. Raises HttpError 404 for what is not below /api/."""
     path, _, query = target.partition("?")
@@ -182,7 +187,7 @@ def find_vhost(request: Request, name: str) -> VHost:
     for vhost in visible_vhosts(request):
         if vhost.name == name:
             return vhost
-    raise HttpError(404, "Object Not Found", "Not Found")
+    raise not_there(f"vhost '{name}'")  # The same for one that the user does not see.
 
 
 def find_queue(request: Request, vhost: str, name: str) -> tuple[VHost, Queue]:
@@ -227,7 +232,7 @@ def _overview(request: Request) -> dict[str, Any]:
             "connections": statistics["connections"],
             "channels": statistics["channels"],
             "exchanges": sum(len(vhost.exchanges) + 1 for vhost in vhosts),
-            "queues": len(queues),
+            "queues": sum(map(_count, vhosts)),
             "consumers": sum(len(queue.consumers) for queue in queues),
         },
         "queue_totals": {"messages": ready + leased, "messages_ready": ready, "messages_unacknowledged": leased},
@@ -248,7 +253,7 @@ def _whoami(request: Request) -> dict[str, Any]:
 
 @route_to("GET", "vhosts")
 def _list_vhosts(request: Request) -> Listing:
-    return Listing(visible_vhosts(request), lambda vhost: {"name": vhost.name, "queues": len(vhost.queues)})
+    return Listing(visible_vhosts(request), lambda vhost: {"name": vhost.name, "queues": _count(vhost)})
 
 
 def _all(request: Request, of: Callable[[VHost], Iterable[Any]], vhost: str | None) -> Iterator[tuple[Any, VHost]]:
@@ -260,6 +265,11 @@ def _all(request: Request, of: Callable[[VHost], Iterable[Any]], vhost: str | No
 @route_to("GET", "queues/*")
 def _list_queues(request: Request, vhost: str | None = None) -> Listing:
     return Listing(_all(request, _targets, vhost), lambda pair: views.target_view(*pair))
+
+
+def _count(home: VHost) -> int:
+    """How many there are in the list of queues, where streams are queues as in RabbitMQ."""
+    return len(home.queues) + len(home.streams)
 
 
 def _targets(home: VHost) -> list[Target]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from broker.core.policies import Policy, make_policy
 from broker.core.vhost import VHost
-from broker.server.http.api import CREATED, Created, HttpError, Request, find_vhost, route_to, visible_vhosts
+from broker.server.http.api import CREATED, Created, HttpError, Request, find_vhost, not_there, route_to, visible_vhosts
 
 MAKERS = frozenset({"policymaker", "administrator"})
 
@@ -32,6 +32,11 @@ def _require_maker(request: Request, kind: str) -> None:
         raise HttpError(401, "not_authorised", f"user '{request.user.name}' may not make {kind}")
 
 
+def _no(kind: str, name: str, vhost: str) -> HttpError:
+    noun = "policy" if kind == "policies" else "operator policy"
+    return not_there(f"{noun} '{name}' in vhost '{vhost}'")
+
+
 def _register(kind: str) -> None:
     @route_to("GET", kind)
     @route_to("GET", f"{kind}/*")
@@ -43,7 +48,7 @@ def _register(kind: str) -> None:
     def _show(request: Request, vhost: str, name: str) -> dict[str, Any]:
         policy = _of(find_vhost(request, vhost), kind).get(name)
         if policy is None:
-            raise HttpError(404, "Object Not Found", "Not Found")
+            raise _no(kind, name, vhost)
         return _view(policy, vhost)
 
     @route_to("PUT", f"{kind}/*/*")
@@ -67,7 +72,7 @@ def _register(kind: str) -> None:
     def _delete(request: Request, vhost: str, name: str) -> None:
         _require_maker(request, kind)
         if not find_vhost(request, vhost).policies.delete(name, operator=kind != "policies"):
-            raise HttpError(404, "Object Not Found", "Not Found")
+            raise _no(kind, name, vhost)
 
 
 _register("policies")

@@ -14,7 +14,17 @@ from urllib.parse import quote
 from broker.core.exchange.base import Binding, Destination, freeze
 from broker.core.vhost import VHost
 from broker.errors import Refused
-from broker.server.http.api import CREATED, Created, HttpError, Listing, Request, Work, find_vhost, require, route_to
+from broker.server.http.api import (
+    CREATED,
+    Created,
+    Listing,
+    Request,
+    Work,
+    find_vhost,
+    not_there,
+    require,
+    route_to,
+)
 from broker.server.http.fields import bad
 from broker.server.http.views import binding_view, default_binding_view, properties_key
 from protocol.amqp.errors import ACCESS_REFUSED, PeerError
@@ -104,7 +114,7 @@ def _delete_queue(request: Request, vhost: str, name: str) -> Work:
     home = find_vhost(request, vhost)
     require(request, home, "delete", "queue", name)
     if home.target(name) is None:
-        raise HttpError(404, "Object Not Found", "Not Found")
+        raise not_there(f"queue '{name}' in vhost '{vhost}'")
     unused, empty = _asked(request, "if-unused"), _asked(request, "if-empty")
     home.delete_queue(name, request, if_unused=unused, if_empty=empty)
     while home.unbinding.is_leaving("queue", name):
@@ -138,7 +148,7 @@ def _delete_exchange(request: Request, vhost: str, name: str) -> Work:
     name = "" if name == DEFAULT_NAME else name
     require(request, home, "configure", "exchange", name)
     if name and name not in home.exchanges:
-        raise HttpError(404, "Object Not Found", "Not Found")
+        raise not_there(f"exchange '{name}' in vhost '{vhost}'")
     home.delete_exchange(name, if_unused=_asked(request, "if-unused"))
     while home.unbinding.is_leaving("exchange", name):
         yield
@@ -213,7 +223,7 @@ def _find(home: VHost, source: str, end: Destination, which: str) -> Generator[N
             return binding
         if count % AT_ONCE == 0:
             yield
-    raise HttpError(404, "Object Not Found", "Not Found")
+    raise not_there(f"binding '{which}' of exchange '{source}' to '{end.name}'")
 
 
 _register("q", "queue")

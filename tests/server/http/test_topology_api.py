@@ -59,7 +59,7 @@ def test_rabbitmqadmin_writes_flags_as_text(world):
         ("queues/%2F/q", {"arguments": {"n": "x" * 200_000}}, 400, "longer than 131072 octets"),
         ("queues/%2F/q", {"arguments": {"n": [None] * 5000}}, 400, "too many elements"),
         ("queues/%2F/" + "q" * 256, {}, 400, "1 to 255 octets"),
-        ("queues/nowhere/q", {}, 404, "Not Found"),
+        ("queues/nowhere/q", {}, 404, "no vhost 'nowhere'"),
         ("exchanges/%2F/e", {"type": "nonsense"}, 400, "unknown exchange type 'nonsense'"),
         ("exchanges/%2F/e", {"type": 5}, 400, "type is a string"),
         ("exchanges/%2F/amq.topic", {"type": "topic"}, 400, "inequivalent arg 'durable'"),
@@ -108,7 +108,7 @@ def test_exchanges_lead_to_exchanges(world):
     assert world.refused("DELETE", "exchanges/%2F/outer?if-unused=true")[0] == 400
     assert world.ask("DELETE", "exchanges/%2F/outer") == (204, None)
     assert bound(world) == set()
-    assert world.refused("DELETE", "exchanges/%2F/outer") == (404, "Not Found")
+    assert world.refused("DELETE", "exchanges/%2F/outer") == (404, "no exchange 'outer' in vhost '/'")
     assert world.refused("DELETE", "exchanges/%2F/amq.topic")[0] == 401
 
 
@@ -193,3 +193,29 @@ def test_what_has_many_bindings_is_gone_with_them(world, what):
     assert bound(later) == set()
     sent = {"routing_key": "k1", "payload": "{}", "properties": {}}
     assert later.good("POST", "exchanges/%2F/x/publish", sent) == {"routed": False}
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("queues/%2F/gone", "no queue 'gone' in vhost '/'"),
+        ("exchanges/%2F/gone", "no exchange 'gone' in vhost '/'"),
+        ("policies/%2F/gone", "no policy 'gone' in vhost '/'"),
+        ("operator-policies/%2F/gone", "no operator policy 'gone' in vhost '/'"),
+        ("bindings/%2F/e/amq.topic/q/there/key", "no binding 'key' of exchange 'amq.topic' to 'there'"),
+        ("queues/elsewhere/gone", "no vhost 'elsewhere'"),
+    ],
+)
+def test_what_is_not_there_is_named(world, target, told):
+    """404 says what is missing, as AMQP's 404 does (spec 1.2.2: reply-text); `Not Found` is for paths."""
+    world.good("PUT", "queues/%2F/there")
+    assert world.refused("DELETE", target) == (404, told)
+    assert world.refused("DELETE", "nonsense/%2F") == (404, "Not Found")
+
+
+def test_streams_count_as_queues(world):
+    """A vhost counts what its list of queues has, as in RabbitMQ, where a stream is a type of queue."""
+    world.good("PUT", "queues/%2F/plain")
+    world.good("PUT", "queues/%2F/events", {"durable": True, "arguments": STREAM})
+    assert len(world.good("GET", "queues")) == 2
+    assert [one["queues"] for one in world.good("GET", "vhosts")] == [2]
