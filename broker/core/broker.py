@@ -118,13 +118,13 @@ class Broker:
             vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
         return ()
 
-    def damage(self) -> list[str]:
-        """What storage cannot give back of queues and partitions: a sentence each."""
-        return list(damage.sentences(self))
+    def damage(self, vhosts: Collection[VHost] | None = None) -> list[str]:
+        """What storage cannot give back of queues and partitions (of some vhosts, or of all): a sentence each."""
+        return list(damage.sentences(self.vhosts.values() if vhosts is None else vhosts))
 
     def _note_damage(self, store: Store) -> None:
         found = damage.note(store)
-        for place, log in damage.damaged(self):
+        for place, log in damage.damaged(self.vhosts.values()):
             if log in found:
                 self.scheduler.report(f"{place} is damaged", Corrupt(str(log.gaps[-1])))
         for vhost in self.vhosts.values():

@@ -6,7 +6,7 @@ each again: what was put back from a copy is read like before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from broker.core import catalog
@@ -16,7 +16,7 @@ from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table
 
 if TYPE_CHECKING:
-    from broker.core.broker import Broker
+    from broker.core.vhost import VHost
     from broker.log.log import Log
     from broker.log.store import Store
 
@@ -60,9 +60,9 @@ def _gaps(value: bytes) -> list[Gap]:
         return []  # Whoever reads the log will find them again.
 
 
-def damaged(broker: Broker) -> Iterator[tuple[str, Log]]:
+def damaged(vhosts: Iterable[VHost]) -> Iterator[tuple[str, Log]]:
     """(what it is, its log) of all that has lost something."""
-    for vhost in broker.vhosts.values():
+    for vhost in vhosts:
         queues = [*vhost.queues.values(), *(one.state for one in vhost.exchanges.values())]
         for queue in queues:
             if isinstance(queue, Queue) and queue.backlog is not None and queue.backlog.log.gaps:
@@ -73,9 +73,9 @@ def damaged(broker: Broker) -> Iterator[tuple[str, Log]]:
                     yield f"partition {partition.index} of topic '{topic.name}' in vhost '{vhost.name}'", partition.log
 
 
-def sentences(broker: Broker) -> Iterator[str]:
+def sentences(vhosts: Collection[VHost]) -> Iterator[str]:
     """What is lost, and what to do, each in one."""
-    for place, log in damaged(broker):
+    for place, log in damaged(vhosts):
         count = log.lost_count
         if count:
             where = "; ".join(map(str, log.lost))
@@ -83,5 +83,5 @@ def sentences(broker: Broker) -> Iterator[str]:
                 f"{place} is damaged: {count} messages cannot be read, all others are delivered: {where}. Put the file"
                 " back from a copy before a start, or purge, delete or expire what is there to be done with it"
             )
-    for vhost in broker.vhosts.values():
+    for vhost in vhosts:
         yield from (f"{queue.place} cannot be read" for queue in vhost.queues.values() if queue.broken)

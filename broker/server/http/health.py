@@ -7,6 +7,9 @@
 | `health/checks/storage` | something is damaged or left aside | 200 |
 | `health/checks/partitions` | a partition cannot be read, or rid of what is too old | 200 |
 | `health/checks/topology` | the configuration conflicts with what is there | 200 |
+
+Names are told to who may see them: those of a vhost to who sees the vhost, conflicts and what is left aside to who
+monitors. Damage that may not be named still fails, so that a probe needs no rights but to ask.
 """
 
 from __future__ import annotations
@@ -14,16 +17,27 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from broker.server.http.api import HttpError, Request, route_to, visible_vhosts
+from broker.server.http.api import MONITORING, HttpError, Request, route_to, visible_vhosts
 
 PARTITIONS_NAMED_MAX = 20
 """By a health check."""
+UNSEEN = "something is damaged or left aside that is told to who monitors"
+CONFLICTS = "the configuration conflicts with what is there"
 
 
 def _damage(request: Request) -> list[str]:
-    """What storage cannot give back: a sentence each."""
+    """What storage cannot give back: a sentence each, and one for all that the user may not see."""
     broker = request.hub.broker
-    return [*(f"{one} (left aside)" for one in broker.left_aside), *broker.damage(), *_troubles(request)]
+    if _monitors(request):
+        return [*(f"{one} (left aside)" for one in broker.left_aside), *broker.damage(), *_troubles(request)]
+    seen = list(visible_vhosts(request))
+    unseen = [vhost for vhost in broker.vhosts.values() if vhost not in seen]
+    told = [*broker.damage(seen), *_troubles(request)]
+    return [*told, UNSEEN] if broker.left_aside or broker.damage(unseen) else told
+
+
+def _monitors(request: Request) -> bool:
+    return bool(request.user.tags & MONITORING)
 
 
 def _troubles(request: Request) -> list[str]:
@@ -40,7 +54,7 @@ def _troubles(request: Request) -> list[str]:
 @route_to("GET", "health")
 def _health(request: Request) -> dict[str, Any]:
     broker = request.hub.broker
-    damage, conflicts = _damage(request), broker.conflicts
+    damage, conflicts = _damage(request), broker.conflicts if _monitors(request) else []
     if broker.alarm is not None:
         raise HttpError(503, "failed", broker.alarm, damage=damage, conflicts=conflicts)
     if damage:
@@ -81,6 +95,8 @@ def _partitions(request: Request) -> dict[str, Any]:
 @route_to("GET", "health/checks/topology")
 def _topology(request: Request) -> dict[str, Any]:
     conflicts = request.hub.broker.conflicts
+    if conflicts and not _monitors(request):
+        raise HttpError(503, "failed", CONFLICTS, conflicts=[])
     if conflicts:
         raise HttpError(503, "failed", "; ".join(conflicts), conflicts=conflicts)
     return {"status": "ok"}
