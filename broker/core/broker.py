@@ -118,9 +118,9 @@ class Broker:
             vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)
         return ()
 
-    def damage(self, vhosts: Collection[VHost] | None = None) -> list[str]:
-        """What storage cannot give back of queues and partitions (of some vhosts, or of all): a sentence each."""
-        return list(damage.sentences(self.vhosts.values() if vhosts is None else vhosts))
+    def damage(self) -> list[str]:
+        """What storage cannot give back of queues and partitions: a sentence each."""
+        return [one for vhost in self.vhosts.values() for one in damage.sentences(vhost) if one is not None]
 
     def _note_damage(self, store: Store) -> None:
         found = damage.note(store)

@@ -6,6 +6,7 @@ from http_world import HttpWorld
 from sim_disk import SimDisk
 
 from broker.core import catalog
+from broker.core.damage import LOOKED_AT_ONCE
 from broker.log.checkpoint import Checkpoint
 from broker.server.http.health import UNSEEN
 from protocol.kafka.records import parse_header
@@ -75,6 +76,19 @@ def test_names_are_for_those_who_may_see_them():
         assert "secret" not in str(body)
     http.broker.left_aside = []
     assert http.good("GET", "health", user="stranger")["conflicts"] == []
+
+
+def test_very_many_queues():
+    """A probe that looks at all of them pauses, and finds the last one."""
+    http = HttpWorld()
+    vhost = http.broker.vhosts["/"]
+    for number in range(5 * LOOKED_AT_ONCE):
+        queue = vhost.declare_queue(
+            f"q{number}", durable=False, exclusive=False, auto_delete=False, arguments={}, connection=None, now_ms=0
+        )
+    assert http.finish(http.steps("GET", "health"))[1] >= 5
+    queue.broken = True
+    assert http.refused("GET", "health/checks/storage") == (503, f"queue '{queue.name}' in vhost '/' cannot be read")
 
 
 def test_a_damaged_partition():
