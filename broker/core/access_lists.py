@@ -13,8 +13,8 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 from broker.core import catalog
 
@@ -28,6 +28,8 @@ Operation = Literal[
     "alter_configs", "idempotent_write",
 ]  # fmt: skip
 Permission = Literal["allow", "deny"]
+_KNOWN = {0: get_args(Kind), 2: get_args(Pattern), 5: get_args(Operation), 6: get_args(Permission)}
+"""Which part of an entry may say what."""
 
 ANY = "*"
 USER = "User:"
@@ -196,8 +198,20 @@ def restore_access_lists(
 ) -> None:
     """Bring back what the catalog knows; an entry that cannot be used is left aside."""
     for entry in catalog.read_kind(stored, catalog.ACL):
-        if isinstance(entry, catalog.Unreadable) or len(entry.names) != 1 + len(Acl._fields):
-            leave_aside(entry.key, entry.why if isinstance(entry, catalog.Unreadable) else "not of seven parts")
+        if isinstance(entry, catalog.Unreadable):
+            leave_aside(entry.key, entry.why)
             continue
         vhost, *parts = entry.names
+        problem = _problem(parts)
+        if problem is not None:
+            leave_aside(entry.key, problem)
+            continue
         access.add_acl(vhost, Acl(*cast("tuple[Kind, str, Pattern, str, str, Operation, Permission]", tuple(parts))))
+
+
+def _problem(parts: Sequence[str]) -> str | None:
+    """Why these cannot be the parts of an entry; None if they can."""
+    if len(parts) != len(Acl._fields):
+        return "not of seven parts"
+    unknown = [parts[index] for index, known in _KNOWN.items() if parts[index] not in known]
+    return f"of a later version: {', '.join(unknown)}" if unknown else None

@@ -144,11 +144,11 @@ class Broker:
 
     def damage(self) -> list[str]:
         """What storage cannot give back of queues and partitions: a sentence each."""
-        return list(damage.sentences(self))
+        return [one for vhost in self.vhosts.values() for one in damage.sentences(vhost) if one is not None]
 
     def _note_damage(self, store: Store) -> None:
         found = damage.note(store)
-        for place, log in damage.damaged(self):
+        for place, log in damage.damaged(self.vhosts.values()):
             if log in found:
                 self.scheduler.report(f"{place} is damaged", Corrupt(str(log.gaps[-1])))
         for vhost in self.vhosts.values():

@@ -6,7 +6,7 @@ each again: what was put back from a copy is read like before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from broker.core import catalog
@@ -16,9 +16,12 @@ from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table
 
 if TYPE_CHECKING:
-    from broker.core.broker import Broker
+    from broker.core.vhost import VHost
     from broker.log.log import Log
     from broker.log.store import Store
+
+LOOKED_AT_ONCE = 1000
+"""Queues and partitions that are looked at between pauses."""
 
 
 def recall(store: Store) -> None:
@@ -60,22 +63,36 @@ def _gaps(value: bytes) -> list[Gap]:
         return []  # Whoever reads the log will find them again.
 
 
-def damaged(broker: Broker) -> Iterator[tuple[str, Log]]:
+def damaged(vhosts: Iterable[VHost]) -> Iterator[tuple[str, Log]]:
     """(what it is, its log) of all that has lost something."""
-    for vhost in broker.vhosts.values():
-        queues = [*vhost.queues.values(), *(one.state for one in vhost.exchanges.values())]
-        for queue in queues:
-            if isinstance(queue, Queue) and queue.backlog is not None and queue.backlog.log.gaps:
-                yield queue.place, queue.backlog.log
-        for topic in vhost.topics.all() if vhost.topics is not None else ():
-            for partition in topic.partitions:
-                if partition.log.gaps and topic.name not in vhost.queues:
-                    yield f"partition {partition.index} of topic '{topic.name}' in vhost '{vhost.name}'", partition.log
+    return (one for vhost in vhosts for one in _look(vhost) if one is not None)
 
 
-def sentences(broker: Broker) -> Iterator[str]:
-    """What is lost, and what to do, each in one."""
-    for place, log in damaged(broker):
+def _look(vhost: VHost) -> Iterator[tuple[str, Log] | None]:
+    """The same of a vhost; None for a pause, where so many have been looked at that others are to have their turn."""
+    count = 0
+    for queue in [*vhost.queues.values(), *(one.state for one in vhost.exchanges.values())]:
+        count += 1
+        if count % LOOKED_AT_ONCE == 0:
+            yield None
+        if isinstance(queue, Queue) and queue.backlog is not None and queue.backlog.log.gaps:
+            yield queue.place, queue.backlog.log
+    for topic in vhost.topics.all() if vhost.topics is not None else ():
+        for partition in topic.partitions:
+            count += 1
+            if count % LOOKED_AT_ONCE == 0:
+                yield None
+            if partition.log.gaps and topic.name not in vhost.queues:
+                yield f"partition {partition.index} of topic '{topic.name}' in vhost '{vhost.name}'", partition.log
+
+
+def sentences(vhost: VHost) -> Iterator[str | None]:
+    """What is lost in a vhost, and what to do, each in one; None for a pause, as above."""
+    for one in _look(vhost):
+        if one is None:
+            yield None
+            continue
+        place, log = one
         count = log.lost_count
         if count:
             where = "; ".join(map(str, log.lost))
@@ -83,5 +100,8 @@ def sentences(broker: Broker) -> Iterator[str]:
                 f"{place} is damaged: {count} messages cannot be read, all others are delivered: {where}. Put the file"
                 " back from a copy before a start, or purge, delete or expire what is there to be done with it"
             )
-    for vhost in broker.vhosts.values():
-        yield from (f"{queue.place} cannot be read" for queue in vhost.queues.values() if queue.broken)
+    for number, queue in enumerate(list(vhost.queues.values()), 1):
+        if number % LOOKED_AT_ONCE == 0:
+            yield None
+        if queue.broken:
+            yield f"{queue.place} cannot be read"

@@ -89,7 +89,12 @@ class Limbo:
     def tick(self) -> None:
         """Time has passed: try again."""
         queue = self._queue
-        if self and not queue.deleted and queue.scheduler.wall_ms >= self._due_ms and not self._trying:
+        if not self or queue.deleted or self._trying:
+            return
+        if queue.scheduler.wall_ms < self._due_ms:
+            # This was for letters that were purged: those that have come since have a later time.
+            queue.scheduler.timed.ask(self, self._due_ms)
+        else:
             self._trying = True
             self._ahead, self._waiting = self._waiting, deque()
             queue.scheduler.add_job(self._try_again())

@@ -112,8 +112,8 @@ class Queue(Taking):
         """These rules are in force from now on, also for what is in the queue."""
         self.rules = rules
         self.expires_ms = rules.expires_ms
-        if rules.expires_ms is not None:
-            self.scheduler.timers.ask(self, self._unused_until_ms)
+        if rules.expires_ms is not None and not self.consumers:
+            self.scheduler.timers.ask(self, self.scheduler.after(self.last_used_ms, rules.expires_ms))
         if not rules.plain and self.keeper is None:
             self.keeper = Keeper(self)
         if self.keeper is not None:
@@ -363,21 +363,21 @@ class Queue(Taking):
         """Whether a restart finds it again."""
         return self.backlog is not None and self.backlog.log.durable
 
-    @property
-    def _unused_until_ms(self) -> int:
-        """When `x-expires` will have passed without consumers, redeclaration or get, if there are none from now on."""
-        since_ms = self.scheduler.now_ms if self.consumers else self.last_used_ms
-        return self.scheduler.after(since_ms, self.expires_ms or 0)
-
     def tick(self) -> None:
-        """`x-expires` may have passed."""
-        if self.deleted or self.expires_ms is None:
+        """`x-expires` may have passed without consumers, redeclaration or get; with consumers it does not begin."""
+        if self.deleted or self.expires_ms is None or self.consumers:
             return
-        due_ms = self._unused_until_ms
+        due_ms = self.scheduler.after(self.last_used_ms, self.expires_ms)
         if due_ms > self.scheduler.now_ms:
             self.scheduler.timers.ask(self, due_ms)
         elif self.on_unused is not None:
             self.on_unused(self)
+
+    def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
+        """Detach a consumer; with the last one `x-expires` begins, or an auto-delete queue goes."""
+        super().remove_consumer(consumer, now_ms)
+        if self.expires_ms is not None and not self.consumers and not self.deleted:
+            self.scheduler.timers.ask(self, self.scheduler.after(self.last_used_ms, self.expires_ms))
 
     def close(self) -> None:
         """The queue is deleted: its messages go, its consumers are told."""

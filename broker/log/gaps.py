@@ -34,7 +34,7 @@ class Gap(NamedTuple):
         )
 
 
-def place_of(source: Source) -> str:
+def _file_of(source: Source) -> str:
     """The file of a source, as far as it has one name."""
     return str(getattr(source, "name", "journal"))
 
@@ -57,7 +57,7 @@ def step_over(extent: Extent) -> tuple[list[Extent], Gap | None]:
     parts = [Extent(extent.first, offset, source, start, position)] if position else []
     if resume < extent.size:
         parts.append(Extent(first, extent.end, source, start + resume, extent.size - resume))
-    return parts, Gap(offset, first, place_of(source), start + position, resume - position, what)
+    return parts, Gap(offset, first, _file_of(source), start + position, resume - position, what)
 
 
 def cut_out(extent: Extent, gap: Gap) -> list[Extent] | None:
@@ -67,7 +67,7 @@ def cut_out(extent: Extent, gap: Gap) -> list[Extent] | None:
     """
     at = gap.position - extent.position
     inside = at >= 0 and at + gap.size <= extent.size and extent.first <= gap.first and gap.end <= extent.end
-    if not inside or gap.place != place_of(extent.source):
+    if not inside or gap.place != _file_of(extent.source):
         return None
     if step_over(Extent(gap.first, gap.end, extent.source, gap.position, gap.size))[1] is None:
         return None

@@ -8,7 +8,7 @@ import pytest
 
 from broker.core import catalog
 from broker.core.access import Access
-from broker.core.access_lists import restore_access_lists
+from broker.core.access_lists import AclFilter, restore_access_lists
 from protocol.amqp.fields import ELEMENTS_MAX
 from tests.core.topics.world import World
 
@@ -120,3 +120,17 @@ def test_an_access_list_entry_of_too_few_parts():
         world.store.put(catalog.key(catalog.ACL, "/", "topic"), catalog.value({}, {}))
         restore_access_lists(Access(), world.store.catalog, world.broker.leave_aside)
         assert world.broker.left_aside == ["access list entry 'topic' in vhost '/': not of seven parts"]
+
+
+def test_an_access_list_entry_of_a_later_version():
+    """One whose words are not known is left aside: DescribeAcls has no number for them (Kafka: AclEntry)."""
+    parts = ["topic", "t", "literal", "User:a", "*", "read", "allow"]
+    with World() as world:
+        for index in (0, 2, 5, 6):
+            odd = [*parts[:index], "odd", *parts[index + 1 :]]
+            world.store.put(catalog.key(catalog.ACL, "/", *odd), catalog.value({}, {}))
+        world.store.put(catalog.key(catalog.ACL, "/", *parts), catalog.value({}, {}))
+        access = Access()
+        restore_access_lists(access, world.store.catalog, world.broker.leave_aside)
+        assert [list(acl) for some in access.acls("/").find(AclFilter()) for acl in some] == [parts]
+        assert [one.endswith(": of a later version: odd") for one in world.broker.left_aside] == [True] * 4

@@ -14,9 +14,10 @@ from itertools import islice
 from broker.core.message import Message
 from broker.core.streams.records import Restorer
 from broker.core.topics.partition import Partition
+from broker.log.errors import StorageError
 from broker.log.extents import Batch
 from protocol.kafka.compression import plain_batch
-from protocol.kafka.records import read_records
+from protocol.kafka.records import CorruptBatch, read_records
 
 DECODED_KEPT, DECODED_BYTES_MAX = 512, 4 << 20
 """A producer that does not wait makes batches of one record: a thousand readers are spread over many of them."""
@@ -98,7 +99,7 @@ class Decoded:
 class Position:
     """In one partition. `offset` is that of the next message, or before it."""
 
-    __slots__ = ("_batches", "_decoded", "_end", "_index", "_opened", "_restorer", "offset", "partition")
+    __slots__ = ("_batches", "_decoded", "_end", "_failed", "_index", "_opened", "_restorer", "offset", "partition")
 
     def __init__(self, decoded: Decoded, partition: Partition, offset: int, *, is_only: bool) -> None:
         self.partition = partition
@@ -109,6 +110,7 @@ class Position:
         self._opened: Opened | None = None
         self._index = 0
         self._end = 0  # Behind the batch that is open.
+        self._failed: Exception | None = None  # Met behind what was gathered.
 
     @property
     def has_more(self) -> bool:
@@ -116,10 +118,20 @@ class Position:
         return self.offset < self.partition.high_watermark
 
     def gather(self, most: int, wanted: Callable[[Message], bool] | None) -> tuple[list[Message], list[int], int]:
-        """Up to `most` messages of as many batches as that takes, up to GATHER_UNITS of work; else as `take`."""
+        """Up to `most` messages of as many batches as that takes, up to GATHER_UNITS of work; else as `take`.
+
+        What cannot be read behind some that can is raised by the next call: these are not lost with it.
+        """
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
         messages, offsets, units = self.take(most, wanted)
         while messages and len(messages) < most and units < GATHER_UNITS and self.has_more:
-            more, behind, cost = self.take(most - len(messages), wanted)
+            try:
+                more, behind, cost = self.take(most - len(messages), wanted)
+            except (StorageError, CorruptBatch, OSError) as error:
+                self._failed = error
+                break
             units += cost
             if not more:
                 break
@@ -188,6 +200,7 @@ class Position:
         """Go on there."""
         self.rest()
         self._opened, self._index, self._end = None, 0, 0
+        self._failed = None
         self.offset = offset
 
     def rest(self) -> None:

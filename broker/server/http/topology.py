@@ -157,11 +157,19 @@ def _delete_exchange(request: Request, vhost: str, name: str) -> Work:
 # Bindings.
 
 
-def _ends(request: Request, vhost: str, source: str, kind: str, name: str) -> tuple[VHost, Destination]:
-    """Where a binding leads, both ends being there. Raises HttpError, Refused 404."""
+def _ends(
+    request: Request, vhost: str, source: str, kind: str, name: str, *, changes: bool
+) -> tuple[VHost, Destination]:
+    """Where a binding leads, both ends being there. Raises HttpError, Refused 404.
+
+    A queue that is exclusive to a connection is locked to who `changes` its bindings, not to who looks at them
+    (RabbitMQ: rabbit_mgmt_wm_bindings.erl).
+    """
     home = find_vhost(request, vhost)
     home.exchange(source)
-    return home, home.destination(name, request) if kind == "queue" else home.exchange(name)
+    if kind != "queue":
+        return home, home.exchange(name)
+    return home, home.destination(name, request if changes else None)
 
 
 def _between(home: VHost, source: str, end: Destination) -> Iterator[Binding | None]:
@@ -183,8 +191,8 @@ def _register(letter: str, kind: str) -> None:
     def _list(request: Request, vhost: str, source: str, name: str) -> Listing:
         home = find_vhost(request, vhost)
         if kind == "queue" and source in ("", DEFAULT_NAME):
-            return Listing([home.destination(name, request)], lambda queue: default_binding_view(queue, home))
-        home, end = _ends(request, vhost, source, kind, name)
+            return Listing([home.destination(name, None)], lambda queue: default_binding_view(queue, home))
+        home, end = _ends(request, vhost, source, kind, name, changes=False)
         return Listing(_between(home, source, end), lambda binding: binding_view(binding, home))
 
     @route_to("POST", path)
@@ -194,7 +202,7 @@ def _register(letter: str, kind: str) -> None:
         key, arguments = _key(body.get("routing_key", "")), _arguments(body.get("arguments", {}))
         home = find_vhost(request, vhost)
         _require_ends(request, home, source, kind, name)
-        home, end = _ends(request, vhost, source, kind, name)
+        home, end = _ends(request, vhost, source, kind, name, changes=True)
         topic_like = home.exchange(source).type == "topic"
         if topic_like and not request.hub.access.can_topic(request.user, vhost, "read", source, key):
             raise Refused(ACCESS_REFUSED, f"read access to topic '{key}' in exchange '{source}' refused")
@@ -204,14 +212,14 @@ def _register(letter: str, kind: str) -> None:
 
     @route_to("GET", f"{path}/*")
     def _show(request: Request, vhost: str, source: str, name: str, which: str) -> Generator[None, None, Any]:
-        home, end = _ends(request, vhost, source, kind, name)
+        home, end = _ends(request, vhost, source, kind, name, changes=False)
         return binding_view((yield from _find(home, source, end, which)), home)
 
     @route_to("DELETE", f"{path}/*")
     def _unbind(request: Request, vhost: str, source: str, name: str, which: str) -> Generator[None, None, None]:
         home = find_vhost(request, vhost)
         _require_ends(request, home, source, kind, name)
-        home, end = _ends(request, vhost, source, kind, name)
+        home, end = _ends(request, vhost, source, kind, name, changes=True)
         binding = yield from _find(home, source, end, which)
         home.unbind(source, end, binding.routing_key, binding.arguments)
 
@@ -233,7 +241,7 @@ _register("e", "exchange")
 @route_to("GET", "queues/*/*/bindings")
 def _bindings_of_queue(request: Request, vhost: str, name: str) -> Listing:
     home = find_vhost(request, vhost)
-    return _leading_to(home, home.destination(name, request), default=True)
+    return _leading_to(home, home.destination(name, None), default=True)
 
 
 @route_to("GET", "exchanges/*/*/bindings/destination")

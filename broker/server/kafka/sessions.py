@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from broker.core.scheduler import SLICE_UNITS
@@ -55,10 +56,11 @@ class FetchPlan:
 
 
 class _Session:
-    __slots__ = ("epoch", "partitions", "user")
+    __slots__ = ("closed", "epoch", "partitions", "user")
 
     def __init__(self, user: object) -> None:
         self.user = user
+        self.closed = False
         self.epoch = 1
         self.partitions: OrderedDict[Key, Wanted] = OrderedDict()
 
@@ -95,15 +97,9 @@ class Sessions:
                 ErrorCode.INVALID_FETCH_SESSION_EPOCH, f"fetch session {session_id} has epoch {session.epoch}"
             )
         session.epoch = epoch % EPOCH_MAX + 1
-        partitions = session.partitions
-        before = len(partitions)
-        for topic in request.forgotten_topics_data:
-            for index in topic.partitions:
-                partitions.pop((topic.topic, topic.topic_id, index), None)
-        yield from _update(partitions, request)
+        yield from self._change(session, request)
         if self._sessions.get(session_id) is not session:  # It had to make room for others meanwhile.
             raise TopicRefused(ErrorCode.FETCH_SESSION_ID_NOT_FOUND, f"no fetch session {session_id}")
-        self._count += len(partitions) - before
         self._sessions.move_to_end(session_id)
         self._evict()
         return FetchPlan(session_id, session.partitions.values(), is_incremental=True)
@@ -114,6 +110,20 @@ class Sessions:
         key = (wanted.topic, wanted.topic_id, wanted.index)
         if session is not None and key in session.partitions:
             session.partitions.move_to_end(key)
+
+    def _change(self, session: _Session, request: FetchRequest) -> Iterator[int]:
+        """Forget some partitions, and take others in. They are counted before each pause: whoever made the request may
+        be gone behind it, and another may come meanwhile."""
+        partitions = session.partitions
+        steps = chain(_forget(partitions, request), _update(partitions, request))
+        while True:
+            before = len(partitions)
+            units = next(steps, None)
+            if not session.closed:
+                self._count += len(partitions) - before
+            if units is None:
+                return
+            yield units
 
     def _open(self, partitions: OrderedDict[Key, Wanted], user: object) -> int:
         session_id = self._next_id
@@ -127,11 +137,22 @@ class Sessions:
     def _close(self, session_id: int) -> None:
         session = self._sessions.pop(session_id, None)
         if session is not None:
+            session.closed = True
             self._count -= len(session.partitions)
 
     def _evict(self) -> None:
         while self._sessions and (len(self._sessions) > SESSIONS_MAX or self._count > PARTITIONS_MAX):
             self._close(next(iter(self._sessions)))
+
+
+def _forget(partitions: OrderedDict[Key, Wanted], request: FetchRequest) -> Iterator[int]:
+    count = 0
+    for topic in request.forgotten_topics_data:
+        for index in topic.partitions:
+            count += 1
+            if count % UPDATED_AT_ONCE == 0:
+                yield SLICE_UNITS
+            partitions.pop((topic.topic, topic.topic_id, index), None)
 
 
 def _update(partitions: OrderedDict[Key, Wanted], request: FetchRequest) -> Iterator[int]:

@@ -113,6 +113,24 @@ def test_who_waits_for_one_queue_does_not_hold_up_others(world):
     assert bodies(client, "found") == [b"%d" % number for number in range(200)]
 
 
+def test_letters_after_a_purge_are_tried_again(world):
+    """The time at which those that were purged were to be tried is before that of those that have come since."""
+    client = world.connect()
+    client.declare("q", durable=True, x_queue_type="quorum", x_dead_letter_exchange="later", **SURELY)
+    fill(client, 1)
+    reject_all(client)
+    world.advance(500)
+    client.call(1, "queue.purge", 0, "q", False)
+    client.publish("q", b"found", delivery_mode=2)
+    reject_all(client)
+    client.declare_exchange("later", "fanout", durable=True)
+    client.declare("found", durable=True)
+    client.bind("found", "later", "")
+    for _ in range(3):
+        world.advance(600)
+    assert bodies(client, "found") == [b"found"]
+
+
 def test_waiting_letters_count_towards_the_limit(world):
     """The queue refuses what would make it longer, dead ones included; a purge drops those, too."""
     client = world.connect()

@@ -251,6 +251,21 @@ def test_expires_counts_time_without_use(world, client):
     assert "q" not in world.broker.vhosts["/"].queues
 
 
+def test_a_queue_in_use_is_not_looked_at_for_its_expires(world, client):
+    """x-expires of a millisecond and a consumer: nothing is timed until the consumer goes (rabbit_amqqueue_process.erl,
+    ensure_expiry_timer: only of a queue that is unused)."""
+    timers = world.broker.scheduler.timers
+    client.declare("q", x_expires=1)
+    client.consume("q", "c")
+    world.advance(50)
+    assert timers.next_ms is None
+    assert "q" in world.broker.vhosts["/"].queues
+    client.call(1, "basic.cancel", "c", False)
+    assert timers.next_ms == world.hub.now_ms + 1
+    world.advance(50)
+    assert "q" not in world.broker.vhosts["/"].queues
+
+
 PERMISSIONS = [
     (("queue.declare", 0, "new", False, False, False, False, False, {}), "configure access to queue 'new'"),
     (("queue.declare", 0, "q", False, False, False, False, False, {}), "configure access to queue 'q'"),

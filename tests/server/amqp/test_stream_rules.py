@@ -15,6 +15,8 @@ from broker.core.topics.partition import Partition
 from broker.server.amqp.delivery import Consumer
 from protocol.amqp.fields import Timestamp
 from protocol.kafka.partitioner import partition_for_key
+from protocol.kafka.records import parse_header, with_records
+from tests.core.topics.world import append_unseen, batch
 
 
 @pytest.fixture
@@ -472,6 +474,22 @@ def test_what_was_compacted_away_is_not_handed_out_from_what_others_have_read(wo
     for _ in compact(topic.partitions[0], Cleaned(0, 0, ()), world.hub.wall_ms() + 10_000):
         pass
     assert bodies(reader(world).consume("c", x_stream_offset="first")) == [b"2", b"3", b"4"]
+
+
+def test_what_can_be_read_comes_before_the_consumer_is_told(world, client, other):
+    """Small batches go out together; one behind them that cannot be opened takes none of them along, and then the
+    consumer is cancelled (RabbitMQ: rabbit_channel.erl, consumer_cancel_notify)."""
+    declare(client)
+    partition = world.broker.vhosts["/"].topics.get("s").partitions[0]
+    for number in range(3):
+        client.publish("s", b"%d" % number)
+    append_unseen(partition, with_records(parse_header(batch(1, 1_760_000_000_000)), b"no gzip", 1, 1))
+    client.publish("s", b"behind")
+    reports = []
+    world.broker.scheduler.report = lambda *what: reports.append(what)
+    frames = other.consume("s", "c", x_stream_offset="first")
+    assert bodies(frames) == [b"0", b"1", b"2"]
+    assert [text for text, _ in reports] == ["stream 's' in vhost '/' cannot be read"]
 
 
 def test_malformed_headers_harm_nobody(world, client, other):

@@ -6,7 +6,9 @@ from http_world import HttpWorld
 from sim_disk import SimDisk
 
 from broker.core import catalog
+from broker.core.damage import LOOKED_AT_ONCE
 from broker.log.checkpoint import Checkpoint
+from broker.server.http.health import UNSEEN
 from protocol.kafka.records import parse_header
 
 COUNT = 40
@@ -47,6 +49,46 @@ def test_what_is_left_aside():
     status, reason = again.refused("GET", "health")
     assert status == 503
     assert "queue 'odd' in vhost '/'" in reason
+
+
+def test_names_are_for_those_who_may_see_them():
+    """Of a vhost that a user does not see (RabbitMQ: rabbit_mgmt_util:list_visible_vhosts) health fails without a name;
+    so do conflicts and what is left aside, of whatever vhost."""
+    http = HttpWorld()
+    http.allow("stranger", "^$", "^$", "^$")
+    secret = http.broker.add_vhost("secret")
+    for vhost in (http.broker.vhosts["/"], secret):
+        vhost.declare_queue(
+            "q", durable=True, exclusive=False, auto_delete=False, arguments={}, connection=None, now_ms=0
+        ).broken = True
+    assert http.good("GET", "health/checks/topology", user="stranger") == {"status": "ok"}
+    for path in ("health", "health/checks/storage"):
+        assert http.refused("GET", path)[1] == (
+            "queue 'q' in vhost '/' cannot be read; queue 'q' in vhost 'secret' cannot be read")  # fmt: skip
+        status, reason = http.refused("GET", path, user="stranger")
+        assert (status, reason) == (503, f"queue 'q' in vhost '/' cannot be read; {UNSEEN}")
+    http.broker.vhosts["/"].queues["q"].broken = secret.queues["q"].broken = False
+    http.broker.left_aside = ["queue 'odd' in vhost 'secret': x"]
+    http.broker.conflicts = ["vhosts.secret.queues.q: x"]
+    for path in ("health", "health/checks/storage", "health/checks/topology"):
+        status, body = http.ask("GET", path, user="stranger")
+        assert status == 503
+        assert "secret" not in str(body)
+    http.broker.left_aside = []
+    assert http.good("GET", "health", user="stranger")["conflicts"] == []
+
+
+def test_very_many_queues():
+    """A probe that looks at all of them pauses, and finds the last one."""
+    http = HttpWorld()
+    vhost = http.broker.vhosts["/"]
+    for number in range(5 * LOOKED_AT_ONCE):
+        queue = vhost.declare_queue(
+            f"q{number}", durable=False, exclusive=False, auto_delete=False, arguments={}, connection=None, now_ms=0
+        )
+    assert http.finish(http.steps("GET", "health"))[1] >= 5
+    queue.broken = True
+    assert http.refused("GET", "health/checks/storage") == (503, f"queue '{queue.name}' in vhost '/' cannot be read")
 
 
 def test_a_damaged_partition():

@@ -219,3 +219,18 @@ def test_streams_count_as_queues(world):
     world.good("PUT", "queues/%2F/events", {"durable": True, "arguments": STREAM})
     assert len(world.good("GET", "queues")) == 2
     assert [one["queues"] for one in world.good("GET", "vhosts")] == [2]
+
+
+def test_bindings_of_an_exclusive_queue_are_seen_and_not_changed(http):
+    """RabbitMQ: rabbit_mgmt_wm_bindings.erl asks nothing of a queue that is listed; binding is queue.bind, which is
+    locked to others (spec 1.7.2.1, exclusive)."""
+    client = http.connect()
+    client.declare("mine", exclusive=True)
+    client.bind("mine", "amq.direct", "k")
+    assert [one["routing_key"] for one in http.good("GET", "queues/%2F/mine/bindings")] == ["mine", "k"]
+    for path, key in (("amq.direct", "k"), ("amq.default", "mine")):
+        assert [one["routing_key"] for one in http.good("GET", f"bindings/%2F/e/{path}/q/mine")] == [key]
+    assert http.good("GET", "bindings/%2F/e/amq.direct/q/mine/k")["routing_key"] == "k"
+    assert http.refused("POST", "bindings/%2F/e/amq.direct/q/mine", {"routing_key": "other"})[0] == 400
+    assert http.refused("DELETE", "bindings/%2F/e/amq.direct/q/mine/k")[0] == 400
+    assert len(http.good("GET", "queues/%2F/mine/bindings")) == 2
