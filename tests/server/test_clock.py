@@ -9,7 +9,7 @@ import random
 import pytest
 import trio
 import trio.testing
-from amqp_harness import Client, World
+from amqp_harness import Client, Transport, World
 from sim_disk import SimDisk
 
 from broker.core.groups.values import JoinRequest, SyncRequest
@@ -96,21 +96,6 @@ def test_a_standstill_expels_nobody_from_a_group(world):
     assert len(groups.coordinator.describe("g")[1].members) == 1
     ticks(2_000 // TICK_MS)
     assert not groups.coordinator.describe("g")[1].members
-
-
-class Transport:
-    """Stands where the pump stands."""
-
-    pending_bytes = 0
-    progress_ms = 0
-    closed = False
-
-    def close(self):
-        """The connection is ended."""
-        self.closed = True
-
-    def flush(self):
-        """Nobody reads."""
 
 
 def test_a_standstill_is_no_missed_heartbeat(world):

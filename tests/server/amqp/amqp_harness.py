@@ -222,6 +222,24 @@ class Client:
         self.world.settle()
 
 
+class Transport:
+    """Stands where the pump stands, for who looks whether it is closed."""
+
+    pending_bytes = 0
+    progress_ms = 0
+    closed = False
+
+    def close(self):
+        """The connection is ended."""
+        self.closed = True
+
+    def flush(self):
+        """The test reads `out` itself."""
+
+    def resume(self):
+        """Nothing was paused."""
+
+
 def publish(channel, exchange, routing_key, body, mandatory=False, octets=None, frame_max=131_072, **properties):
     """The octets of a whole publish; properties as pamqp renders them, or flags and list as octets."""
     method = method_frame(channel, "basic.publish", 0, exchange, routing_key, mandatory, False)

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from amqp_harness import Client, World, publish, refusal
+from amqp_harness import Client, Transport, World, publish, refusal
 
 from broker.server.amqp.state import State
 from broker.server.ticker import Ticker
@@ -366,23 +366,6 @@ def test_a_dead_connection_returns_its_deliveries_to_their_places(world):
     client.get("q")
     client.drop()
     assert [other.get("q")[1:] for _ in range(4)] == [(True, b"a"), (True, b"b"), (False, b"c"), (False, b"d")]
-
-
-class Transport:
-    """Stands where the pump stands."""
-
-    pending_bytes = 0
-    progress_ms = 0
-    closed = False
-
-    def close(self):
-        self.closed = True
-
-    def flush(self):
-        """The test reads `out` itself."""
-
-    def resume(self):
-        """Nothing was paused."""
 
 
 def watch(world, client, seconds, talking=False):
