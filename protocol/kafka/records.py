@@ -234,6 +234,16 @@ def parse_header(data: Octets, position: int = 0) -> BatchHeader:
     return header
 
 
+def is_as_summed(data: Octets) -> bool:
+    """Whether `data` begins with octets that its length and its checksum cover, whatever they say."""
+    if len(data) < HEADER_SIZE:
+        return False
+    header = BatchHeader._make(HEADER.unpack_from(data))
+    if not HEADER_SIZE <= header.size <= len(data):
+        return False
+    return crc32c(memoryview(data)[CRC_START : header.size]) == header.crc
+
+
 def check_batch(data: Octets, position: int, header: BatchHeader, *, placed: bool = True) -> None:
     """Raises CorruptBatch unless all octets of the batch are there and are those that were summed.
 

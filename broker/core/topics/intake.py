@@ -25,6 +25,7 @@ from protocol.kafka.records import (
     BatchHeader,
     CorruptBatch,
     check_batch,
+    is_as_summed,
     parse_header,
 )
 from protocol.kafka.walk import Facts, examine, visit
@@ -81,7 +82,11 @@ def _checked_header(data: memoryview, config: TopicConfig) -> BatchHeader:
             raise TopicRefused(ErrorCode.INVALID_RECORD, "more than one batch for a partition")
         check_batch(data, 0, header, placed=False)
     except CorruptBatch as error:
-        raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, str(error)) from None
+        # Damage on the way is worth another try, a producer's miscount is not: Kafka checks the sum first.
+        code = ErrorCode.INVALID_RECORD if is_as_summed(data) else ErrorCode.CORRUPT_MESSAGE
+        raise TopicRefused(code, str(error)) from None
+    if header.base_offset:  # UnifiedLog.analyzeAndValidateRecords
+        raise TopicRefused(ErrorCode.INVALID_RECORD, f"the base offset is {header.base_offset}, not 0")
     attributes = header.attributes
     if attributes & LOG_APPEND_TIME:
         raise TopicRefused(ErrorCode.INVALID_TIMESTAMP, "Producer should not set timestamp type to LogAppendTime.")

@@ -57,7 +57,17 @@ REFUSED = {
     "no such compression": (lambda good: batch([b"x"], attributes=5), ErrorCode.UNSUPPORTED_COMPRESSION_TYPE),
     "producer without sequence": (lambda good: batch([b"x"], producer_id=5, epoch=0), ErrorCode.INVALID_RECORD),
     "more records than offsets": (lambda good: resummed(good[:57] + struct.pack(">i", 9) + good[61:]),
-                                  ErrorCode.CORRUPT_MESSAGE),
+                                  ErrorCode.INVALID_RECORD),
+    "more records, not summed": (lambda good: good[:57] + struct.pack(">i", 9) + good[61:], ErrorCode.CORRUPT_MESSAGE),
+    "no records, no offsets": (lambda good: resummed(good[:8] + struct.pack(">i", 49) + good[12:23] + b"\xff" * 4
+                                                     + good[27:57] + bytes(4)), ErrorCode.INVALID_RECORD),
+    "less than no records": (lambda good: resummed(good[:57] + struct.pack(">i", -1) + good[61:]),
+                             ErrorCode.INVALID_RECORD),
+    "offsets below the first": (lambda good: resummed(good[:23] + struct.pack(">i", -7) + good[27:]),
+                                ErrorCode.INVALID_RECORD),
+    "a length below a header's": (lambda good: good[:8] + struct.pack(">i", -3) + good[12:], ErrorCode.CORRUPT_MESSAGE),
+    "an offset of its own": (lambda good: struct.pack(">q", 1 << 62) + good[8:], ErrorCode.INVALID_RECORD),
+    "an offset below 0": (lambda good: struct.pack(">q", -1) + good[8:], ErrorCode.INVALID_RECORD),
     "fewer records than offsets": (lambda good: resummed(good[:57] + struct.pack(">i", 1) + good[61:]),
                                    ErrorCode.INVALID_RECORD),
     "a record too few": (lambda good: batch([b"x", b"y"], records=b"\x0e\x00\x00\x00\x01\x02x\x00"),
@@ -79,7 +89,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_refused_is_not_stored(wire, topic, what):
-    """Each mistake has its code (LogValidator's), the connection stays, and nothing of it is in the log."""
+    """Each mistake has its code (LogValidator.validateBatch, UnifiedLog.analyzeAndValidateRecords: a batch whose sum is
+    wrong may be tried again, a lying one may not), the connection stays, and nothing of it is in the log."""
     change, code = REFUSED[what]
     answer = wire.produce(topic, change(batch([b"a", b"b"])))
     assert ErrorCode(answer.error_code) is code
