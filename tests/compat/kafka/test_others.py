@@ -4,15 +4,21 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import time
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from compat_brokers import in_ci
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
-from waiting import HANG_S, wait_until
+from waiting import HANG_S, SLOWNESS
 
 from tools.bench.kafka_control import fetch_kafka, kafka_missing
+
+STANDSTILL_S = 30 * SLOWNESS
+"""A reader that gets nothing for so long, though there is something, has stopped fetching: kafka-python 3.0.12 does so
+now and then on a busy machine, also with Apache Kafka, whatever it is sent. Another one takes its place."""
+STANDSTILLS_MAX = 5
 
 
 def need(reason):
@@ -64,23 +70,36 @@ def test_kafka_python(server, topic, compression):
     group = topic + "-group"
 
     def read():
-        """What comes until the ends of all partitions are reached."""
+        """What comes until the ends of all partitions are reached, by one reader or its successors."""
+        for _ in range(STANDSTILLS_MAX):
+            found = read_by_one()
+            if found is not None:
+                return sorted(found)
+        raise AssertionError(f"{STANDSTILLS_MAX} readers have stood still")
+
+    def read_by_one():
+        """None: the reader stands still."""
         reader = KafkaConsumer(
             topic, bootstrap_servers=server, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False,
             session_timeout_ms=120_000,
         )  # fmt: skip
         found = []
+        until_s = time.monotonic() + STANDSTILL_S
 
-        def at_the_ends():
-            for records in reader.poll(100).values():
-                found.extend(int(one.value) for one in records)
+        def is_at_the_ends():
             mine = reader.assignment()
             return len(mine) == 2 and all(reader.position(one) == end for one, end in reader.end_offsets(mine).items())
 
-        wait_until(at_the_ends, lambda: found, pause_s=0)
+        while not is_at_the_ends():
+            for records in reader.poll(1000).values():
+                found.extend(int(one.value) for one in records)
+                until_s = time.monotonic() + STANDSTILL_S
+            if time.monotonic() > until_s:
+                reader.close(autocommit=False, timeout_ms=1000)
+                return None
         reader.commit()
         reader.close()
-        return sorted(found)
+        return found
 
     assert read() == list(range(100))
     assert read() == []
