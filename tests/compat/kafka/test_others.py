@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from compat_brokers import in_ci
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
-from waiting import HANG_S, SLOWNESS
+from waiting import HANG_S, SLOWNESS, wait_until
 
 from tools.bench.kafka_control import fetch_kafka, kafka_missing
 
