@@ -334,7 +334,15 @@ class KafkaConnection:
                 self.hub.hub.scheduler.add_job(self._take_more(slot, steps, has_turn=False))
 
     def _take_more(self, slot: Slot, steps: Steps, *, has_turn: bool) -> Iterator[int]:
-        """One step an iteration. A peer that is gone wants no answer; a bug ends this connection and nobody else's."""
+        """One step an iteration. A bug ends this connection, since what a job raises would end the broker."""
+        try:
+            yield from self._rest(slot, steps, has_turn=has_turn)
+        except Exception:
+            log.exception("connection ended by a bug: peer=%s:%s", *self.peer[:2])
+            self.end("a bug")
+
+    def _rest(self, slot: Slot, steps: Steps, *, has_turn: bool) -> Iterator[int]:
+        """A peer that is gone wants no answer."""
         while not self.finished:
             try:
                 units = next(steps)
@@ -343,10 +351,6 @@ class KafkaConnection:
                 self._answer(slot, done.value)
                 self._maybe_let_go()
                 self._resume()
-                return
-            except Exception:  # What a job raises would end the broker.
-                log.exception("connection ended by a bug: peer=%s:%s", *self.peer[:2])
-                self.end("a bug")
                 return
             if units == NEEDS_TURN:
                 if not has_turn:

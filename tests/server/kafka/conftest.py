@@ -4,7 +4,7 @@ import itertools
 import sys
 
 import pytest
-from kafka_wire import Wire
+from kafka_wire import SETTINGS, Wire
 
 from tools.bench.control import running_jackalope
 
@@ -17,7 +17,6 @@ main()
 """
 COMMAND = (sys.executable, "-c", SCRIPT, "serve")
 """A broker that parks a fetch for as long as it asks to: what nobody wakes is never answered, and not in a minute."""
-SETTINGS = ("listeners.kafka=127.0.0.1:0", "kafka.group_initial_rebalance_delay_s=0")
 
 
 @pytest.fixture(scope="module")

@@ -198,6 +198,25 @@ def test_a_peer_that_goes_in_the_middle_takes_its_work_along():
     assert 0 < world.broker.vhosts["/"].topics.partition_count < COUNT / 10
 
 
+@pytest.mark.parametrize("wrong", ["a step", "the answer"])
+def test_a_bug_in_the_middle_ends_one_connection(wrong, monkeypatch):
+    """A handler that raises, or whose response cannot be written: its connection is closed, others are served."""
+    world = KafkaWorld()
+    client, other = world.client(), world.client()
+
+    def steps(*_):
+        yield 1
+        if wrong == "a step":
+            raise KeyError("a bug")
+        return object()
+
+    monkeypatch.setitem(HANDLERS, 15, steps)
+    client.machine.receive(client.frame("DescribeGroups", 5, groups=["g"]))
+    world.settle()
+    assert client.machine.finished
+    assert other.ask("ApiVersions", 3).api_keys
+
+
 def test_more_elements_than_a_request_may_have():
     """The connection is closed: nobody asks for so many."""
     world = KafkaWorld()

@@ -5,8 +5,7 @@ import signal
 import struct
 
 import pytest
-from conftest import SETTINGS
-from kafka_wire import BY_NAME, NOW_MS, Closed, Wire, batch, resummed
+from kafka_wire import BY_NAME, NOW_MS, SETTINGS, Closed, Wire, batch, resummed
 
 from protocol.kafka.compression import open_batch
 from protocol.kafka.errors import ErrorCode
