@@ -45,8 +45,9 @@ from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
     from broker.core.access import User
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.hub import KafkaHub
+    from broker.server.kafka.slot import Slot
 
 ANY_NUMBER = 1
 """Of every kind of number: in a filter, whichever."""

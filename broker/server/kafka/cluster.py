@@ -58,7 +58,8 @@ from protocol.kafka.apis.list_partition_reassignments import (
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 BROKERS, CONTROLLERS = 1, 2
 ELECTION_TYPES = (0, 1)

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from broker.server.kafka.handlers import HANDLERS, NEEDS_TURN, Steps
-from broker.server.kafka.owed import Debt, held_size
+from broker.server.kafka.handlers import HANDLERS, NEEDS_TURN, NO_ANSWER, Steps
+from broker.server.kafka.owed import Debt
 from broker.server.kafka.sasl import certified, log_in, on_token
+from broker.server.kafka.slot import Slot
 from broker.server.unfinished import LARGE_BYTES, Begun
 from protocol.kafka.headers import (
     RequestHeader,
     UnsupportedVersion,
     read_request,
     unsupported_version_response,
-    write_response,
 )
 from protocol.kafka.schema import MalformedRequest
 
@@ -42,39 +42,6 @@ SIZE_OCTETS = 4
 LARGE_BYTES_FIRST = 64 << 10
 """Room for the beginning of such a request, from a peer that has not sent a larger one yet."""
 LEAST_REQUEST_BYTES = 8
-NO_ANSWER = object()
-"""What a handler returns when the peer expects nothing (Produce with acks=0)."""
-
-
-class Slot:
-    """The place of one answer among those of its connection."""
-
-    __slots__ = ("answered", "connection", "header", "held", "parts")
-
-    def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
-        self.connection = connection
-        self.header = header
-        self.answered = False
-        self.parts: Octets = ()
-        self.held = 0  # Octets of them that are in memory.
-
-    def answer(self, response: Any) -> None:
-        """Send this when all answers before it have gone. The peer may be gone: then nothing happens."""
-        connection = self.connection
-        if not connection.finished and not self.answered:
-            self._has(write_response(self.header, response))
-
-    def answer_raw(self, parts: Octets) -> None:
-        """The same of octets that are a frame already."""
-        if not self.connection.finished and not self.answered:
-            self._has(parts)
-
-    def _has(self, parts: Octets) -> None:
-        self.parts = parts
-        self.answered = True
-        self.held = held_size(parts)
-        self.connection.debt.add(self.held)
-        self.connection.answers_came()
 
 
 class KafkaConnection:

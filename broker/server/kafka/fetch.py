@@ -25,8 +25,9 @@ from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import COMPRESSION, ZSTD, CorruptBatch, parse_header
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.hub import KafkaHub, Timer
+    from broker.server.kafka.slot import Slot
 
 log = logging.getLogger("jackalope.kafka")
 

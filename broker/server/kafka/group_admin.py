@@ -40,7 +40,8 @@ from protocol.kafka.apis.offset_fetch import (
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 GROUP_KEY = 0
 """Key type of FindCoordinator; 1 would be a transaction's."""

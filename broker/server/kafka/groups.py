@@ -33,8 +33,9 @@ from protocol.kafka.apis.sync_group import SyncGroupRequest, SyncGroupResponse
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.hub import KafkaHub
+    from broker.server.kafka.slot import Slot
 
 ID_VERSION = 4
 """From this version of JoinGroup on a new member is told its id first (KIP-394)."""

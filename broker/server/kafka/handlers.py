@@ -1,9 +1,9 @@
 """Which function answers which API. Modules of this package fill the table; `broker.app` imports them all.
 
-A handler takes (connection, slot, request) and returns the response, None when `slot.answer` comes later,
-`connection.NO_ANSWER`, or `Steps`: an answer that is made in slices, since a request may name 50,000 things and nobody
-else is to wait for it. `each` and `each_partition` cut the work; whoever takes the steps runs the first one at once, so
-that what fits a slice is answered as if there were none.
+A handler takes (connection, slot, request) and returns the response, None when `slot.answer` comes later, NO_ANSWER,
+or `Steps`: an answer that is made in slices, since a request may name 40,000 things and nobody else is to wait for it.
+`each` and `each_partition` cut the work; whoever takes the steps runs the first one at once, so that what fits a slice
+is answered as if there were none.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ Steps = Generator[int, None, Any]
 """Yields the units of work since it did so last (`core.scheduler`); its value is what a handler returns."""
 Handler = Callable[[Any, Any, Any], Any]
 HANDLERS: dict[int, Handler] = {}
+NO_ANSWER = object()
+"""What a handler returns when the peer expects nothing (Produce with acks=0)."""
 NEEDS_TURN = -1
 """Yielded before work of which only some may be under way at a time (`long_requests`)."""
 AT_ONCE_UNITS = 2000

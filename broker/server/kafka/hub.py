@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from broker.core.topics.registry import Topics
     from broker.server.durability import Durability
     from broker.server.hub import Hub
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
     from broker.server.scram import Scram
 
 log = logging.getLogger("jackalope.kafka")

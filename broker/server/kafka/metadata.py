@@ -51,7 +51,8 @@ from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 NO_ID = bytes(16)
 TIMES_SINCE = {LATEST: 0, EARLIEST: 0, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}

@@ -18,7 +18,7 @@ from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import RecordsRefused, TopicRefused
 from broker.core.topics.intake import bad_records, examined
 from broker.log.errors import StorageError
-from broker.server.kafka.handlers import Steps, handles, in_turn
+from broker.server.kafka.handlers import NO_ANSWER, Steps, handles, in_turn
 from protocol.kafka.apis.produce import (
     BatchIndexAndErrorMessage,
     PartitionProduceData,
@@ -31,7 +31,8 @@ from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import COMPRESSION, ZSTD, CorruptBatch, parse_header
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 ZSTD_VERSION = 7
 """The first version whose clients may send zstd (KIP-110)."""
@@ -61,8 +62,6 @@ def on_produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest)
 
 
 def _produce(connection: KafkaConnection, slot: Slot, request: ProduceRequest, refused: ErrorCode) -> Steps:
-    from broker.server.kafka.connection import NO_ANSWER
-
     responses = []
     version = slot.header.api_version
     is_refused = False

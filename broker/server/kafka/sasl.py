@@ -20,7 +20,8 @@ from protocol.kafka.errors import ErrorCode
 from protocol.sasl.scram import HASHES, Exchange
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 log = logging.getLogger("jackalope.kafka")
 

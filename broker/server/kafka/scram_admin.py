@@ -28,8 +28,9 @@ from protocol.kafka.errors import ErrorCode
 from protocol.sasl.scram import HASHES, ITERATIONS_MAX, ITERATIONS_MIN, Credential
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.hub import KafkaHub
+    from broker.server.kafka.slot import Slot
 
 NUMBERS = {"SCRAM-SHA-256": 1, "SCRAM-SHA-512": 2}
 MECHANISMS = {number: mechanism for mechanism, number in NUMBERS.items()}

@@ -28,7 +28,8 @@ from protocol.kafka.apis.list_transactions import ListTransactionsRequest, ListT
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 MOVE_UNITS = 5
 TRANSACTION_STATES = frozenset((

@@ -50,7 +50,8 @@ from protocol.kafka.records import CorruptBatch
 from protocol.kafka.schema import NO_UUID
 
 if TYPE_CHECKING:
-    from broker.server.kafka.connection import KafkaConnection, Slot
+    from broker.server.kafka.connection import KafkaConnection
+    from broker.server.kafka.slot import Slot
 
 BY_NAME_UNTIL = 5
 """The last version of DeleteTopics that has names alone."""

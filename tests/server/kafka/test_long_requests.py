@@ -5,8 +5,8 @@ from kafka_wire import batch
 from kafka_world import KafkaWorld, made
 from steps import assert_short_steps
 
-from broker.server.kafka.connection import Slot
 from broker.server.kafka.handlers import HANDLERS
+from broker.server.kafka.slot import Slot
 from protocol.kafka.headers import read_request
 from protocol.kafka.readers import ELEMENTS_MAX
 
