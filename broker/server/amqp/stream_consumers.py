@@ -37,10 +37,10 @@ def consume_stream(
     """
     connection = channel.connection
     place = f"queue '{stream.name}' in vhost '{stream.vhost}'"
-    if channel.prefetch:
-        raise PeerError(NOT_IMPLEMENTED, f"{place} does not support global qos")
     if not channel.next_consumer_prefetch:
         raise Refused(PRECONDITION_FAILED, f"consumer prefetch count is not set for stream {place}")
+    if channel.prefetch:
+        raise PeerError(NOT_IMPLEMENTED, f"{place} does not support global qos")
     if no_ack:
         raise PeerError(NOT_IMPLEMENTED, f"automatic acknowledgement not supported by stream {place}")
     wanted = wanted_of(arguments, f"for {place}")
