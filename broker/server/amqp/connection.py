@@ -89,6 +89,7 @@ class Connection:
         "frame_max",
         "heartbeat_s",
         "held",
+        "holds_out",
         "hub",
         "last_received_ms",
         "last_sent_ms",
@@ -164,6 +165,7 @@ class Connection:
         self.culprit = (0, 0)
         self.unconfirmed: list[Channel] = []
         self.held: HeldPublishes | None = None
+        self.holds_out = False  # Nothing is written in the middle of this turn.
         self.parked: list[bytes] | None = None  # Replies that wait for the disk, and everything behind them.
         self.transport: Any = None  # Who writes `out`: the pump; None in tests that drain it themselves.
         self.out: list[bytes] = []
@@ -326,7 +328,11 @@ class Connection:
         assert self.durability is not None
         store = self.durability.store
         promised, said = store.promised_count, len(self.out)
-        channel.on_method(payload)
+        self.holds_out = True  # What the method says must not go before it is known whether it has to wait.
+        try:
+            channel.on_method(payload)
+        finally:
+            self.holds_out = False
         if store.promised_count != promised and len(self.out) > said:
             replies = self.out[said:]
             del self.out[said:]
@@ -515,7 +521,11 @@ class Connection:
             self.touched = True
             self.hub.touched.append(self)
         self.out_size += size
-        if (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX) and self.transport is not None:
+        if (
+            (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX)
+            and not self.holds_out
+            and self.transport is not None
+        ):
             self.transport.flush()
 
     def send_confirms(self) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import random
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
-from amqp_harness import InlineWorker, World, answer, parse, publish, refusal
+from amqp_harness import InlineWorker, Transport, World, answer, parse, publish, refusal
 from sim_disk import PowerCut, SimDisk
 from steps import assert_short_steps
 
@@ -390,3 +392,41 @@ def test_a_transaction_has_an_end(world):
         for _ in range(3):
             assert client.publish("q", b"x" * 1000).frames() == []
         assert refusal(client.publish("q", b"x" * 1000).frames()) == (506, "transaction too large")
+
+
+def test_commit_ok_waits_for_the_disk_though_much_is_delivered_at_once():
+    """The connection consumes what it commits, more than is held back in a turn: commit-ok is behind the sync all the
+    same (tx.commit: what is published is then as safe as after a confirm)."""
+    world = World(SimDisk(random.Random(1).randrange))
+    client = world.connect()
+    client.declare("q", durable=True, x_message_ttl=0)
+    client.call(2, "channel.open", "")
+    client.consume("q", "c", channel=2)
+    client.call(1, "tx.select")
+    machine = client.machine
+    sent = []
+
+    class Takes(Transport):
+        def flush(self):
+            sent.extend(machine.out)
+            machine.out.clear()
+            machine.out_size = 0
+
+    machine.transport = Takes()
+    jobs = []
+    world.durability.flusher._writer = SimpleNamespace(submit=jobs.append, results=deque())
+    for _ in range(5):
+        machine.receive(publish(1, "", "q", b"x" * 100_000, delivery_mode=2))
+    machine.receive(method_frame(1, "basic.qos", 0, 10, False) * 30 + method_frame(1, "tx.commit"))
+    world.hub.end_turn()
+    names = [name for name, *_ in parse(b"".join(sent))]
+    assert "tx.commit-ok" not in names
+    assert machine.parked is not None
+    while machine.parked is not None:
+        jobs.pop(0)()
+        world.durability.flusher._writer.results.append(None)
+        world.durability.flusher.collect()
+        world.hub.end_turn()
+    names = [name for name, *_ in parse(b"".join(sent))]
+    assert names.count("tx.commit-ok") == 1
+    assert names.count("basic.deliver") == 5
