@@ -68,10 +68,12 @@ class Handles:
         if file is not None:
             file.close()
 
-    def close_all(self) -> None:
-        """Give all handles back."""
+    def close_all(self) -> bool:
+        """Give all handles back; returns whether there were any."""
+        were_open = bool(self._files)
         while self._files:
             self._files.popitem()[1].close()
+        return were_open
 
 
 class Segment:

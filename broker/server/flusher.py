@@ -5,6 +5,7 @@ itself decides how much is committed together, and no timer is needed. Checkpoin
 
     idle --turn ended, something to write--> writing --done--> idle, or the next frame at once
                                                |--no space, no handle--> waits RETRY_MS, writes the same again
+                                               |    (at once, when handles of segments could be given back for it)
                                                |--sync failed, any other error--> failed, for good
 
 Failed is also what `fail` was told, and an exception in a thread that no disk has caused: whatever ends the journal
@@ -163,6 +164,9 @@ class Flusher:
                 self._on_space(True)
             self._on_synced(cut.frame)
         elif _is_shortage(error) and not cut.write.written:
+            if self._give_handles_back(error):
+                self._writer.submit(cut.write.run)
+                return
             if not self.full:
                 self.full = True
                 log.error("nothing can be written, publishers wait until that is over: %s", error)
@@ -170,6 +174,14 @@ class Flusher:
             self._retry_ms = RETRY_MS
         else:
             self.fail(error)
+
+    def _give_handles_back(self, error: Exception) -> bool:
+        """If handles are short, close those that are kept for reading segments; returns whether there were any.
+
+        While publishers wait nothing else may ever ask for a segment, and the journal would wait for handles that the
+        broker itself keeps.
+        """
+        return isinstance(error, OSError) and error.errno in NO_HANDLES and self.store.handles.close_all()
 
     def tick(self, elapsed_ms: int) -> None:
         """Time has passed: try again what found no space, go on with a checkpoint, begin one that is due.
@@ -227,6 +239,7 @@ class Flusher:
         if not _is_shortage(error) or self._is_promise:
             self.fail(error)
             return
+        self._give_handles_back(error)
         log.warning("checkpoint given up, another follows: %s", error)
         if self._steps is not None:
             self._steps.close()

@@ -1,0 +1,123 @@
+"""The flusher on a disk whose handles are counted."""
+
+import errno
+import random
+from collections import deque
+
+import pytest
+from sim_disk import SimDisk, SimFile
+
+from broker.log.checkpoint import Checkpoint
+from broker.log.recovery import open_store
+from broker.server.flusher import RETRY_MS, Flusher
+from protocol.kafka.records import render_record
+
+
+class CountedFile(SimFile):
+    """A handle that is one of a few."""
+
+    def close(self):
+        self._disk.open_count -= 1
+
+
+class CountedDisk(SimDisk):
+    """Opens `handles_max` files at a time; more are EMFILE."""
+
+    def __init__(self, pick):
+        super().__init__(pick)
+        self.open_count = 0
+        self.handles_max = 1000
+
+    def open(self, name, *, create=False):
+        if self.open_count >= self.handles_max:
+            raise OSError(errno.EMFILE, "Too many open files", name)
+        inode = super().open(name, create=create)._inode
+        self.open_count += 1
+        return CountedFile(self, inode)
+
+
+class Inline:
+    """A worker without a thread: what is submitted is done, and its result waits to be collected."""
+
+    def __init__(self, _name, _fd):
+        self.results = deque()
+
+    def submit(self, job):
+        try:
+            job()
+        except OSError as error:
+            self.results.append(error)
+        else:
+            self.results.append(None)
+
+    def stop(self):
+        pass
+
+
+@pytest.fixture
+def disk():
+    """One with enough handles, to begin with."""
+    return CountedDisk(random.Random(1).randrange)
+
+
+@pytest.fixture
+def spaces():
+    """What was said about space, in order."""
+    return []
+
+
+@pytest.fixture
+def flusher(disk, spaces):
+    """A flusher over a store with two segments, one of which is open for reading."""
+    store = open_store(disk, lambda: b"\1" * 16)
+
+    def never(error):
+        raise error
+
+    flusher = Flusher(store, lambda _frame: None, never, spaces.append, Inline)
+    logs = [store.create_log(durable=True) for _ in range(2)]
+    for log in logs:
+        log.append(render_record(0, b"x" * 70_000), 1, 0)
+    store.flush()
+    for job in Checkpoint(store).steps():
+        if job is not None:
+            job()
+        store.flush()
+    for log in logs:
+        assert len(list(log.read(0))) == 1
+    return flusher
+
+
+def write_to_a_new_file(flusher):
+    """Let the next frame begin a file, and collect what came of it."""
+    store = flusher.store
+    store.journal.rotate()
+    store.put(b"k", b"v")
+    frame = store.frame
+    flusher.waiting_frame = frame
+    flusher.turn_ended()
+    flusher.collect()
+    return frame
+
+
+def test_handles_of_segments_are_given_back_for_the_journal(flusher, disk, spaces):
+    """The broker's own readers never keep the journal from a file; nobody hears of a shortage that it could end."""
+    disk.handles_max = disk.open_count
+    frame = write_to_a_new_file(flusher)
+    assert flusher.store.synced_frame >= frame
+    assert (flusher.full, spaces) == (False, [])
+
+
+def test_handles_that_others_have_are_waited_for(flusher, disk, spaces):
+    """Nothing to give back: publishers are told, and the frame is written once a handle is there."""
+    flusher.store.handles.close_all()
+    disk.handles_max = disk.open_count
+    frame = write_to_a_new_file(flusher)
+    assert (flusher.full, spaces, flusher.store.synced_frame < frame) == (True, [False], True)
+    disk.handles_max += 1
+    [log, _] = list(flusher.store.logs.values())[:2]
+    assert len(list(log.read(0))) == 1  # A reader was quicker, and has what had become free.
+    flusher.tick(RETRY_MS)
+    flusher.collect()
+    assert flusher.store.synced_frame >= frame
+    assert (flusher.full, spaces) == (False, [False, True])
