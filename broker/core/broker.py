@@ -170,12 +170,12 @@ class Broker:
                 vhost.topics.close_in_order()
         self.store.close_in_order()
 
-    def synced(self, frame: int) -> None:
-        """Everything up to `frame` is durable: who reads topics may see it."""
+    def synced(self) -> None:
+        """Another frame is durable: who reads queues as topics may see what came into them."""
         for vhost in self.vhosts.values():
             topics = vhost.topics
-            if topics is not None and (topics.unsynced or topics.queues.watched):
-                topics.synced(frame)
+            if topics is not None and topics.queues.watched:
+                topics.queues.synced()
 
     def tick(self, now_ms: int) -> None:
         """Time has passed. `now_ms` is monotonic, the same clock as in every other call."""

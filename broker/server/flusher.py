@@ -115,8 +115,6 @@ class Flusher:
         self._is_promise = False
         self._pause_ms = 0
         self._idle_ms = 0
-        self.waiting_frame = 0
-        """Somebody waits for this frame although it may stay empty."""
         self.frames_count = 0
         self.checkpoints_count = 0
 
@@ -126,12 +124,15 @@ class Flusher:
     def wanted(self) -> bool:
         """Whether what has gathered had better go soon, and could: somebody waits for it, or it has grown."""
         store = self.store
-        return self._cut is None and (self.waiting_frame >= store.frame or store.pending_bytes > GATHER_BYTES_MAX)
+        return self._cut is None and (
+            store.pledges.urgent_frame >= store.frame or store.pending_bytes > GATHER_BYTES_MAX
+        )
 
     def turn_ended(self) -> None:
         """Send what has gathered on its way, unless a frame is under way."""
         store = self.store
-        while self._cut is None and (store.dirty or self.waiting_frame >= store.frame) and self.failed is None:
+        pledges = store.pledges
+        while self._cut is None and (store.dirty or pledges.urgent_frame >= store.frame) and self.failed is None:
             cut = store.cut()
             if cut is None:
                 self._on_synced(store.synced_frame)

@@ -8,6 +8,7 @@ import pytest
 from sim_disk import SimDisk, SimFile
 
 from broker.log.checkpoint import Checkpoint
+from broker.log.pledges import Pledge
 from broker.log.recovery import open_store
 from broker.server.flusher import RETRY_MS, Flusher
 from protocol.kafka.records import render_record
@@ -94,7 +95,7 @@ def write_to_a_new_file(flusher):
     store.journal.rotate()
     store.put(b"k", b"v")
     frame = store.frame
-    flusher.waiting_frame = frame
+    store.pledge(Pledge())
     flusher.turn_ended()
     flusher.collect()
     return frame

@@ -19,6 +19,7 @@ from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
+from broker.server.amqp.pledges import Confirms
 from broker.server.amqp.publish import CARE, find_queues, open_port
 from broker.server.amqp.transaction import Publish, Transaction, is_late
 from protocol.amqp import content as wire
@@ -37,11 +38,15 @@ from protocol.amqp.methods import DECODERS, NAMES, method_number
 if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
     from broker.server.amqp.publish import Route
-    from broker.server.durability import Waiting
 
-Handler = Callable[..., None]
+Answer = tuple[Any, ...]
+"""A method's name and its arguments."""
+Handler = Callable[..., Answer | None]
 HANDLERS: dict[int, Handler] = {}
-"""Method number -> handler(channel, *arguments). Each `methods_*` module adds its classes with `handles`."""
+"""Method number -> handler(channel, *arguments). Each `methods_*` module adds its classes with `handles`.
+
+A handler returns its answer, which is sent when what the handler did is committed; None if there is none, or if the
+handler has seen to it by itself."""
 
 CLOSE = method_number("channel.close")
 CLOSE_OK = method_number("channel.close-ok")
@@ -120,7 +125,7 @@ class Channel:
         self.publish_seq = 0
         self.answered_seq = 0  # Up to here confirms were sent, or wait for the disk.
         self.confirmed_seq = 0  # Up to here they were sent.
-        self.waiting: Waiting | None = None
+        self.waiting: Confirms | None = None  # The last of those that are neither kept nor broken.
         self.transaction: Transaction | None = None
 
     @property
@@ -152,8 +157,18 @@ class Channel:
         if handler is None:
             raise _unimplemented(number)
         arguments = DECODERS[number](payload)
-        self.connection.culprit = (number >> 16, number & 0xFFFF)
-        handler(self, *arguments)
+        connection = self.connection
+        connection.culprit = (number >> 16, number & 0xFFFF)
+        store = connection.store
+        promised = 0 if store is None else store.promised_count
+        answer = handler(self, *arguments)
+        if answer is None:
+            return
+        reply = method_frame(self.number, *answer)
+        if store is None or store.promised_count == promised:
+            connection.send(reply)
+        else:
+            connection.park([reply])
 
     def on_header(self, payload: bytes) -> None:
         """A content header frame."""
@@ -303,12 +318,15 @@ class Channel:
         if self.publish_seq == self.answered_seq or self.closing:
             return
         self.answered_seq = self.publish_seq
-        connection = self.connection
-        durability = connection.durability
-        if durability is not None and (self.waiting or durability.store.promised_count != connection.promised_seen):
-            durability.wait(self)
-        else:
+        store = self.connection.store
+        waiting = self.waiting
+        if store is None or (waiting is None and store.promised_count == self.connection.promised_seen):
             self.confirm(self.publish_seq)
+        elif waiting is not None and waiting.frame == store.frame:
+            waiting.seq = self.publish_seq
+        else:
+            self.waiting = Confirms(self, self.publish_seq)
+            store.pledge(self.waiting)
 
     def confirm(self, seq: int) -> None:
         """basic.ack for everything up to `seq`."""

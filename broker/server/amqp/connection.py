@@ -30,6 +30,7 @@ from broker.server.amqp import (  # noqa: F401 - they fill HANDLERS
 )
 from broker.server.amqp.blocking import HeldPublishes
 from broker.server.amqp.channel import Asked, Channel
+from broker.server.amqp.pledges import Unparking
 from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
 from broker.server.amqp.reply_to import ReplyAddresses, ReplySink
 from broker.server.amqp.settings import AmqpSettings
@@ -56,8 +57,6 @@ ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
 PIECES_MAX = 4096
 """Pieces on `out` before they are written in the middle of a turn."""
-PARKING_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
-"""exchange, queue, tx: what these change may have to be durable before it is answered."""
 WRITE_SOON_BYTES = 262_144
 """Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
 
@@ -89,7 +88,6 @@ class Connection:
         "frame_max",
         "heartbeat_s",
         "held",
-        "holds_out",
         "hub",
         "last_received_ms",
         "last_sent_ms",
@@ -116,6 +114,7 @@ class Connection:
         "settings",
         "started_ms",
         "state",
+        "store",
         "tls",
         "touched",
         "transport",
@@ -131,6 +130,7 @@ class Connection:
         self.hub = hub
         self.broker: Broker = hub.broker
         self.durability = hub.durability
+        self.store = self.broker.store  # None keeps everything in memory.
         self.promised_seen = 0
         self.settings = settings
         self.peer = peer
@@ -165,7 +165,6 @@ class Connection:
         self.culprit = (0, 0)
         self.unconfirmed: list[Channel] = []
         self.held: HeldPublishes | None = None
-        self.holds_out = False  # Nothing is written in the middle of this turn.
         self.parked: list[bytes] | None = None  # Replies that wait for the disk, and everything behind them.
         self.transport: Any = None  # Who writes `out`: the pump; None in tests that drain it themselves.
         self.out: list[bytes] = []
@@ -313,50 +312,31 @@ class Connection:
                 self.broker.scheduler.dispatch()
             if payload[:2] == b"\x00\x0a":
                 raise PeerError(503, "unimplemented method", 10, int.from_bytes(payload[2:4], "big"))
-            if self.durability is not None and payload[:2] in PARKING_CLASSES:
-                self._on_durable_method(channel, payload)
-            else:
-                channel.on_method(payload)
+            channel.on_method(payload)
             self.check_epoch()
         elif frame_type == HEADER:
             channel.on_header(payload)
         else:
             channel.on_body(payload)
 
-    def _on_durable_method(self, channel: Channel, payload: bytes) -> None:
-        """A method whose answer may have to wait until what it says is durable."""
-        assert self.durability is not None
-        store = self.durability.store
-        promised, said = store.promised_count, len(self.out)
-        self.holds_out = True  # What the method says must not go before it is known whether it has to wait.
-        try:
-            channel.on_method(payload)
-        finally:
-            self.holds_out = False
-        if store.promised_count != promised and len(self.out) > said:
-            replies = self.out[said:]
-            del self.out[said:]
-            self.park(replies)
-
     def park(self, replies: list[bytes]) -> None:
-        """Say these, and go on reading, when what was done so far is durable."""
-        assert self.durability is not None
+        """Say these, and go on reading, when what was done so far is committed."""
         self.parked = replies
-        self.durability.park(self)
+        self.waited()
 
     def wait(self, replies: list[bytes]) -> None:
-        """Say these, and go on reading, when `waited` has been called and what was done by then is durable."""
+        """Say these, and go on reading, when `waited` has been called and what was done by then is committed."""
         self.parked = replies
 
     def waited(self) -> None:
         """What this connection has waited for has come."""
-        if self.durability is not None:
-            self.durability.park(self)
+        if self.store is not None:
+            self.store.pledge(Unparking(self))
         else:
             self.unpark()
 
     def unpark(self) -> None:
-        """It is durable."""
+        """Say what waited, and go on reading."""
         replies, self.parked = self.parked, None
         if self.released or replies is None:
             return
@@ -521,11 +501,7 @@ class Connection:
             self.touched = True
             self.hub.touched.append(self)
         self.out_size += size
-        if (
-            (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX)
-            and not self.holds_out
-            and self.transport is not None
-        ):
+        if (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX) and self.transport is not None:
             self.transport.flush()
 
     def send_confirms(self) -> None:

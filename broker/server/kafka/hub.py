@@ -8,12 +8,12 @@ from __future__ import annotations
 import heapq
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access_lists import CLUSTER_NAME, Kind, Operation
+from broker.log.pledges import Pledge
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
 from broker.server.kafka.long_requests import LongRequests
@@ -50,6 +50,25 @@ class Timer:
         self.call: Callable[[], None] | None = call
 
 
+class Answer(Pledge):
+    """A response that is true once what it tells is committed. One that never will be is not given: the end of the
+    connection, with that of the process, tells the client that it does not know."""
+
+    __slots__ = ("hub", "response", "slot")
+
+    def __init__(self, hub: KafkaHub, slot: Slot, response: Any) -> None:
+        self.hub = hub
+        self.slot = slot
+        self.response = response
+        hub.waiting_count += 1
+
+    def kept(self, committed: bool) -> None:
+        """See `Pledge.kept`."""
+        self.hub.waiting_count -= 1
+        if committed:
+            self.slot.answer(self.response)
+
+
 class KafkaHub:
     """See the module. `hub` is the process's, `topics` those of the vhost that these clients see."""
 
@@ -66,12 +85,12 @@ class KafkaHub:
         self.fetches = Fetches(self, secrets.randbits(31))
         self.long_requests = LongRequests(hub.scheduler)
         self._held: set[KafkaConnection] = set()
-        self._waiting: deque[tuple[int, Slot, Any]] = deque()
+        self.waiting_count = 0  # Answers that wait for the disk.
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
         self._watch_ms = 0
         self.groups = hub.groups_of(settings.vhost)
-        durability.on_synced.append(self._synced)
+        durability.on_synced.append(self._release_held)
         hub.on_tick.append(self._tick)
         hub.next_dues.append(lambda: self._timers[0][0] if self._timers else None)
 
@@ -161,21 +180,7 @@ class KafkaHub:
 
     def answer_when_durable(self, slot: Slot, response: Any) -> None:
         """Answer when everything done so far is durable."""
-        store = self.durability.store
-        frame = store.frame if store.dirty else store.frame - 1
-        if frame <= store.synced_frame:
-            slot.answer(response)
-            return
-        self._waiting.append((frame, slot, response))
-        self.durability.wait_frame(frame)
-
-    def _synced(self, frame: int) -> None:
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= frame:
-            _, slot, response = waiting.popleft()
-            slot.answer(response)
-        if self._held:
-            self._release_held()
+        self.durability.store.pledge_all(Answer(self, slot, response))
 
     # Publishers that wait.
 
@@ -189,7 +194,7 @@ class KafkaHub:
         self._held.add(slot.connection)
 
     def _release_held(self) -> None:
-        if self.has_room():
+        if self._held and self.has_room():
             held, self._held = self._held, set()
             for connection in held:
                 connection.release()
@@ -210,8 +215,7 @@ class KafkaHub:
             call = heapq.heappop(timers)[2].call
             if call is not None:
                 call()
-        if self._held:
-            self._release_held()
+        self._release_held()
         if now_ms >= self._watch_ms:
             self._watch_ms = now_ms + WATCH_EVERY_MS
             for connection in list(self.connections):
@@ -252,7 +256,7 @@ class KafkaHub:
         """Counts of what is there."""
         return {
             "kafka_connections": len(self.connections),
-            "kafka_waiting_for_disk": len(self._waiting),
+            "kafka_waiting_for_disk": self.waiting_count,
             "kafka_answers_bytes": self.owed.octets,
             "topics_partitions": self.topics.partition_count,
             "kafka_apis": len(APIS),
