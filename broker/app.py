@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import random
 import signal
 import socket
 import sys
@@ -34,6 +33,7 @@ from broker.log.store import Store
 from broker.server.auth import Authenticator, apply_users
 from broker.server.clock import Clock
 from broker.server.durability import Durability
+from broker.server.env import Env
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
 from broker.server.listener import (
@@ -136,14 +136,15 @@ class _Server:
     async def run(self) -> int:
         config, limits = self.config, self.config.limits
         store = open_storage(config)
-        broker = Broker(random.Random().randrange, vhost_limits(config), store)
+        env = Env()
+        broker = Broker(env.randrange, vhost_limits(config), store)
         broker.scheduler.report = _report
         access = Access()
         authenticator = Authenticator(access, config.security)
         apply_users(config.users.values(), access, authenticator)
-        durability = Durability(store) if store is not None else None
-        hub = Hub(broker, access, authenticator, durability, limits.unfinished_bytes_max)
-        clock = Clock(hub)
+        durability = Durability(store, env) if store is not None else None
+        hub = Hub(broker, access, authenticator, durability, limits.unfinished_bytes_max, env)
+        clock = Clock(hub, env.monotonic_ns, env.time_ns)
         hub.read_clock = clock.read
         hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)

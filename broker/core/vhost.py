@@ -77,7 +77,7 @@ class VHost:
         self.queues: dict[str, Queue] = {}
         self.binding_count = 0
         self._choose = choose
-        self._inbound: dict[Destination, set[Binding]] = {}
+        self._inbound: dict[Destination, dict[Binding, None]] = {}
         self.unbinding = Unbinding(self)
         self._owners = Owners(scheduler, self.drop_queue)
         self.dead_letters = DeadLetters(self)
@@ -372,7 +372,7 @@ class VHost:
 
     def _add_binding(self, exchange: Exchange, binding: Binding) -> Sequence[Message]:
         history = exchange.add(binding)
-        self._inbound.setdefault(binding.destination, set()).add(binding)
+        self._inbound.setdefault(binding.destination, {})[binding] = None
         self.binding_count += 1
         self.epoch += 1
         return history
@@ -414,7 +414,7 @@ class VHost:
             self.unkeep(catalog.binding_key(self.name, binding))
         inbound = self._inbound.get(binding.destination)
         if inbound is not None:
-            inbound.discard(binding)
+            inbound.pop(binding, None)
         self.binding_count -= 1
 
     def take_inbound(self, destination: Destination) -> list[Binding]:

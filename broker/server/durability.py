@@ -15,7 +15,8 @@ import trio
 from broker.log.errors import StorageError
 from broker.log.pledges import Pledge
 from broker.log.store import Store
-from broker.server.flusher import Flusher, Worker
+from broker.server.env import Env
+from broker.server.flusher import Flusher
 
 log = logging.getLogger("jackalope.storage")
 
@@ -39,9 +40,9 @@ class _Wakening(Pledge):
 class Durability:
     """The store and its flusher. `set_space` is called with False when the disk is full, with True afterwards."""
 
-    def __init__(self, store: Store, new_worker: Callable[[str, int], Worker] | None = None) -> None:
+    def __init__(self, store: Store, env: Env | None = None) -> None:
         self.store = store
-        self.flusher = Flusher(store, self._on_synced, self._on_failed, self._on_space, new_worker)
+        self.flusher = Flusher(store, self._on_synced, self._on_failed, self._on_space, (env or Env()).new_worker)
         self.set_space: Callable[[bool], None] = _ignore
         self.failed = trio.Event()
         """Set when the disk has failed us: the process has to end."""

@@ -62,7 +62,7 @@ class Site:
         topics = hub.broker.add_vhost("/").topics
         topics.create("t", 1, {})
         topics.create("c", 1, {"cleanup.policy": "compact"})
-        scram = Scram(hub.authenticator, self.world.store, 4096, lambda _: None)
+        scram = Scram(hub.authenticator, self.world.store, 4096, lambda _: None, hub.env.random_bytes)
         self.kafka = hub.kafka = KafkaHub(hub, topics, self.world.durability, KafkaSettings(), scram)
         self.used = 0
 

@@ -164,7 +164,7 @@ def connection_view(connection: Connection) -> dict[str, Any]:
         "client_properties": connection.client_properties,
         "recv_oct": connection.received_octets,
         "send_oct": connection.sent_octets,
-        "connected_at": connection.hub.wall_ms() - (connection.hub.now_ms - connection.started_ms),
+        "connected_at": connection.hub.env.wall_ms - (connection.hub.now_ms - connection.started_ms),
     }
 
 

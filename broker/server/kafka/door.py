@@ -108,7 +108,7 @@ def kafka_doors(
         send_timeout_ms=int(config.limits.send_timeout_s * 1000),
         idle_timeout_ms=int(config.limits.kafka_idle_timeout_s * 1000),
     )
-    scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of)
+    scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of, hub.env.random_bytes)
     scram.forget_others(hub.access.users.keys())
     faces: dict[str, KafkaHub] = {}
     for vhost in (config.kafka.vhost, *config.kafka.vhosts.values()):

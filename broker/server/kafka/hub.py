@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import secrets
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -78,13 +77,13 @@ class KafkaHub:
         self.topics = topics
         self.durability = durability
         self.settings = settings
-        self.connections: set[KafkaConnection] = set()
+        self.connections: dict[KafkaConnection, None] = {}
         self.numbers = count(1)
         self.touched = hub.touched
         self.owed = Owed(settings.answers_bytes_max, settings.answers_per_connection_bytes_max)
-        self.fetches = Fetches(self, secrets.randbits(31))
+        self.fetches = Fetches(self, hub.env.randrange(1 << 31))
         self.long_requests = LongRequests(hub.scheduler)
-        self._held: set[KafkaConnection] = set()
+        self._held: dict[KafkaConnection, None] = {}
         self.waiting_count = 0  # Answers that wait for the disk.
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
@@ -108,17 +107,17 @@ class KafkaHub:
 
     def add(self, connection: KafkaConnection) -> None:
         """A connection was accepted; it counts as half open until its user is known and it has made a request."""
-        self.connections.add(connection)
+        self.connections[connection] = None
         self.hub.hosts.add(connection.peer[0])
         self.hub.half_open.add(connection)
 
     def remove(self, connection: KafkaConnection) -> None:
         """Its socket is closed."""
         if connection in self.connections:
-            self.connections.discard(connection)
+            del self.connections[connection]
             self.hub.hosts.remove(connection.peer[0])
         self.hub.half_open.discard(connection)
-        self._held.discard(connection)
+        self._held.pop(connection, None)
 
     def heard(self, connection: KafkaConnection) -> None:
         """It has made a request before its login, or its first; who need not log in is no longer half open."""
@@ -191,11 +190,11 @@ class KafkaHub:
     def hold(self, slot: Slot, request: Any) -> None:
         """Handle the request when there is room."""
         slot.connection.hold(slot, request)
-        self._held.add(slot.connection)
+        self._held[slot.connection] = None
 
     def _release_held(self) -> None:
         if self._held and self.has_room():
-            held, self._held = self._held, set()
+            held, self._held = self._held, {}
             for connection in held:
                 connection.release()
 

@@ -23,7 +23,7 @@ class KafkaWorld(World):
         super().__init__(disk or SimDisk(random.Random(1).randrange))
         self.access.put_user("guest", ["administrator"])
         topics = self.broker.vhosts["/"].topics
-        scram = Scram(self.authenticator, self.store, 4096, lambda _: None)
+        scram = Scram(self.authenticator, self.store, 4096, lambda _: None, self.hub.env.random_bytes)
         self.kafka = self.hub.kafka = KafkaHub(
             self.hub, topics, self.durability, KafkaSettings(cluster_id="cluster", **settings), scram
         )
