@@ -11,11 +11,12 @@ prefix of what was pledged.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import ClassVar
 
 
-class Pledge:
+class Pledge(ABC):
     """Something that will be committed, or will fail. Subclasses say who is told, and how."""
 
     __slots__ = ("frame",)
@@ -27,9 +28,9 @@ class Pledge:
     frame: int
     """The frame that has to be durable."""
 
+    @abstractmethod
     def kept(self, committed: bool) -> None:
         """Called once, when what was pledged is committed or will never be."""
-        raise NotImplementedError
 
 
 class Pledges:

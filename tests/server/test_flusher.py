@@ -37,6 +37,15 @@ class CountedDisk(SimDisk):
         return CountedFile(self, inode)
 
 
+class Told(Pledge):
+    """Somebody waits."""
+
+    __slots__ = ()
+
+    def kept(self, committed):
+        assert committed
+
+
 class Inline:
     """A worker without a thread: what is submitted is done, and its result waits to be collected."""
 
@@ -95,7 +104,7 @@ def write_to_a_new_file(flusher):
     store.journal.rotate()
     store.put(b"k", b"v")
     frame = store.frame
-    store.pledge(Pledge())
+    store.pledge(Told())
     flusher.turn_ended()
     flusher.collect()
     return frame
