@@ -22,7 +22,6 @@ from broker.core.policies import Policies
 from broker.core.queue import Queue, locked
 from broker.core.replays import Replays
 from broker.core.retaining import Retaining
-from broker.core.routing import Target
 from broker.core.scheduler import Scheduler
 from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
@@ -35,6 +34,8 @@ from broker.log.log import Log
 from broker.log.store import Store
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_ALLOWED, NOT_FOUND, PRECONDITION_FAILED
 
+Target = Queue | Stream
+"""What clients declare as a queue, and where messages end up."""
 DEFAULT_EXCHANGE = ""
 PREDECLARED = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers",
                "amq.match": "headers"}  # fmt: skip

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, make_origin, origin_names
+from broker.core.publishing import deliver
 from broker.core.serving import Lease, Lender
+from broker.core.sink import Sink
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.ack_timeout import AckWatch
@@ -269,33 +271,25 @@ class Channel:
     def deliver_published(
         self,
         exchange: Exchange | None,
-        queues: Sequence[Any],
+        sinks: Sequence[Sink],
         message: Message,
         mandatory: bool,
         incoming: Incoming | None,
     ) -> bool:
-        """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56).
+        """Hand a message to its sinks; one that is mandatory and has none is returned first, then confirmed.
 
-        `incoming` is what it was routed by, None where a cache did. Returns whether no queue refused it.
+        (RabbitMQ: rabbit_channel.erl, process_routing_mandatory.) `incoming` is what it was routed by, None where a
+        cache did. Returns whether no sink refused it.
         """
-        if exchange is not None:
-            exchange.published_count += 1
-        if not queues and mandatory:
+        if not sinks and mandatory:
             self.send_return(message)
-        accepted, taken = True, False
-        for queue in queues:
-            if queue.enqueue_one(message):
-                taken = True
-            else:
-                accepted = False
         hears = self.confirming or self.transaction is not None
-        if incoming is not None and not (taken and (accepted or not hears)):
-            incoming.forget()  # Who hears that it was not taken sends it again.
-        if accepted or not self.confirming:
-            self.published(1, len(queues) + 5)
-        else:
+        _, refused = deliver(exchange, sinks, message, incoming, hears=hears)
+        if self.confirming and refused:
             self.send_nack()
-        return accepted
+        else:
+            self.published(1, len(sinks) + 5)
+        return not refused
 
     def send_return(self, message: Message) -> None:
         """basic.return with the content as it came."""

@@ -17,7 +17,7 @@ from broker.core.access import TopicVerb, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.broker import Broker
 from broker.core.message import Incoming
-from broker.core.routing import route
+from broker.core.publishing import find
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.vhost import VHost
 from broker.errors import Refused
@@ -566,13 +566,10 @@ class Connection:
 
     def route_message(self, port: Port, incoming: Incoming, more_keys: Sequence[str]) -> tuple[Any, ...]:
         """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
-        vhost = self.vhost
         if port.exchange is None:
             for key in more_keys:
                 self.require_direct(key)
-            found = map(vhost.target, (incoming.routing_key, *more_keys))
-            return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-        return route(vhost.exchanges, port.exchange, incoming, more_keys)
+        return find(self.vhost, port.exchange, incoming, more_keys)
 
     # Direct reply-to.
 
