@@ -82,6 +82,10 @@ REQUESTS = [
     ("IncrementalAlterConfigs", 1, lambda: {"resources": many("IncrementalAlterConfigs", "resources",
                                                               resource_type=2)}),
     ("DescribeLogDirs", 4, lambda: {"topics": None}),
+    ("DescribeQuorum", 2, lambda: {"topics": [made("DescribeQuorum", "topics")(topic_name=name) for name in NAMES]}),
+    ("DescribeQuorum", 2, lambda: {"topics": [made("DescribeQuorum", "topics")(
+        topic_name="wide", partitions=[made("DescribeQuorum", "topics.partitions")(partition_index=index)
+                                       for index in range(COUNT)])]}),
     ("ElectLeaders", 2, lambda: {"topic_partitions": topics("ElectLeaders", "topic_partitions", "partitions",
                                                             wide=True)}),
     ("AlterPartitionReassignments", 0, lambda: {"topics": topics("AlterPartitionReassignments", "topics", "partitions",
