@@ -267,7 +267,9 @@ class _Server:
                             TlsListening(context, self.config.tls.login_from) if name[-1] == "s" and context else None
                         )
                         for sock in self.sockets[name]:
-                            nursery.start_soon(Listener(sock, doors[name.removesuffix("s")](sock), over).run)
+                            nursery.start_soon(
+                                Listener(sock, doors[name.removesuffix("s")](sock), hub.log_lines, over).run
+                            )
                 if "http" in self.sockets:
                     # Imported late: the management API is not needed for being ready to serve AMQP.
                     from broker.server.http.server import HttpServer

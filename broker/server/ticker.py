@@ -190,7 +190,7 @@ class Ticker:
             return
         if connection.state is not State.RUNNING:
             if now_ms - connection.started_ms >= self._handshake_timeout_ms:
-                log.info("handshake timeout: peer=%s:%s", *connection.peer[:2])
+                self._hub.log_lines.info(log, "handshake timeout: peer=%s:%s", *connection.peer[:2])
                 connection.transport.close()
             return
         for channel in list(connection.channels.values()):
@@ -198,13 +198,12 @@ class Ticker:
                 close_overdue(channel, now_ms)
         self._beat(connection, now_ms)
 
-    @staticmethod
-    def _beat(connection: Connection, now_ms: int) -> None:
+    def _beat(self, connection: Connection, now_ms: int) -> None:
         """Heartbeats, both ways."""
         if connection.heartbeat_s:
             interval_ms = connection.heartbeat_s * 1000
             if now_ms - connection.last_received_ms >= MISSED_INTERVALS * interval_ms and not connection.paused:
-                log.info("missed heartbeats: peer=%s:%s", *connection.peer[:2])
+                self._hub.log_lines.info(log, "missed heartbeats: peer=%s:%s", *connection.peer[:2])
                 connection.transport.close()
             elif now_ms - connection.last_sent_ms >= interval_ms // 2 - TICK_MS:
                 connection.last_sent_ms = now_ms
@@ -214,7 +213,7 @@ class Ticker:
         """Close a peer that has taken nothing for too long; whether it was."""
         if now_ms - connection.transport.progress_ms < self._send_timeout_ms:
             return False
-        log.info("peer takes nothing: peer=%s:%s", *connection.peer[:2])
+        self._hub.log_lines.info(log, "peer takes nothing: peer=%s:%s", *connection.peer[:2])
         connection.transport.close()
         return True
 

@@ -109,7 +109,7 @@ def _checked_header(data: memoryview, config: TopicConfig) -> BatchHeader:
 def _refuse_format(magic: int) -> NoReturn:
     """Raises TopicRefused: old formats are known, and not taken (`ProduceRequest.validateRecords`).
 
-    For all others Kafka takes the octet for damage (`ByteBufferLogInputStream.nextBatchSize`), before it asks for sizes.
+    Of others Kafka takes the octet for damage (`ByteBufferLogInputStream.nextBatchSize`), before it asks for sizes.
     """
     if magic < MAGIC:
         raise TopicRefused(ErrorCode.INVALID_RECORD, f"message format v{magic} is not taken")

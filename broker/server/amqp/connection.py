@@ -492,7 +492,8 @@ class Connection:
             self.transport.resume()
 
     def _turn_out(self) -> None:
-        log.info("closed: peer=%s:%s others wait for the room that its messages take", *self.peer[:2])
+        text = "closed: peer=%s:%s others wait for the room that its messages take"
+        self.hub.log_lines.info(log, text, *self.peer[:2])
         self.transport.close()
 
     def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
