@@ -194,7 +194,9 @@ class _Server:
         """The topology; what conflicts with what is there is told. Raises ConfigError where that ends the start."""
         broker = hub.broker
         for text in broker.left_aside:
-            log.error("catalog: left aside, cannot be used: %s (`jackalope log dump --kind catalog` shows it)", text)
+            log.error(
+                "catalog: left aside, cannot be used: %s (`jackalope catalog ls` shows it, `catalog rm` drops it)", text
+            )
         for text in broker.damage():
             log.error("storage: %s", text)
         broker.conflicts = declare_topology(broker, config, hub.now_ms)

@@ -29,6 +29,7 @@ from broker.server.auth import LoginRefused
 from broker.server.half_open import HalfOpen
 from broker.server.http import (  # noqa: F401 - they fill the table of routes
     browse,
+    catalog,
     groups,
     health,
     policies,
