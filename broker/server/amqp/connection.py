@@ -58,6 +58,8 @@ PIECES_MAX = 4096
 """Pieces on `out` before they are written in the middle of a turn."""
 PARKING_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
 """exchange, queue, tx: what these change may have to be durable before it is answered."""
+TOPOLOGY_UNITS = 25
+"""What a method of these costs beside its frame: declaring a queue takes as long as 50 messages."""
 WRITE_SOON_BYTES = 262_144
 """Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
 
@@ -308,6 +310,8 @@ class Connection:
         self.current = channel
         if frame_type == METHOD:
             if payload[:4] != PUBLISH:
+                if payload[:2] in PARKING_CLASSES:
+                    self.units -= TOPOLOGY_UNITS
                 # Others must see what the publishes before have done: counts, deliveries, confirms.
                 self.send_confirms()
                 self.broker.scheduler.dispatch()

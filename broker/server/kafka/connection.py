@@ -294,7 +294,7 @@ class KafkaConnection:
         except StopIteration as done:
             self._answer(slot, done.value)
         else:
-            self.working = True
+            self.working = slot.is_long = True
             if units == NEEDS_TURN:
                 self.hub.long_requests.add(self, self._take_more(slot, steps, has_turn=True))
             else:
@@ -313,8 +313,11 @@ class KafkaConnection:
             try:
                 units = next(steps)
             except StopIteration as done:
+                if done.value is None or done.value is NO_ANSWER:
+                    self._answer(slot, done.value)
+                else:  # Still `working`: what is asked behind it may be as long.
+                    yield from slot.answer_in_steps(done.value)
                 self.working = False
-                self._answer(slot, done.value)
                 self._maybe_let_go()
                 self._resume()
                 return

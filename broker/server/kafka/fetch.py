@@ -166,7 +166,9 @@ class ParkedFetch:
                 self.forget()
                 response = yield from found.response()
             found.let_go()
-            if response is not None:
+            if response is not None and self.slot.is_long:
+                yield from self.slot.answer_in_steps(response)
+            elif response is not None:
                 self.slot.answer(response)
         except Exception:  # noqa: BLE001 - see end_by_bug
             self.forget()

@@ -36,7 +36,7 @@ log = logging.getLogger("jackalope.kafka")
 BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
 ADMINISTRATOR = "administrator"
-WATCH_EVERY_MS = 500
+WATCH_EVERY_MS, WATCHED_AT_ONCE = 500, 500
 TIMERS_AT_ONCE = 500
 """Called in one step: each notes that something may go on in a later slice, or ends a connection."""
 CLOSE_WAIT_MS = 5000
@@ -73,7 +73,7 @@ class KafkaHub:
         self._waiting: deque[tuple[int, Slot, Any]] = deque()
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
-        self._calls_timers = False
+        self._calls_timers = self._is_watching = False
         self._watch_ms = 0
         self.groups = hub.groups_of(settings.vhost)
         durability.on_synced.append(self._synced)
@@ -222,8 +222,11 @@ class KafkaHub:
             self._release_held()
         if now_ms >= self._watch_ms:
             self._watch_ms = now_ms + WATCH_EVERY_MS
-            for connection in list(self.connections):
-                self._watch(connection, now_ms)
+            if not self._is_watching:
+                self._is_watching = True
+                job = self._watch_all()
+                if next(job, None) is not None:
+                    self.hub.scheduler.add_job(job)
             debt = self.owed.in_the_way(now_ms)
             if debt is not None:
                 self.turn_out(debt.connection, "others wait for what it does not take")
@@ -243,6 +246,14 @@ class KafkaHub:
         while self._call_timers(self.now_ms):
             yield SLICE_UNITS
         self._calls_timers = False
+
+    def _watch_all(self) -> Iterator[int]:
+        for number, connection in enumerate(list(self.connections), 1):
+            if connection in self.connections:  # Not gone meanwhile.
+                self._watch(connection, self.now_ms)
+            if number % WATCHED_AT_ONCE == 0:
+                yield SLICE_UNITS
+        self._is_watching = False
 
     def _watch(self, connection: KafkaConnection, now_ms: int) -> None:
         """Close who does not log in, takes nothing, or has said nothing for too long."""
