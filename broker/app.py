@@ -195,7 +195,9 @@ class _Server:
         """The topology; what conflicts with what is there is told. Raises ConfigError where that ends the start."""
         broker = hub.broker
         for text in broker.left_aside:
-            log.error("catalog: left aside, cannot be used: %s (`jackalope log dump --kind catalog` shows it)", text)
+            log.error(
+                "catalog: left aside, cannot be used: %s (`jackalope catalog ls` shows it, `catalog rm` drops it)", text
+            )
         for text in broker.damage():
             log.error("storage: %s", text)
         broker.conflicts = declare_topology(broker, config, hub.now_ms)
@@ -268,7 +270,9 @@ class _Server:
                             TlsListening(context, self.config.tls.login_from) if name[-1] == "s" and context else None
                         )
                         for sock in self.sockets[name]:
-                            nursery.start_soon(Listener(sock, doors[name.removesuffix("s")](sock), over).run)
+                            nursery.start_soon(
+                                Listener(sock, doors[name.removesuffix("s")](sock), hub.log_lines, over).run
+                            )
                 if "http" in self.sockets:
                     # Imported late: the management API is not needed for being ready to serve AMQP.
                     from broker.server.http.server import HttpServer

@@ -68,6 +68,7 @@ def warnings(config: Config, root: Item) -> list[str]:
 
 
 def _all(config: Config, root: Item) -> Iterator[Problem]:
+    yield from _listeners(config.listeners)
     yield from _tls(config.tls, config.listeners)
     yield from _limits(config)
     yield from _kafka_vhosts(config.kafka, config.listeners)
@@ -78,6 +79,16 @@ def _all(config: Config, root: Item) -> Iterator[Problem]:
     for user in config.users.values():
         # The default user's permission is nobody's mistake.
         yield from _user(user, config.vhosts if is_written(root, ("users", user.name)) else None)
+
+
+def _listeners(listeners: Listeners) -> Iterator[Problem]:
+    """An address is one listener's."""
+    taken: dict[str, str] = {}
+    for name in ("amqp", "amqps", "http", "kafka", "kafkas"):
+        for one in map(str, getattr(listeners, name) or ()):
+            other = taken.setdefault(one, name)
+            if other != name and not one.endswith(":0"):
+                yield ("listeners", name), f"{one} is the address of listeners.{other}"
 
 
 def _kafka_vhosts(kafka: Kafka, listeners: Listeners) -> Iterator[Problem]:

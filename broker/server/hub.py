@@ -20,6 +20,7 @@ from broker.server.auth import LoginRefused
 from broker.server.durability import Durability
 from broker.server.env import Env
 from broker.server.half_open import HalfOpen, Hosts
+from broker.server.log_lines import LogLines
 from broker.server.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Hub:
 
     __slots__ = (
         "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "env",
-        "group_settings", "half_open", "hasten", "hosts", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
-        "reply_addresses", "scheduler", "touched", "turns", "unfinished",
+        "group_settings", "half_open", "hasten", "hosts", "kafka", "log_lines", "next_dues", "now_ms", "on_tick",
+        "read_clock", "reply_addresses", "scheduler", "touched", "turns", "unfinished",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +87,7 @@ class Hub:
         self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()
         self.hosts = Hosts()
+        self.log_lines = LogLines()
         self.unfinished = Unfinished(unfinished_bytes_max, lambda: self.now_ms)
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
         if durability is not None:
@@ -101,7 +103,7 @@ class Hub:
             topics = self.broker.vhosts[vhost].topics
             assert topics is not None
             groups = self._groups[vhost] = Groups(
-                topics, self.scheduler, self.group_settings, lambda: self.now_ms, self.new_token
+                topics, self.scheduler, self.group_settings, lambda: self.now_ms, self.new_token, self.log_lines
             )
             self.on_tick.append(lambda _: groups.tick())
             self.next_dues.append(groups.next_due_ms)
@@ -202,8 +204,8 @@ class Hub:
 
     def log_refused(self, connection: Connection, refused: LoginRefused) -> None:
         """A login failed; what the peer is told says less."""
-        log.warning("login refused: peer=%s:%s mechanism=%r reason=%s", *connection.peer[:2], connection.mechanism[:32],
-                    refused)  # fmt: skip
+        text = "login refused: peer=%s:%s mechanism=%r reason=%s"
+        self.log_lines.warning(log, text, *connection.peer[:2], connection.mechanism[:32], refused)
 
     def statistics(self) -> dict[str, Any]:
         """Counts of what is there."""

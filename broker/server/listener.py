@@ -16,6 +16,7 @@ from broker.server.amqp.connection import Connection
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
+from broker.server.log_lines import LogLines
 from broker.server.poller import Poller
 from broker.server.pump import Pump
 from broker.server.tls import Tls
@@ -131,11 +132,12 @@ Admit = Callable[[socket.socket, tuple[str, int], Tls | None], bool]
 class Listener:
     """Accepts on one socket until cancelled."""
 
-    __slots__ = ("_admit", "_sock", "_tls", "refused_count")
+    __slots__ = ("_admit", "_log_lines", "_sock", "_tls", "refused_count")
 
-    def __init__(self, sock: socket.socket, admit: Admit, tls: TlsListening | None = None) -> None:
+    def __init__(self, sock: socket.socket, admit: Admit, log_lines: LogLines, tls: TlsListening | None = None) -> None:
         self._sock = sock
         self._admit = admit
+        self._log_lines = log_lines
         self._tls = tls
         self.refused_count = 0
 
@@ -151,9 +153,9 @@ class Listener:
                 continue
             except OSError as error:
                 if error.errno not in _OUT_OF_HANDLES:
-                    log.warning("accept failed: %s", error)
+                    self._log_lines.warning(log, "accept failed: %s", error)
                     continue
-                log.error("out of handles: %s", error)
+                self._log_lines.error(log, "out of handles: %s", error)
                 await trio.sleep(0.1)
 
     def _welcome(self, sock: socket.socket, peer: tuple[str, int]) -> None:

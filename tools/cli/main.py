@@ -17,6 +17,7 @@ NOUNS = ("queue", "exchange", "binding", "connection", "channel", "consumer", "v
 LAZY = {"message": "tools.cli.nouns:message", "health": "tools.cli.nouns:health", "bench": "tools.bench.cli:bench",
         "config": "tools.cli.config:config", "dlq": "tools.cli.dead_letters:dlq",
         "policy": "tools.cli.policies:policy", "log": "tools.cli.log:log",
+        "catalog": "tools.cli.catalog:catalog",
         "topic": "tools.cli.topics:topic", "group": "tools.cli.groups:group"}  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
     groups,
     metadata,
     produce,
+    quorum,
     scram_admin,
     single_node,
 )

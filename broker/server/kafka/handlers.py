@@ -17,6 +17,9 @@ Steps = Generator[int, None, Any]
 """Yields the units of work since it did so last (`core.scheduler`); its value is what a handler returns."""
 Handler = Callable[[Any, Any, Any], Any]
 HANDLERS: dict[int, Handler] = {}
+CHANGES: set[int] = set()
+"""APIs that are done to the end although their peer is gone: half of what an administrator has asked for is nobody's
+wish, and Kafka's controller does each in one step (`ReplicationControlManager.createTopics`)."""
 NO_ANSWER = object()
 """What a handler returns when the peer expects nothing (Produce with acks=0)."""
 NEEDS_TURN = -1
@@ -32,12 +35,14 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-def handles(api_key: int) -> Callable[[H], H]:
-    """The function answers this API."""
+def handles(api_key: int, *, changes: bool = False) -> Callable[[H], H]:
+    """The function answers this API; with `changes` it is among CHANGES."""
 
     def register(handler: H) -> H:
         assert api_key not in HANDLERS
         HANDLERS[api_key] = handler
+        if changes:
+            CHANGES.add(api_key)
         return handler
 
     return register

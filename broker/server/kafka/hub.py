@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access_lists import CLUSTER_NAME, Kind, Operation
+from broker.core.scheduler import SLICE_UNITS
 from broker.log.pledges import Pledge
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from broker.server.hub import Hub
     from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.slot import Slot
+    from broker.server.log_lines import LogLines
     from broker.server.scram import Scram
 
 log = logging.getLogger("jackalope.kafka")
@@ -33,7 +35,9 @@ log = logging.getLogger("jackalope.kafka")
 BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
 ADMINISTRATOR = "administrator"
-WATCH_EVERY_MS = 500
+WATCH_EVERY_MS, WATCHED_AT_ONCE = 500, 500
+TIMERS_AT_ONCE = 500
+"""Called in one step: each notes that something may go on in a later slice, or ends a connection."""
 CLOSE_WAIT_MS = 5000
 """How long a peer that was told the end may leave its socket open."""
 UNAUTHENTICATED_BYTES_MAX = 64 << 10
@@ -87,6 +91,7 @@ class KafkaHub:
         self.waiting_count = 0  # Answers that wait for the disk.
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
+        self._calls_timers = self._is_watching = False
         self._watch_ms = 0
         self.groups = hub.groups_of(settings.vhost)
         durability.on_synced.append(self._release_held)
@@ -102,6 +107,11 @@ class KafkaHub:
     def wall_ms(self) -> int:
         """The wall clock, as of the event that is handled."""
         return self.hub.scheduler.wall_ms
+
+    @property
+    def log_lines(self) -> LogLines:
+        """Those of the process."""
+        return self.hub.log_lines
 
     # Connections.
 
@@ -209,19 +219,44 @@ class KafkaHub:
         return timer
 
     def _tick(self, now_ms: int) -> None:
-        timers = self._timers
-        while timers and timers[0][0] <= now_ms:
-            call = heapq.heappop(timers)[2].call
-            if call is not None:
-                call()
+        if not self._calls_timers and self._call_timers(now_ms):
+            self._calls_timers = True
+            self.hub.scheduler.add_job(self._call_more_timers())
         self._release_held()
         if now_ms >= self._watch_ms:
             self._watch_ms = now_ms + WATCH_EVERY_MS
-            for connection in list(self.connections):
-                self._watch(connection, now_ms)
+            if not self._is_watching:
+                self._is_watching = True
+                job = self._watch_all()
+                if next(job, None) is not None:
+                    self.hub.scheduler.add_job(job)
             debt = self.owed.in_the_way(now_ms)
             if debt is not None:
                 self.turn_out(debt.connection, "others wait for what it does not take")
+
+    def _call_timers(self, now_ms: int) -> bool:
+        """Call some of what is due; whether there may be more."""
+        timers = self._timers
+        for _ in range(TIMERS_AT_ONCE):
+            if not timers or timers[0][0] > now_ms:
+                return False
+            call = heapq.heappop(timers)[2].call
+            if call is not None:
+                call()
+        return True
+
+    def _call_more_timers(self) -> Iterator[int]:
+        while self._call_timers(self.now_ms):
+            yield SLICE_UNITS
+        self._calls_timers = False
+
+    def _watch_all(self) -> Iterator[int]:
+        for number, connection in enumerate(list(self.connections), 1):
+            if connection in self.connections:  # Not gone meanwhile.
+                self._watch(connection, self.now_ms)
+            if number % WATCHED_AT_ONCE == 0:
+                yield SLICE_UNITS
+        self._is_watching = False
 
     def _watch(self, connection: KafkaConnection, now_ms: int) -> None:
         """Close who does not log in, takes nothing, or has said nothing for too long."""
@@ -242,8 +277,13 @@ class KafkaHub:
 
     def turn_out(self, connection: KafkaConnection, why: str) -> None:
         """Close a connection that has done nothing forbidden."""
-        log.info("closed: peer=%s:%s client=%r %s", *connection.peer[:2], connection.client_id[:64], why)
+        self.log_closed(connection, why)
         connection.transport.close()
+
+    def log_closed(self, connection: KafkaConnection, why: str) -> None:
+        """Say that the broker ends a connection."""
+        text = "closed: peer=%s:%s client=%r %s"
+        self.log_lines.info(log, text, *connection.peer[:2], connection.client_id[:64], why)
 
     # The node.
 
