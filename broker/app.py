@@ -38,7 +38,6 @@ from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
 from broker.server.listener import (
     Admit,
-    AmqpDoor,
     Listener,
     TlsListening,
     open_listeners,
@@ -48,7 +47,6 @@ from broker.server.poller import Poller
 from broker.server.pump import PumpLimits
 from broker.server.ticker import Ticker
 from broker.settings import (
-    amqp_settings,
     group_settings,
     memory_watermark_bytes,
     own_version,
@@ -252,10 +250,13 @@ class _Server:
             limits.connections_unauthenticated_max,
             limits.connections_unauthenticated_per_ip_max,
         )
-        amqp = AmqpDoor(hub, poller, amqp_settings(self.config), accept)
+        # Imported late, like all that speaks with clients: being ready takes open sockets, not what will read them.
+        from broker.server.amqp.door import AmqpDoor, amqp_settings
+
+        version = self.config.compat.version or own_version()
+        amqp = AmqpDoor(hub, poller, amqp_settings(self.config, version), accept)
         doors: dict[str, Callable[[socket.socket], Admit]] = {"amqp": lambda _: amqp}
         if not self.sockets.keys().isdisjoint(("kafka", "kafkas")):
-            # Imported late: who speaks AMQP alone need not wait for it.
             from broker.server.kafka.door import kafka_doors
 
             doors["kafka"] = kafka_doors(hub, poller, self.config, accept, self._password_of)
@@ -269,7 +270,6 @@ class _Server:
                         for sock in self.sockets[name]:
                             nursery.start_soon(Listener(sock, doors[name.removesuffix("s")](sock), over).run)
                 if "http" in self.sockets:
-                    # Imported late: the management API is not needed for being ready to serve AMQP.
                     from broker.server.http.server import HttpServer
 
                     def statistics() -> dict[str, Any]:
@@ -312,8 +312,10 @@ class _Server:
 
     @staticmethod
     def _settle_memory() -> None:
-        """What start-up made stays; messages are tuples of bytes, so collections find little and may be rare."""
-        gc.collect()
+        """What start-up made stays; messages are tuples of bytes, so collections find little and may be rare.
+
+        The little garbage of the start stays as well: to look for it takes a tenth of the start.
+        """
         gc.freeze()
         gc.enable()  # `serve` has switched it off.
         gc.set_threshold(50_000, 50, 50)
