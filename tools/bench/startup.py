@@ -84,12 +84,14 @@ def libraries_start() -> tuple[float, float]:
 def broker_start() -> tuple[float, float, float, float]:
     """A start with every face: seconds of CPU and of the clock to its ready line; resident and proportional MB idle."""
     with running_jackalope(settings=EVERY_FACE) as broker:
-        used_s = cpu_s([broker.root_pid])
+        pid = broker.root_pid
+        assert pid is not None
+        used_s = cpu_s([pid])
         assert broker.start_s is not None
         time.sleep(SETTLE_S)
         return (
             used_s, broker.start_s,
-            resident_bytes([broker.root_pid]) / 1e6, proportional_bytes(broker.root_pid) / 1e6,
+            resident_bytes([pid]) / 1e6, proportional_bytes(pid) / 1e6,
         )  # fmt: skip
 
 
