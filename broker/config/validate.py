@@ -194,8 +194,8 @@ def _user(user: User, vhosts: Iterable[str] | None) -> Iterator[Problem]:
         except ValueError as error:
             yield (*at, "password_hash"), str(error)
     for tag in user.tags:
-        near = did_you_mean(tag, TAGS)
-        if near and tag not in TAGS:
+        near = did_you_mean(tag, TAGS) if tag not in TAGS else ""
+        if near:
             yield (*at, "tags"), f"unknown tag '{tag}'{near}"
     for vhost, permission in user.permissions.items():
         yield from _exists((*at, "permissions", vhost), "vhost", vhost, vhosts)

@@ -13,10 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.broker import Broker
 from broker.core.groups.settings import OFFSETS_TOPIC, GroupSettings
-from broker.server.amqp import handshake
-from broker.server.amqp.reply_to import ReplyAddresses
-from broker.server.amqp.state import State
-from broker.server.auth import LoginRefused
 from broker.server.durability import Durability
 from broker.server.env import Env
 from broker.server.half_open import HalfOpen, Hosts
@@ -26,7 +22,8 @@ from broker.server.unfinished import Unfinished
 if TYPE_CHECKING:
     from broker.core.access import Access
     from broker.server.amqp.connection import Connection
-    from broker.server.auth import Authenticator
+    from broker.server.amqp.reply_to import ReplySink
+    from broker.server.auth import Authenticator, LoginRefused
     from broker.server.groups import Groups
     from broker.server.machine import Machine
 
@@ -49,7 +46,7 @@ class Hub:
     __slots__ = (
         "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "env",
         "group_settings", "half_open", "hasten", "hosts", "kafka", "log_lines", "next_dues", "now_ms", "on_tick",
-        "read_clock", "reply_addresses", "scheduler", "touched", "turns", "unfinished",
+        "read_clock", "reply_sinks", "scheduler", "touched", "turns", "unfinished",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +71,8 @@ class Hub:
         """Has `on_tick` called when `now_ms` has reached a time, if that is before the next tick."""
         self.connections: dict[Connection, None] = {}
         self.blocked: dict[Connection, None] = {}
-        self.reply_addresses = ReplyAddresses()
+        self.reply_sinks: dict[str, ReplySink] = {}
+        """Consumers of direct replies, by their address."""
         self.touched: list[Machine] = []
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
@@ -179,24 +177,6 @@ class Hub:
             del self.connections[connection]
             self.hosts.remove(connection.peer[0])
             self.blocked.pop(connection, None)
-
-    async def log_in(self, connection: Connection) -> None:
-        """Finish a login that has to be checked off the loop; returns at once when none is under way."""
-        if connection.login is None:
-            return
-        mechanism, response = connection.login
-        try:
-            user = await self.authenticator.authenticate(
-                mechanism, response, connection.peer[0], connection.external_name
-            )
-            self.read_clock()
-        except LoginRefused as refused:
-            self.read_clock()
-            if connection.state is State.START:
-                handshake.login_refused(connection, refused)
-        else:
-            if connection.state is State.START:  # Else it was closed meanwhile.
-                handshake.login_ok(connection, user)
 
     def new_token(self) -> str:
         """22 characters of base64url nobody can guess."""

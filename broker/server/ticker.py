@@ -11,17 +11,19 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from broker.core.scheduler import SLICE_UNITS
 from broker.log.errors import StorageError
 from broker.server.amqp.ack_timeout import close_overdue
-from broker.server.amqp.connection import Connection
 from broker.server.amqp.state import State
 from broker.server.hub import Hub
 from protocol.amqp.frames import HEARTBEAT_FRAME
+
+if TYPE_CHECKING:
+    from broker.server.amqp.connection import Connection
 
 log = logging.getLogger("jackalope.server")
 

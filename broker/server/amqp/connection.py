@@ -32,7 +32,7 @@ from broker.server.amqp.blocking import HeldPublishes
 from broker.server.amqp.channel import Asked, Channel
 from broker.server.amqp.pledges import Unparking
 from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
-from broker.server.amqp.reply_to import ReplyAddresses, ReplySink
+from broker.server.amqp.reply_to import ReplySink
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.amqp.settle import ack_run
 from broker.server.amqp.state import State
@@ -430,7 +430,7 @@ class Connection:
 
     async def log_in(self) -> None:
         """Finish a login that has to be checked off the loop."""
-        await self.hub.log_in(self)
+        await handshake.log_in(self)
 
     def release(self, then: Callable[[], None] | None = None) -> None:
         """Leases go back, consumers detach, exclusive queues go; only once. In slices where channels are many; `then`
@@ -580,13 +580,9 @@ class Connection:
 
     # Direct reply-to.
 
-    @property
-    def _addresses(self) -> ReplyAddresses:
-        return self.hub.reply_addresses
-
     def reply_sink(self, address: str) -> Any:
         """The reply consumer behind a routing key, None if it is no reply address (any more)."""
-        return self._addresses.find(address)
+        return self.hub.reply_sinks.get(address)
 
     def reply_address(self, channel: Channel) -> str | None:
         """The address of a channel's reply consumer."""
@@ -595,13 +591,14 @@ class Connection:
 
     def add_reply_consumer(self, channel: Channel, tag: str, arguments: dict[str, Any]) -> None:
         """basic.consume on the pseudo queue."""
-        sink: ReplySink = self._addresses.add(channel, tag, self.hub.new_token(), arguments)
+        sink = ReplySink(channel, tag, self.hub.new_token(), arguments)
+        self.hub.reply_sinks[sink.name] = sink
         channel.reply_consumer = sink.consumer
 
     def forget_reply_consumer(self, channel: Channel) -> None:
         """The reply consumer goes, and routes that lead to it."""
         if channel.reply_consumer is not None:
-            self._addresses.remove(channel.reply_consumer.queue.name)
+            self.hub.reply_sinks.pop(channel.reply_consumer.queue.name, None)
             channel.reply_consumer = None
             self.vhost.epoch += 1
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from broker.server.kafka.handlers import CHANGES, HANDLERS, NEEDS_TURN, NO_ANSWER, Steps
+from broker.server.kafka.handlers import CHANGES, NEEDS_TURN, NO_ANSWER, SERVED, Steps, handler_of
 from broker.server.kafka.owed import Debt
 from broker.server.kafka.sasl import certified, log_in, on_token
 from broker.server.kafka.slot import Slot
@@ -257,7 +257,7 @@ class KafkaConnection:
             on_token(self, slot, bytes(data))
             return
         try:
-            header, request = read_request(data, HANDLERS)
+            header, request = read_request(data, SERVED)
         except UnsupportedVersion as error:
             response = unsupported_version_response(error)
             if response is None:
@@ -271,7 +271,7 @@ class KafkaConnection:
         if not self.hub.may_ask(self, header.api_key):
             self.end(f"request {header.api_key} before authentication")
             return
-        if header.api_key not in HANDLERS:
+        if header.api_key not in SERVED:
             self.end(f"request {header.api_key} is not served")
             return
         if header.client_id:
@@ -281,7 +281,7 @@ class KafkaConnection:
         self._handle(slot, request)
 
     def _handle(self, slot: Slot, request: Any) -> None:
-        response = HANDLERS[slot.header.api_key](self, slot, request)
+        response = handler_of(slot.header.api_key)(self, slot, request)
         if type(response) is GeneratorType:
             self._take_steps(slot, response)
         else:

@@ -1,4 +1,4 @@
-"""Who comes in over Kafka's protocol, and what they find: wiring, from the configuration to the table of handlers."""
+"""Who comes in over Kafka's protocol, and what they find: wiring, from the configuration to connections."""
 
 from __future__ import annotations
 
@@ -13,20 +13,6 @@ from broker.config.secret import Secret
 from broker.server.bulk import BulkPump
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
-from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
-    acls,
-    cluster,
-    configs,
-    fetch,
-    group_admin,
-    groups,
-    metadata,
-    produce,
-    quorum,
-    scram_admin,
-    single_node,
-)
-from broker.server.kafka import topics as _topics  # noqa: F401
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings

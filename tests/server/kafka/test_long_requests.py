@@ -5,7 +5,7 @@ from kafka_wire import batch
 from kafka_world import KafkaWorld, made
 from steps import assert_short_steps
 
-from broker.server.kafka.handlers import HANDLERS
+from broker.server.kafka import handlers
 from broker.server.kafka.slot import Slot
 from protocol.kafka.headers import read_request
 from protocol.kafka.readers import ELEMENTS_MAX
@@ -119,7 +119,7 @@ def test_a_request_for_very_many(name, version, fields):
         counter.run_while_busy(world.broker.scheduler)
         slot = Slot(client.machine, request[0])
         client.machine.slots.append(slot)
-        steps = HANDLERS[slot.header.api_key](client.machine, slot, request[1])
+        steps = handlers.handler_of(slot.header.api_key)(client.machine, slot, request[1])
         ended = []
         answer_when_durable = world.kafka.answer_when_durable
         later = []
@@ -232,7 +232,7 @@ def test_a_bug_in_the_middle_ends_one_connection(wrong, monkeypatch):
             raise KeyError("a bug")
         return object()
 
-    monkeypatch.setitem(HANDLERS, 15, steps)
+    monkeypatch.setitem(handlers._HANDLERS, 15, steps)
     client.machine.receive(client.frame("DescribeGroups", 5, groups=["g"]))
     world.settle()
     assert client.machine.finished
