@@ -160,9 +160,7 @@ class _Server:
         ticker = Ticker(
             hub,
             set_clock=clock.set,
-            handshake_timeout_ms=int(limits.handshake_timeout_s * 1000),
             memory_watermark_bytes=memory_watermark_bytes(limits.memory_watermark),
-            send_timeout_ms=int(limits.send_timeout_s * 1000),
             disk_free_bytes_min=config.storage.disk_free_bytes_min,
         )
         async with trio.open_nursery() as nursery:
@@ -175,7 +173,7 @@ class _Server:
             nursery.start_soon(poller.run)
             nursery.start_soon(ticker.run)
             accepting = trio.CancelScope()
-            nursery.start_soon(self._accept, accepting, hub, poller, context, ticker)
+            nursery.start_soon(self._accept, accepting, nursery, hub, poller, context, ticker)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 self._settle_memory()
                 print(ready_line(self.sockets, durable=store is not None), flush=True)
@@ -186,7 +184,7 @@ class _Server:
                         os._exit(1)
                     else:
                         self.stopping = True
-                        log.info("stopping: %d connections", len(hub.connections))
+                        log.info("stopping: %d connections", hub.open_count)
                         accepting.cancel()
                         nursery.start_soon(self._drain, hub, nursery.cancel_scope)
         return self._close_storage(broker, durability)
@@ -221,11 +219,9 @@ class _Server:
     async def _stop_when_failed(self, durability: Durability, hub: Hub, everything: trio.CancelScope) -> None:
         """The disk has failed: tell every peer, then end. Nothing that was in flight is confirmed."""
         await durability.failed.wait()
-        for connection in list(hub.connections):
-            connection.fail(541, "INTERNAL_ERROR - storage failed, the broker stops")
-        hub.end_turn()
+        hub.end_all(failed=True)
         with trio.move_on_after(STORAGE_FAILED_DRAIN_S):
-            while hub.connections:
+            while hub.open_count:
                 await trio.sleep(0.02)
         everything.cancel()
 
@@ -246,9 +242,18 @@ class _Server:
         return 0
 
     async def _accept(
-        self, scope: trio.CancelScope, hub: Hub, poller: Poller, context: ssl.SSLContext | None, ticker: Ticker
+        self,
+        scope: trio.CancelScope,
+        connections: trio.Nursery,
+        hub: Hub,
+        poller: Poller,
+        context: ssl.SSLContext | None,
+        ticker: Ticker,
     ) -> None:
-        """Let everybody in. What speaks with clients is imported here: open sockets are enough for being ready."""
+        """Let everybody in until the scope is cancelled; whoever is in stays, HTTP's in a nursery of theirs.
+
+        What speaks with clients is imported here: open sockets are enough for being ready.
+        """
         limits = self.config.limits
         accept = AcceptLimits(
             limits.connections_max,
@@ -260,9 +265,11 @@ class _Server:
             async with trio.open_nursery() as nursery:
                 await import_part(AMQP_PART)
                 from broker.server.amqp.door import AmqpDoor, amqp_settings
+                from broker.server.amqp.hub import AmqpHub
 
                 version = self.config.compat.version or own_version()
-                amqp = AmqpDoor(hub, poller, amqp_settings(self.config, version), accept)
+                timeouts_ms = int(limits.handshake_timeout_s * 1000), int(limits.send_timeout_s * 1000)
+                amqp = AmqpDoor(AmqpHub(hub, *timeouts_ms), poller, amqp_settings(self.config, version), accept)
                 if not self.sockets.keys().isdisjoint(("kafka", "kafkas")):
                     await import_part(KAFKA_PART)
                     from broker.server.kafka.door import kafka_doors
@@ -272,7 +279,7 @@ class _Server:
                     self._let_in("kafka", doors, nursery, context, hub.log_lines)
                 self._let_in("amqp", lambda _: amqp, nursery, context, hub.log_lines)
                 if "http" in self.sockets:
-                    nursery.start_soon(self._serve_http, hub, ticker)
+                    nursery.start_soon(self._serve_http, connections, hub, ticker)
         for sockets in self.sockets.values():
             for sock in sockets:
                 sock.close()
@@ -291,7 +298,7 @@ class _Server:
             for sock in self.sockets.get(name, ()):
                 nursery.start_soon(Listener(sock, door(sock), log_lines, over).run)
 
-    async def _serve_http(self, hub: Hub, ticker: Ticker) -> None:
+    async def _serve_http(self, connections: trio.Nursery, hub: Hub, ticker: Ticker) -> None:
         """The management API, from its first visitor on: many brokers have none, and it takes 3 MB."""
         await first_visitor(self.sockets["http"])
         await import_part(HTTP_PART)
@@ -300,16 +307,13 @@ class _Server:
         def statistics() -> dict[str, Any]:
             return {**hub.statistics(), **ticker.statistics(), "version": own_version()}
 
-        async with trio.open_nursery() as nursery:
-            await HttpServer(hub, nursery, self.sockets["http"], self.config.limits, statistics).run()
+        await HttpServer(hub, connections, self.sockets["http"], self.config.limits, statistics).run()
 
     async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
         """Ask every peer to go, wait a bounded time, then end all tasks."""
-        for connection in list(hub.connections):
-            connection.fail(320, "CONNECTION_FORCED - broker is shutting down")
-        hub.end_turn()
+        hub.end_all(failed=False)
         with trio.move_on_after(self.config.limits.drain_timeout_s):
-            while hub.connections:
+            while hub.open_count:
                 await trio.sleep(0.02)
         everything.cancel()
 

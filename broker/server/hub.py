@@ -21,15 +21,12 @@ from broker.server.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from broker.core.access import Access
-    from broker.server.amqp.connection import Connection
-    from broker.server.amqp.reply_to import ReplySink
-    from broker.server.auth import Authenticator, LoginRefused
+    from broker.server.auth import Authenticator
+    from broker.server.face import Face
     from broker.server.groups import Groups
     from broker.server.machine import Machine
 
 log = logging.getLogger("jackalope.amqp")
-
-ORIGINS_MAX = 10_000
 
 
 def _stands_still() -> None:
@@ -44,9 +41,9 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "env",
-        "group_settings", "half_open", "hasten", "hosts", "kafka", "log_lines", "next_dues", "now_ms", "on_tick",
-        "read_clock", "reply_sinks", "scheduler", "touched", "turns", "unfinished",
+        "_groups", "access", "amqp", "authenticator", "broker", "durability", "env", "faces", "group_settings",
+        "half_open", "hasten", "hosts", "kafka", "log_lines", "next_dues", "now_ms", "on_tick", "read_clock",
+        "scheduler", "touched", "turns", "unfinished",
     )  # fmt: skip
 
     def __init__(
@@ -69,10 +66,9 @@ class Hub:
         """Moves `now_ms` and the scheduler's times; called before an event is handled (`server.clock`)."""
         self.hasten: Callable[[int], None] = _no_haste
         """Has `on_tick` called when `now_ms` has reached a time, if that is before the next tick."""
-        self.connections: dict[Connection, None] = {}
-        self.blocked: dict[Connection, None] = {}
-        self.reply_sinks: dict[str, ReplySink] = {}
-        """Consumers of direct replies, by their address."""
+        self.faces: list[Face] = []
+        self.amqp: Any = None
+        """The face of AMQP, once it is served."""
         self.touched: list[Machine] = []
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
@@ -87,7 +83,6 @@ class Hub:
         self.hosts = Hosts()
         self.log_lines = LogLines()
         self.unfinished = Unfinished(unfinished_bytes_max, lambda: self.now_ms)
-        self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
         if durability is not None:
             durability.on_synced.append(broker.synced)
 
@@ -112,16 +107,6 @@ class Hub:
         for vhost in list(self.broker.vhosts.values()):
             if vhost.topics is not None and vhost.topics.get(OFFSETS_TOPIC) is not None:
                 self.groups_of(vhost.name)
-
-    def shared_origin(self, origin: bytes, channel: bytes, frame_max: int) -> bytes:
-        """One object for all who publish with this origin on channels of this number (two octets) in such frames.
-
-        So what many connections publish to one queue is delivered, and stored, as if one had (`delivery`: an origin
-        object says how contents are framed).
-        """
-        if len(self._origins) >= ORIGINS_MAX:
-            self._origins.clear()
-        return self._origins.setdefault((origin, channel, frame_max), origin)
 
     def end_turn(self, *, gather: bool = False) -> None:
         """Dispatch a slice, then write; with `gather` the caller sees to it that the disk gets its frame soon."""
@@ -157,44 +142,39 @@ class Hub:
         log.warning("alarm: %s", reason or "cleared")
         self.broker.alarm = reason
         if reason is None:
-            blocked, self.blocked = self.blocked, {}
-            for connection in blocked:
-                connection.resume()
-                if connection.transport is not None:
-                    connection.transport.resume()
+            for face in self.faces:
+                face.alarm_ended()
             self.end_turn()
 
-    def add(self, connection: Connection) -> None:
-        """A connection was accepted; it counts as half open until it has logged in and opened its vhost."""
-        self.connections[connection] = None
-        self.hosts.add(connection.peer[0])
-        self.half_open.add(connection)
+    def sweep(self) -> None:
+        """Timeouts of all connections, and whoever sends nothing while others wait for the room that it takes."""
+        for face in self.faces:
+            face.sweep()
+        one = self.unfinished.in_the_way()
+        if one is not None:
+            one.turn_out()
 
-    def remove(self, connection: Connection) -> None:
-        """The connection is closed."""
-        if connection in self.connections:
-            self.half_open.discard(connection)
-            del self.connections[connection]
-            self.hosts.remove(connection.peer[0])
-            self.blocked.pop(connection, None)
+    def end_all(self, *, failed: bool) -> None:
+        """The broker stops, or the disk has failed: every peer is asked to go."""
+        for face in self.faces:
+            face.end_all(failed=failed)
+        self.end_turn()
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open, of all faces."""
+        return sum(face.open_count for face in self.faces)
 
     def new_token(self) -> str:
         """22 characters of base64url nobody can guess."""
         return base64.urlsafe_b64encode(self.env.random_bytes(16)).decode().rstrip("=")
 
-    def log_refused(self, connection: Connection, refused: LoginRefused) -> None:
-        """A login failed; what the peer is told says less."""
-        text = "login refused: peer=%s:%s mechanism=%r reason=%s"
-        self.log_lines.warning(log, text, *connection.peer[:2], connection.mechanism[:32], refused)
-
     def statistics(self) -> dict[str, Any]:
         """Counts of what is there."""
         return {
-            "connections": len(self.connections),
-            "channels": sum(len(connection.channels) for connection in self.connections),
+            **(self.amqp.statistics() if self.amqp is not None else {}),
             "half_open": self.half_open.count,
             "unfinished_bytes": self.unfinished.octets,
-            "blocked": len(self.blocked),
             "turns": self.turns,
             "storage_frames": self.durability.flusher.frames_count if self.durability is not None else 0,
             "storage_checkpoints": self.durability.flusher.checkpoints_count if self.durability is not None else 0,

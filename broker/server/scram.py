@@ -52,15 +52,9 @@ class Scram:
     """
 
     __slots__ = (
-        "_authenticator",
-        "_derived",
-        "_iterations",
-        "_password_of",
-        "_random_bytes",
-        "_secret",
-        "_set",
+        "_authenticator", "_derived", "_iterations", "_making", "_password_of", "_random_bytes", "_secret", "_set",
         "_store",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -78,6 +72,7 @@ class Scram:
         if catalog.SCRAM_SECRET not in store.catalog:
             store.put(catalog.SCRAM_SECRET, random_bytes(32))
         self._secret = store.catalog[catalog.SCRAM_SECRET]
+        self._making: dict[Key, trio.Event] = {}
         self._derived: dict[Key, tuple[Secret, Credential]] = {}
         self._set: dict[Key, Credential] = dict(_stored(store))
 
@@ -152,15 +147,19 @@ class Scram:
         name, mechanism = exchange.name, exchange.mechanism
         proof = _proof(exchange, message)
         authenticator = self._authenticator
+        if self._password_of(name) is not None and self._known(name, mechanism) is None:
+            await self._make_once(name, mechanism)
+            # Whoever waited beside this one may have guessed.
+            authenticator.check_failures(name, peer_host)
+            credential = self._known(name, mechanism)
+            if credential is None or not exchange.proves(proof, credential):
+                authenticator.charge(name, peer_host)
+                raise LoginRefused(f"user {name!r} from {peer_host}: {mechanism}: wrong password")
+            exchange.end(credential)
+            return authenticator.admit(name, peer_host)
         # Charged before the wait and given back after, so that a thousand guesses at once do not all pass the check.
         authenticator.charge(name, peer_host)
-        secret = self._password_of(name)
-        password = b"" if secret is None else secret.reveal().encode()
-        salt = self._octets(mechanism, name, SALT_OCTETS)
-        derive = partial(Credential.of_password, HASHES[mechanism], password, salt, self._iterations)
-        made = await trio.to_thread.run_sync(derive, limiter=authenticator.threads)
-        if secret is not None and self._password_of(name) is secret:  # It may have changed in the meantime.
-            self._keep((name, mechanism), secret, made)
+        await self._make(name, mechanism)
         credential = self._known(name, mechanism)
         if credential is None or not exchange.proves(proof, credential):
             why = "wrong password or no such user" if credential is not None else "no such user, or no credentials"
@@ -168,6 +167,33 @@ class Scram:
         authenticator.charge(name, peer_host, -1.0)
         exchange.end(credential)
         return authenticator.admit(name, peer_host)
+
+    async def _make_once(self, name: str, mechanism: str) -> None:
+        """Make the keys of a password, or wait until they are made for somebody else.
+
+        A service that starts again logs in a hundred times at once, and none of them has failed yet.
+        """
+        key = name, mechanism
+        while (making := self._making.get(key)) is not None:
+            await making.wait()
+            if self._known(name, mechanism) is not None:
+                return
+        making = self._making[key] = trio.Event()
+        try:
+            await self._make(name, mechanism)
+        finally:
+            del self._making[key]
+            making.set()
+
+    async def _make(self, name: str, mechanism: str) -> None:
+        """Make keys in a thread, also where there is nothing to make them of: time must not tell."""
+        secret = self._password_of(name)
+        password = b"" if secret is None else secret.reveal().encode()
+        salt = self._octets(mechanism, name, SALT_OCTETS)
+        derive = partial(Credential.of_password, HASHES[mechanism], password, salt, self._iterations)
+        made = await trio.to_thread.run_sync(derive, limiter=self._authenticator.threads)
+        if secret is not None and self._password_of(name) is secret:  # It may have changed in the meantime.
+            self._keep((name, mechanism), secret, made)
 
     def _known(self, name: str, mechanism: str) -> Credential | None:
         credential = self._set.get((name, mechanism))

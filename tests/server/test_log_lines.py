@@ -71,8 +71,8 @@ def test_who_is_turned_out_in_a_loop(caplog, cause):
         elif cause == "timeout":
             world.kafka.turn_out(world.client().machine, "idle")
         else:
-            connection = Connection(world.hub, world.settings, ("127.0.0.1", 1))
-            world.hub.log_refused(connection, ValueError("no"))
+            connection = Connection(world.amqp, world.settings, ("127.0.0.1", 1))
+            world.amqp.log_refused(connection, ValueError("no"))
 
     for _ in range(AT_ONCE + 30):
         turn_out()

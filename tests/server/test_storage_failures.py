@@ -95,30 +95,33 @@ def test_the_directory_goes(tmp_path, keep_root):
 
 TICKER = """
 from broker.log.errors import Corrupt
+from broker.server.amqp.hub import AmqpHub
 from broker.server.ticker import Ticker
-real = Ticker.{method}
-def fall(ticker, *arguments):
-    if ticker._hub.connections:
+owner = {owner}
+real = owner.{method}
+def fall(self, *arguments):
+    if isinstance(self, AmqpHub) or self._hub.open_count:
         raise {error}
-    real(ticker, *arguments)
-Ticker.{method} = fall
+    real(self, *arguments)
+owner.{method} = fall
 """
 
 
 @pytest.mark.parametrize(
-    ("method", "error", "code", "line"),
+    ("owner", "method", "error", "code", "line"),
     [
-        ("_tick", "KeyError('ours')", OWN_ERROR, "an error of the broker's own"),
-        ("_tick", "Corrupt('x is bad')", STORAGE_FAILED, "storage failed, stopping: x is bad"),
-        ("_tick", "OSError(5, 'bad')", STORAGE_FAILED, "storage failed, stopping: [Errno 5] bad"),
-        # Where nobody expects storage to say anything.
-        ("_watch", "Corrupt('x is bad')", STORAGE_FAILED, "storage failed, stopping: x is bad"),
-        ("_watch", "OSError(5, 'bad')", OWN_ERROR, "an error of the broker's own"),
+        ("Ticker", "_tick", "KeyError('ours')", OWN_ERROR, "an error of the broker's own"),
+        ("Ticker", "_tick", "Corrupt('x is bad')", STORAGE_FAILED, "storage failed, stopping: x is bad"),
+        ("Ticker", "_tick", "OSError(5, 'bad')", STORAGE_FAILED, "storage failed, stopping: [Errno 5] bad"),
+        # Where nobody expects storage to say anything: it is a job of the scheduler, and most of those read the disk.
+        ("AmqpHub", "_watch", "KeyError('ours')", OWN_ERROR, "an error of the broker's own"),
+        ("AmqpHub", "_watch", "Corrupt('x is bad')", STORAGE_FAILED, "storage failed, stopping: x is bad"),
+        ("AmqpHub", "_watch", "OSError(5, 'bad')", STORAGE_FAILED, "storage failed, stopping: [Errno 5] bad"),
     ],
 )
-def test_what_the_ticker_meets(tmp_path, method, error, code, line):
+def test_what_the_ticker_meets(tmp_path, owner, method, error, code, line):
     """The process ends at once and says why once, with a traceback when it is the broker's own error."""
-    command = broken(TICKER.format(method=method, error=error))
+    command = broken(TICKER.format(owner=owner, method=method, error=error))
     with running_jackalope(directory=tmp_path, http=False, command=command) as broker:
         with contextlib.suppress(pika.exceptions.AMQPError):
             pika.BlockingConnection(parameters(broker)).process_data_events(HANG_S)

@@ -49,7 +49,7 @@ from protocol.amqp.frames import HEADER, HEARTBEAT, METHOD, OVERHEAD, method_fra
 from protocol.amqp.methods import method_number
 
 if TYPE_CHECKING:
-    from broker.server.hub import Hub
+    from broker.server.amqp.hub import AmqpHub
 
 log = logging.getLogger("jackalope.server")
 
@@ -88,6 +88,7 @@ class Connection:
         "drop_at_ms",
         "durability",
         "external_name",
+        "face",
         "finished",
         "frame_max",
         "heartbeat_s",
@@ -129,9 +130,10 @@ class Connection:
     )  # fmt: skip
 
     def __init__(
-        self, hub: Hub, settings: AmqpSettings, peer: tuple[str, int], external_name: str | None = None
+        self, face: AmqpHub, settings: AmqpSettings, peer: tuple[str, int], external_name: str | None = None
     ) -> None:
-        self.hub = hub
+        self.face = face
+        self.hub = hub = face.hub
         self.broker: Broker = hub.broker
         self.durability = hub.durability
         self.store = self.broker.store  # None keeps everything in memory.
@@ -582,7 +584,7 @@ class Connection:
 
     def reply_sink(self, address: str) -> Any:
         """The reply consumer behind a routing key, None if it is no reply address (any more)."""
-        return self.hub.reply_sinks.get(address)
+        return self.face.reply_sinks.get(address)
 
     def reply_address(self, channel: Channel) -> str | None:
         """The address of a channel's reply consumer."""
@@ -592,13 +594,13 @@ class Connection:
     def add_reply_consumer(self, channel: Channel, tag: str, arguments: dict[str, Any]) -> None:
         """basic.consume on the pseudo queue."""
         sink = ReplySink(channel, tag, self.hub.new_token(), arguments)
-        self.hub.reply_sinks[sink.name] = sink
+        self.face.reply_sinks[sink.name] = sink
         channel.reply_consumer = sink.consumer
 
     def forget_reply_consumer(self, channel: Channel) -> None:
         """The reply consumer goes, and routes that lead to it."""
         if channel.reply_consumer is not None:
-            self.hub.reply_sinks.pop(channel.reply_consumer.queue.name, None)
+            self.face.reply_sinks.pop(channel.reply_consumer.queue.name, None)
             channel.reply_consumer = None
             self.vhost.epoch += 1
 

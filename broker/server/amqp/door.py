@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from broker.config import Config
 from broker.server.amqp.connection import Connection
+from broker.server.amqp.hub import AmqpHub
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.half_open import AcceptLimits
-from broker.server.hub import Hub
 from broker.server.poller import Poller
 from broker.server.pump import Pump
 from broker.server.tls import Tls
@@ -19,21 +19,21 @@ from broker.server.tls import Tls
 class AmqpDoor:
     """An `Admit`."""
 
-    hub: Hub
+    face: AmqpHub
     poller: Poller
     settings: AmqpSettings
     limits: AcceptLimits
 
     def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
         """Half open ones that are too many make room for new ones."""
-        limits, hub = self.limits, self.hub
-        if len(hub.connections) >= limits.connections_max or hub.hosts.count(peer[0]) >= limits.per_host_max:
+        limits, face, hub = self.limits, self.face, self.face.hub
+        if face.open_count >= limits.connections_max or hub.hosts.count(peer[0]) >= limits.per_host_max:
             return False
         hub.half_open.make_room(peer[0], limits)
         hub.read_clock()
-        connection = Connection(hub, self.settings, peer)
-        hub.add(connection)
-        self.poller.add(Pump(hub, self.poller, sock, connection, tls))
+        connection = Connection(face, self.settings, peer)
+        face.add(connection)
+        self.poller.add(Pump(face, self.poller, sock, connection, tls))
         return True
 
 

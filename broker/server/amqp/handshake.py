@@ -118,7 +118,7 @@ def _login_ok(connection: Connection, user: Any) -> None:
 def _login_refused(connection: Connection, refused: LoginRefused) -> None:
     """Tell a client that can be told; let go of another after a delay, without a word (RabbitMQ 3.1/5)."""
     connection.login = None
-    connection.hub.log_refused(connection, refused)
+    connection.face.log_refused(connection, refused)
     mechanism = connection.mechanism
     if connection.peer_can("authentication_failure_close"):
         text = (

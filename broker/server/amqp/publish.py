@@ -164,7 +164,7 @@ def _learn(connection: Connection, frame: bytes) -> Route | None:
     connection.route_misses += 1
     if connection.route_misses % connection.route_misses_per_entry:
         return Route(frame, port.exchange, queues, origin, frame[key_end] & MANDATORY)
-    origin = connection.hub.shared_origin(origin, frame[1:3], connection.frame_max)
+    origin = connection.face.shared_origin(origin, frame[1:3], connection.frame_max)
     found = routes[frame] = Route(frame, port.exchange, queues, origin, frame[key_end] & MANDATORY)
     return found
 

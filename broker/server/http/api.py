@@ -327,7 +327,7 @@ def _connections(request: Request) -> list[Any]:
     everything = bool(request.user.tags & MONITORING)
     return [
         connection
-        for connection in request.hub.connections
+        for connection in request.hub.amqp.connections
         if everything or (connection.vhost is not None and connection.vhost.name in mine)
     ]
 

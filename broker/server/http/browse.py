@@ -52,7 +52,7 @@ def _leased(request: Request, queue: Queue) -> dict[int, Message]:
     """What is with consumers of AMQP, by offset."""
     return {
         offset: message
-        for connection in request.hub.connections
+        for connection in request.hub.amqp.connections
         for channel in connection.channels.values()
         for holder, offset, message in channel.unacked.values()
         if holder.queue is queue

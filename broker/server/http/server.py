@@ -71,9 +71,12 @@ class HttpServer:
         self._sockets = sockets
         self._limits = limits
         self._statistics = statistics
-        self._open = 0
+        self._everybody: dict[_Exchanges, None] = {}
+        self.is_stopping = False
+        """Nobody gets more than one answer."""
         self.waiting = HalfOpen()
         """The connections for which nothing is done: silent, idle, in mid-request, or not taking their answer."""
+        hub.faces.append(self)
 
     async def run(self) -> None:
         """Accept for ever."""
@@ -90,11 +93,34 @@ class HttpServer:
                 self._hub.log_lines.warning(log, "accept failed: %s", error)
                 await trio.sleep(0.1)
                 continue
-            if self._open >= self._limits.http_connections_max and not self._make_room(str(peer[0])):
+            if self.open_count >= self._limits.http_connections_max and not self._make_room(str(peer[0])):
                 accepted.close()
                 continue
-            self._open += 1
-            self._nursery.start_soon(self._serve, trio.SocketStream(accepted), (str(peer[0]), int(peer[1])))
+            stream = trio.SocketStream(accepted)
+            exchanges = _Exchanges(self, stream, (str(peer[0]), int(peer[1])))
+            self._everybody[exchanges] = None
+            self._nursery.start_soon(self._serve, stream, exchanges)
+
+    # The process.
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open."""
+        return len(self._everybody)
+
+    def sweep(self) -> None:
+        """Each connection keeps its own time."""
+
+    def alarm_ended(self) -> None:
+        """Nobody waits for it: what cannot be published is refused."""
+
+    def end_all(self, *, failed: bool) -> None:
+        """Requests under way are answered; whoever has none is closed."""
+        del failed  # What is not durable is answered with 500 by itself.
+        self.is_stopping = True
+        for exchanges in list(self._everybody):
+            if not exchanges.is_busy and not exchanges.is_answering:
+                exchanges.scope.cancel()
 
     def _make_room(self, host: str) -> bool:
         """Close the one that has to go before another one is taken; False when something is done for all of them."""
@@ -106,8 +132,7 @@ class HttpServer:
         surplus.transport.close()
         return True
 
-    async def _serve(self, stream: trio.SocketStream, peer: tuple[str, int]) -> None:
-        exchanges = _Exchanges(self, stream, peer)
+    async def _serve(self, stream: trio.SocketStream, exchanges: _Exchanges) -> None:
         self.waiting.add(exchanges)
         try:
             with exchanges.scope:
@@ -118,7 +143,7 @@ class HttpServer:
         finally:
             self.waiting.discard(exchanges)
             exchanges.begun.let_go()
-            self._open -= 1
+            del self._everybody[exchanges]
 
     def note_failure(self, what: str, error: Exception) -> None:
         """A request has met a bug: one line, with where it was; one a second at most."""
@@ -254,10 +279,11 @@ class _Exchanges:
         self._peer_host = peer[0]
         self.transport = self
         self.scope = trio.CancelScope()
-        self.begun = Begun(server._hub.unfinished, self._on_room, self.close, lambda: self._is_busy)
+        self.begun = Begun(server._hub.unfinished, self._on_room, self.close, lambda: self.is_busy)
         """What it holds of a large body."""
         self._room: trio.Event | None = None
-        self._is_busy = False  # Something is done for it.
+        self.is_busy = False  # Something is done for it.
+        self.is_answering = False  # Its answer is on its way.
         self._without_body = False  # The answer to HEAD.
         self._is_last = False
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_header_bytes_max)
@@ -349,14 +375,17 @@ class _Exchanges:
         """Answer; as long as something is done for it the connection is in nobody's way."""
         waiting = self._server.waiting
         waiting.discard(self)
-        self._is_busy = True
+        self.is_busy = True
         try:
             send = await self._answer(request, body)
         finally:
-            self._is_busy = False
+            self.is_busy = False
             waiting.add(self)
             waiting.heard(self)
+        self._is_last = self._is_last or self._server.is_stopping
+        self.is_answering = True
         await send()
+        self.is_answering = False
 
     async def _answer(self, request: h11.Request, body: bytes) -> Callable[[], Awaitable[None]]:
         """How the answer is sent."""

@@ -48,11 +48,11 @@ class KafkaConnection:
     """See the module."""
 
     __slots__ = (
-        "_begun", "_buffer", "_chunks", "_external_name", "_have", "_large", "_largest", "_position", "client_id",
-        "client_software", "congested", "debt", "exchange", "expects_token", "finished", "has_logged_in", "held", "hub",
-        "last_heard_ms", "local", "login", "mechanism", "need", "number", "on_close", "out", "out_size", "peer",
-        "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target", "tls", "touched",
-        "transport", "user", "working",
+        "_begun", "_buffer", "_chunks", "_external_name", "_have", "_is_last", "_large", "_largest", "_position",
+        "client_id", "client_software", "congested", "debt", "exchange", "expects_token", "finished", "has_logged_in",
+        "held", "hub", "last_heard_ms", "local", "login", "mechanism", "need", "number", "on_close", "out", "out_size",
+        "peer", "pledged_count", "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target",
+        "tls", "touched", "transport", "user", "working",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
@@ -76,6 +76,10 @@ class KafkaConnection:
         """The octets of its answers, also of those that do not have their turn yet."""
         self.held: tuple[Slot, Any] | None = None
         """A request that waits, and all behind it: for the disk to catch up, or for an alarm to end."""
+        self.pledged_count = 0
+        """How many of its requests are done, and answered once that is durable."""
+        self._is_last = False
+        """It takes no more requests."""
         self.working = False
         """Whether a request is being answered in slices; all behind it wait."""
         self.on_close: dict[object, Callable[[], None]] = {}
@@ -123,6 +127,7 @@ class KafkaConnection:
         return (
             self.held is not None
             or self.working
+            or self._is_last
             or len(self.slots) >= SLOTS_MAX
             or self.out_size > OUT_BYTES_MAX
             or self.debt.is_too_much
@@ -319,6 +324,7 @@ class KafkaConnection:
                     yield from slot.answer_in_steps(done.value)
                 self.working = False
                 self._maybe_let_go()
+                self._maybe_end()
                 self._resume()
                 return
             if units == NEEDS_TURN:
@@ -355,6 +361,7 @@ class KafkaConnection:
             self.out_size += sum(map(len, parts))
         if self.out:
             self.touch()
+        self._maybe_end()
         if len(slots) < count:
             self.debt.go_on()
         if len(slots) < SLOTS_MAX <= count:
@@ -400,6 +407,18 @@ class KafkaConnection:
         self.held = None
         self.finished = True
         self.touch()
+
+    def end_when_done(self) -> None:
+        """Take no more requests; close when what was done is answered. Who waits for something to happen is not."""
+        self._is_last = True
+        self._maybe_end()
+
+    def _maybe_end(self) -> None:
+        if self._is_last and not self.pledged_count and not self.working:
+            self.slots.clear()
+            self.held = None
+            self.finished = True
+            self.touch()
 
     def end_by_bug(self) -> None:
         """Close, within an `except`: what is raised further up would end the broker."""

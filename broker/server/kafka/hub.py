@@ -64,10 +64,12 @@ class Answer(Pledge):
         self.slot = slot
         self.response = response
         hub.waiting_count += 1
+        slot.connection.pledged_count += 1
 
     def kept(self, committed: bool) -> None:
         """See `Pledge.kept`."""
         self.hub.waiting_count -= 1
+        self.slot.connection.pledged_count -= 1
         if committed:
             self.slot.answer(self.response)
 
@@ -92,9 +94,9 @@ class KafkaHub:
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
         self._calls_timers = self._is_watching = False
-        self._watch_ms = 0
         self.groups = hub.groups_of(settings.vhost)
         durability.on_synced.append(self._release_held)
+        hub.faces.append(self)
         hub.on_tick.append(self._tick)
         hub.next_dues.append(lambda: self._timers[0][0] if self._timers else None)
 
@@ -223,16 +225,39 @@ class KafkaHub:
             self._calls_timers = True
             self.hub.scheduler.add_job(self._call_more_timers())
         self._release_held()
-        if now_ms >= self._watch_ms:
-            self._watch_ms = now_ms + WATCH_EVERY_MS
-            if not self._is_watching:
-                self._is_watching = True
-                job = self._watch_all()
-                if next(job, None) is not None:
-                    self.hub.scheduler.add_job(job)
-            debt = self.owed.in_the_way(now_ms)
-            if debt is not None:
-                self.turn_out(debt.connection, "others wait for what it does not take")
+
+    # The process.
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open."""
+        return len(self.connections)
+
+    def alarm_ended(self) -> None:
+        """Publishers may go on."""
+        self._release_held()
+
+    def sweep(self) -> None:
+        """Look at every connection, in slices, and at who holds room that others wait for."""
+        if not self._is_watching:
+            self._is_watching = True
+            job = self._watch_all()
+            if next(job, None) is not None:
+                self.hub.scheduler.add_job(job)
+        debt = self.owed.in_the_way(self.now_ms)
+        if debt is not None:
+            self.turn_out(debt.connection, "others wait for what it does not take")
+
+    def end_all(self, *, failed: bool) -> None:
+        """Each connection is closed once what it has done is answered (Kafka's protocol has no goodbye); at once if the
+        disk has failed: what was asked of it is not answered any more."""
+        for connection in list(self.connections):
+            if failed:
+                connection.transport.close()
+            else:
+                connection.end_when_done()
+
+    # Timeouts.
 
     def _call_timers(self, now_ms: int) -> bool:
         """Call some of what is due; whether there may be more."""

@@ -13,6 +13,7 @@ from broker.core.access import Access
 from broker.core.broker import Broker
 from broker.log.recovery import open_store
 from broker.server.amqp.connection import Connection
+from broker.server.amqp.hub import AmqpHub
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator
 from broker.server.durability import Durability
@@ -71,6 +72,7 @@ class World:
         self.access = Access()
         self.authenticator = Authenticator(self.access)
         self.hub = Hub(self.broker, self.access, self.authenticator, self.durability, env=self.env)
+        self.amqp = AmqpHub(self.hub)
         self.settings = AmqpSettings(**settings)
         self.ports = itertools.count(1000)
         self.allow("guest", ".*", ".*", ".*")
@@ -137,8 +139,8 @@ class Client:
 
     def __init__(self, world):
         self.world = world
-        self.machine = Connection(world.hub, world.settings, ("127.0.0.1", next(world.ports)))
-        world.hub.add(self.machine)
+        self.machine = Connection(world.amqp, world.settings, ("127.0.0.1", next(world.ports)))
+        world.amqp.add(self.machine)
 
     def feed(self, data):
         """Octets to the broker; runs until all is done."""
@@ -228,7 +230,7 @@ class Client:
     def drop(self):
         """The peer is gone."""
         self.machine.abort()
-        self.world.hub.remove(self.machine)
+        self.world.amqp.remove(self.machine)
         self.world.settle()
 
 

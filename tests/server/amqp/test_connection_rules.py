@@ -6,7 +6,6 @@ import pytest
 from amqp_harness import Client, Transport, World, publish, refusal
 
 from broker.server.amqp.state import State
-from broker.server.ticker import Ticker
 from protocol.amqp import content as wire
 from protocol.amqp.frames import PROTOCOL_HEADER, frame, method_frame
 
@@ -370,13 +369,12 @@ def test_a_dead_connection_returns_its_deliveries_to_their_places(world):
 
 def watch(world, client, seconds, talking=False):
     """Let a quarter of a second pass again and again, as the ticker does."""
-    ticker = Ticker(world.hub, 10_000, 2**40)
     client.machine.transport = client.machine.transport or Transport()
     for _ in range(int(seconds * 4)):
         world.hub.now_ms += 250
         if talking:
             client.machine.received_octets += 1
-        ticker._watch(client.machine, world.hub.now_ms)
+        world.amqp._watch(client.machine, world.hub.now_ms)
     return client.machine.transport
 
 

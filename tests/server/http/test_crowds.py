@@ -113,7 +113,7 @@ def test_who_does_not_read_its_answer(world):
 
     async def scenario(address, server):
         crowd = [await connect(address, request * 200) for _ in range(COUNT)]
-        await until(lambda: server._open == COUNT)
+        await until(lambda: server.open_count == COUNT)
         polite = await connect(address, REQUEST + b"\r\n")
         assert await status(polite) == 200
         await polite.aclose()

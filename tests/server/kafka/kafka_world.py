@@ -31,6 +31,12 @@ class KafkaWorld(World):
             self.hub, topics, self.durability, KafkaSettings(cluster_id="cluster", **settings), scram
         )
 
+    def advance(self, milliseconds):
+        """Time passes, and connections are looked at."""
+        super().advance(milliseconds)
+        self.kafka.sweep()
+        self.settle()
+
     def client(self):
         """A connection."""
         return KafkaClient(self)

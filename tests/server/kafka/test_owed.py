@@ -31,10 +31,7 @@ def held(client):
 
 def watch(world, passed_ms):
     """Time passes, and the peers are looked after."""
-    world.hub.now_ms += passed_ms
-    for call in world.hub.on_tick:
-        call(world.hub.now_ms)
-    world.settle()
+    world.advance(passed_ms)
 
 
 @pytest.fixture
