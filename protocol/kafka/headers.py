@@ -101,7 +101,7 @@ def write_response(header: RequestHeader, response: Any) -> Buffers:
 def response_steps(header: RequestHeader, response: Any) -> Generator[None, None, Buffers]:
     """Make what `write_response` returns, with pauses: of a response that may have very many elements."""
     is_flexible = APIS[header.api_key].is_flexible(header.api_version)
-    out: list[Any] = [b"\0" if is_flexible else b""]
+    out: list[Any] = [b"\0" if is_flexible and header.api_key != API_VERSIONS else b""]
     done: list[bytes] = []
     large: list[int] = []
     for _ in write_steps(response, header.api_version, out, large, is_flexible=is_flexible):
