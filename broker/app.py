@@ -65,9 +65,9 @@ log = logging.getLogger("jackalope")
 MEMORY = "memory"
 """The storage.dir of a broker that keeps nothing; its ready line says so."""
 SWITCH_INTERVAL_S = 0.0005
-COLLECTED_AT = (50_000, 5, 500)
-"""For `gc.set_threshold`. A collection stops everything: of the youngest it looks at 50,000 objects, of those that have
-outlived six at 300,000, which takes 10 ms; the oldest are looked at once in 125 million."""
+COLLECTED_AT = (10_000, 6, 2_000)
+"""For `gc.set_threshold`. A collection stops everything: of the youngest it looks at 10,000 objects, of those that have
+outlived one at 70,000, which takes 10 ms; the oldest are looked at once in 120 million."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's mallopt."""
 FREED_BYTES_KEPT, BLOCK_BYTES_MAX = 32 << 20, 8 << 20

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from protocol.kafka.schema import FIXED, Spec
-from protocol.kafka.source import Fields, Source, fields_of
+from protocol.kafka.source import PAUSE_ELEMENTS, Fields, Source, fields_of
 
 Writer = Callable[[Any, list[Any], list[int]], None]
 """(value, what to append the pieces to, where the indices of large pieces go)."""
 PausingWriter = Callable[[Any, list[Any], list[int]], Iterator[None]]
 """The same, with a pause after each `PAUSE_ELEMENTS` elements of arrays, however deep they are."""
-PAUSE_ELEMENTS = 500
-"""Some 0.5 ms."""
 JOINED_BYTES_MAX = 4096
 """Larger buffers of records are sent as they are."""
 SHORT_ARRAY = 8
