@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from kio.serial import entity_reader, entity_writer
 from kio_values import assert_same, structs, theirs
 
-from protocol.kafka import writers
+from protocol.kafka import readers, writers
 from protocol.kafka.apis import APIS
 from protocol.kafka.codec import encode, read
 from protocol.kafka.errors import ErrorCode
@@ -17,11 +17,13 @@ from protocol.kafka.headers import (
     UnsupportedVersion,
     read_request,
     read_response,
+    request_steps,
     response_steps,
     unsupported_version_response,
     write_request,
     write_response,
 )
+from protocol.kafka.schema import MalformedRequest
 
 CASES = [
     pytest.param(api, version, kind, id=f"{api.name}-{version}-{kind}")
@@ -57,9 +59,10 @@ def test_against_kio(api, version, kind):
 
 @pytest.fixture
 def pausing(monkeypatch):
-    """Writers pause at every element."""
-    monkeypatch.setattr(writers, "PAUSE_ELEMENTS", 1)
-    monkeypatch.setattr(writers, "_PAUSING", {})
+    """Readers and writers pause at every element."""
+    for one in (writers, readers):
+        monkeypatch.setattr(one, "PAUSE_ELEMENTS", 1)
+        monkeypatch.setattr(one, "_PAUSING", {})
 
 
 @pytest.mark.parametrize("api", APIS.values(), ids=lambda api: api.name)
@@ -79,6 +82,37 @@ def check_steps(api, version):
         assert b"".join(finish(response_steps(header, value))[0]) == b"".join(write_response(header, value))
 
     check()
+
+
+@pytest.mark.parametrize("api", APIS.values(), ids=lambda api: api.name)
+def test_what_is_read_in_steps(api, pausing):
+    """It is what is read at once; what is cut anywhere is refused in the same words."""
+    for version in {api.min_version, api.max_version}:
+        check_reading(api, version)
+
+
+def check_reading(api, version):
+    """Of any values."""
+    header = RequestHeader(api.key, version, 7, "me")
+
+    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(structs(api.request, version, flexible=api.is_flexible(version)))
+    def check(value):
+        octets = write_request(header, value)[4:]
+        for end in (len(octets), len(octets) - 1, len(octets) // 2, 11):
+            assert read_so(lambda cut: finish(request_steps(cut))[0], octets[:end]) == read_so(
+                read_request, octets[:end]
+            )
+
+    check()
+
+
+def read_so(read_, octets):
+    """What is read, or why it is not."""
+    try:
+        return read_(octets)
+    except MalformedRequest as error:
+        return str(error)
 
 
 def finish(steps):
