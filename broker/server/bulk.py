@@ -53,16 +53,8 @@ class BulkPump(Pump):
         if target is None or self.lingering or self.tls is not None or self.machine.paused or not self.listening:
             super().step(alone)
             return
-        try:
-            count = self.sock.recv_into(target)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            log.debug("connection lost: %s", error)
-            self.close()
-            return
+        count = self._read(self.sock.recv_into, target)
         if not count:
-            self.close()
             return
         more = count == len(target)
         self.machine.received(count)

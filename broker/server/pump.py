@@ -18,8 +18,9 @@ import logging
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.server.tls import Tls
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from broker.server.poller import Poller
 
 log = logging.getLogger("jackalope.server")
+
+T = TypeVar("T")
 
 JOIN_BYTES_MAX = 4 * 1024 * 1024
 """Up to this size what is to be sent is joined in one go."""
@@ -82,16 +85,8 @@ class Pump:
             more = False
         else:
             size = self._size
-            try:
-                data = self.sock.recv(size)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.debug("connection lost: %s", error)
-                self.close()
-                return
+            data = self._read(self.sock.recv, size)
             if not data:
-                self.close()
                 return
             more = len(data) == size
             limits = self._limits
@@ -99,6 +94,21 @@ class Pump:
             self._receive(data)
             more = more or machine.more
         self._go_on(more)
+
+    def _read(self, receive: Callable[[Any], T], into: Any) -> T | None:
+        """What the socket has; None where that is nothing, or the end, with which the connection is closed."""
+        try:
+            found = receive(into)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            log.debug("connection lost: %s", error)
+            self.close()
+            return None
+        if not found:
+            self.close()
+            return None
+        return found
 
     def _go_on(self, more: bool) -> None:
         """A turn is over; `more`: the next one has something to do."""

@@ -14,7 +14,7 @@ from typing import Any
 from protocol.kafka.readers import ELEMENTS_MAX, ERRORS, reader
 from protocol.kafka.schema import MalformedRequest
 from protocol.kafka.source import where
-from protocol.kafka.writers import steps_of, writer
+from protocol.kafka.writers import pausing_writer, writer
 
 
 def read(cls: Any, version: int, data: bytes | memoryview, position: int, *, is_flexible: bool) -> tuple[Any, int]:
@@ -44,7 +44,7 @@ def write(value: Any, version: int, out: list[Any], large: list[int], *, is_flex
 def write_steps(value: Any, version: int, out: list[Any], large: list[int], *, is_flexible: bool) -> Iterator[None]:
     """Do what `write` does, with pauses. Raises ValueError."""
     try:
-        yield from steps_of(type(value), version, is_flexible=is_flexible)(value, out, large)
+        yield from pausing_writer(type(value), version, is_flexible=is_flexible)(value, out, large)
     except (struct.error, AttributeError, TypeError) as error:
         raise ValueError(f"{where(error.__traceback__)}{error}") from error
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from protocol.kafka.apis import APIS
 from protocol.kafka.codec import malformed, read, write, write_steps
 from protocol.kafka.errors import ErrorCode
-from protocol.kafka.readers import ELEMENTS_MAX, ERRORS, Reader, reader, skip_tags
+from protocol.kafka.readers import ELEMENTS_MAX, ERRORS, Reader, pausing_reader, reader, skip_tags
 from protocol.kafka.schema import MalformedRequest
 
 API_VERSIONS = 18
@@ -56,21 +56,42 @@ def read_request(data: bytes | memoryview, served: Container[int] = APIS) -> tup
     try:
         key, version, correlation_id, size = _HEADER.unpack_from(data, 0)
         read_body, is_flexible = _REQUESTS.get((key, version)) or _served(key, version, correlation_id, served)
-        position = _HEADER.size
-        end = len(data)
-        client_id = None
-        if size >= 0:
-            stop = position + size
-            if stop > end:
-                raise MalformedRequest(f"a client id of {size} octets")
-            client_id = str(data[position:stop], "utf-8")
-            position = stop
-        if is_flexible:
-            position = skip_tags(data, position, end)
-        request, _ = read_body(data, position, end, [ELEMENTS_MAX])
+        client_id, position = _behind_header(data, size, is_flexible=is_flexible)
+        request, _ = read_body(data, position, len(data), [ELEMENTS_MAX])
     except ERRORS as error:
         raise malformed(error) from None
     return RequestHeader(key, version, correlation_id, client_id), request
+
+
+def request_steps(
+    data: bytes | memoryview, served: Container[int] = APIS
+) -> Generator[None, None, tuple[RequestHeader, Any]]:
+    """Read what `read_request` reads, with pauses: a request that may have very many elements."""
+    try:
+        key, version, correlation_id, size = _HEADER.unpack_from(data, 0)
+        _, is_flexible = _served(key, version, correlation_id, served)
+        client_id, position = _behind_header(data, size, is_flexible=is_flexible)
+        read_body = pausing_reader(APIS[key].request, version, is_flexible=is_flexible)
+        request, _ = yield from read_body(data, position, len(data), [ELEMENTS_MAX])
+    except ERRORS as error:
+        raise malformed(error) from None
+    return RequestHeader(key, version, correlation_id, client_id), request
+
+
+def _behind_header(data: bytes | memoryview, size: int, *, is_flexible: bool) -> tuple[str | None, int]:
+    """(the client id, which has `size` octets, the position of what is asked). Raises one of ERRORS."""
+    position = _HEADER.size
+    end = len(data)
+    client_id = None
+    if size >= 0:
+        stop = position + size
+        if stop > end:
+            raise MalformedRequest(f"a client id of {size} octets")
+        client_id = str(data[position:stop], "utf-8")
+        position = stop
+    if is_flexible:
+        position = skip_tags(data, position, end)
+    return client_id, position
 
 
 _REQUESTS: dict[tuple[int, int], tuple[Reader, bool]] = {}
@@ -101,7 +122,7 @@ def write_response(header: RequestHeader, response: Any) -> Buffers:
 def response_steps(header: RequestHeader, response: Any) -> Generator[None, None, Buffers]:
     """Make what `write_response` returns, with pauses: of a response that may have very many elements."""
     is_flexible = APIS[header.api_key].is_flexible(header.api_version)
-    out: list[Any] = [b"\0" if is_flexible else b""]
+    out: list[Any] = [b"\0" if is_flexible and header.api_key != API_VERSIONS else b""]
     done: list[bytes] = []
     large: list[int] = []
     for _ in write_steps(response, header.api_version, out, large, is_flexible=is_flexible):

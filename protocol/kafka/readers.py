@@ -10,14 +10,16 @@ octets it says it takes. What is wrong raises one of ERRORS; `codec` makes Malfo
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from protocol.kafka.schema import FIXED, MalformedRequest, Spec
-from protocol.kafka.source import Fields, Source, fields_of, fixed_codes, least_size
+from protocol.kafka.source import PAUSE_ELEMENTS, Fields, Source, fields_of, fixed_codes, least_size
 
 Reader = Callable[[Any, int, int, list[int]], tuple[Any, int]]
 """(octets, position, end, [elements that arrays may have yet]) -> (value, position behind it)."""
+PausingReader = Callable[[Any, int, int, list[int]], Generator[None, None, tuple[Any, int]]]
+"""The same, with a pause after each `PAUSE_ELEMENTS` elements of arrays that are read one by one, however deep."""
 ERRORS = (MalformedRequest, struct.error, IndexError, UnicodeDecodeError)
 ELEMENTS_MAX = 40_000
 """Of all arrays of a message. An object is a hundred octets, of which a frame has to spend but three, and a message is
@@ -76,6 +78,7 @@ _NAMES = {
     "null": _null, "negative": _negative, "overrun": _overrun,
 }  # fmt: skip
 _READERS: dict[tuple[Any, int, bool], Reader] = {}
+_PAUSING: dict[tuple[Any, int, bool], PausingReader] = {}
 
 
 def reader(cls: Any, version: int, *, is_flexible: bool) -> Reader:
@@ -87,21 +90,33 @@ def reader(cls: Any, version: int, *, is_flexible: bool) -> Reader:
     return found
 
 
+def pausing_reader(cls: Any, version: int, *, is_flexible: bool) -> PausingReader:
+    """What reads one of these in steps, or raises one of ERRORS."""
+    key = (cls, version, is_flexible)
+    found = _PAUSING.get(key)
+    if found is None:
+        found = _PAUSING[key] = _Reading(version, is_flexible, pauses=True).function(cls)
+    return found
+
+
 class _Reading:
     """One function in the making. Variables are named for their field and the level of their struct."""
 
-    def __init__(self, version: int, is_flexible: bool) -> None:
+    def __init__(self, version: int, is_flexible: bool, *, pauses: bool = False) -> None:
         self._version = version
+        self._pauses = pauses
         self._is_flexible = is_flexible
         self._source = Source(_NAMES)
         self._end = "end"
 
-    def function(self, cls: Any) -> Reader:
-        """The reader of a class."""
+    def function(self, cls: Any) -> Any:
+        """The reader of a class, or a pausing one."""
         self._source.add("def read(data, position, end, left):", 0)
+        if self._pauses:
+            self._source.add(f"until_pause = {PAUSE_ELEMENTS}")
+            self._source.add("if not until_pause: yield")  # A generator, also where there is no array.
         self._source.add(f"return {self._struct(cls, 0, 1)}, position")
-        found: Reader = self._source.compiled("read", f"reader of {cls.__name__} {self._version}")
-        return found
+        return self._source.compiled("read", f"reader of {cls.__name__} {self._version}")
 
     def _struct(self, cls: Any, level: int, depth: int) -> str:
         """Lines that read the fields; the expression that makes the struct of them."""
@@ -206,6 +221,11 @@ class _Reading:
         self._source.add(f"{target} = []", depth)
         self._source.add(f"add_{level} = {target}.append", depth)
         self._source.add("for _ in range(n):", depth)
+        if self._pauses:
+            self._source.add("until_pause -= 1", depth + 1)
+            self._source.add("if not until_pause:", depth + 1)
+            self._source.add(f"until_pause = {PAUSE_ELEMENTS}", depth + 2)
+            self._source.add("yield", depth + 2)
 
     def _primitives(self, target: str, of: Spec, least: int, level: int, depth: int) -> None:
         if of.kind in FIXED and of.kind != "uuid":

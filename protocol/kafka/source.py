@@ -13,6 +13,8 @@ from typing import Any
 from protocol.kafka.schema import FIXED, Spec
 
 Fields = list[tuple[str, Spec]]
+PAUSE_ELEMENTS = 500
+"""Elements of arrays that a pausing reader or writer takes at a time: 0.1 to 0.5 ms."""
 _FIELDS = "FIELDS_OF_LINES"
 
 

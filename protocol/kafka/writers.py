@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from protocol.kafka.schema import FIXED, Spec
-from protocol.kafka.source import Fields, Source, fields_of
+from protocol.kafka.source import PAUSE_ELEMENTS, Fields, Source, fields_of
 
 Writer = Callable[[Any, list[Any], list[int]], None]
 """(value, what to append the pieces to, where the indices of large pieces go)."""
-Steps = Callable[[Any, list[Any], list[int]], Iterator[None]]
+PausingWriter = Callable[[Any, list[Any], list[int]], Iterator[None]]
 """The same, with a pause after each `PAUSE_ELEMENTS` elements of arrays, however deep they are."""
-PAUSE_ELEMENTS = 500
-"""Some 0.5 ms."""
 JOINED_BYTES_MAX = 4096
 """Larger buffers of records are sent as they are."""
 SHORT_ARRAY = 8
@@ -39,7 +37,7 @@ def uvarint(value: int) -> bytes:
 
 _NAMES = {"uvarint": uvarint, "pack_any": struct.pack, "JOINED_BYTES_MAX": JOINED_BYTES_MAX}
 _WRITERS: dict[tuple[Any, int, bool], Writer] = {}
-_STEPS: dict[tuple[Any, int, bool], Steps] = {}
+_PAUSING: dict[tuple[Any, int, bool], PausingWriter] = {}
 _SHORT_ARRAYS: dict[str, list[Callable[..., bytes]]] = {}
 
 
@@ -52,12 +50,12 @@ def writer(cls: Any, version: int, *, is_flexible: bool) -> Writer:
     return found
 
 
-def steps_of(cls: Any, version: int, *, is_flexible: bool) -> Steps:
+def pausing_writer(cls: Any, version: int, *, is_flexible: bool) -> PausingWriter:
     """What writes one of these that may be very long, in steps."""
     key = (cls, version, is_flexible)
-    found = _STEPS.get(key)
+    found = _PAUSING.get(key)
     if found is None:
-        found = _STEPS[key] = _Writing(version, is_flexible, pauses=True).function(cls)
+        found = _PAUSING[key] = _Writing(version, is_flexible, pauses=True).function(cls)
     return found
 
 
@@ -81,7 +79,7 @@ class _Writing:
         self._values: list[str] = []
 
     def function(self, cls: Any) -> Any:
-        """The writer of a class, or its `Steps`."""
+        """The writer of a class, or a pausing one."""
         self._open()
         if self._pauses:
             self._source.add(f"left = {PAUSE_ELEMENTS}")

@@ -8,6 +8,7 @@ import pytest
 
 from broker.log.disk import RealDisk
 from broker.server.bulk import TLS_BYTES_MAX, BulkPump
+from broker.server.log_lines import LogLines
 from broker.server.pump import PumpLimits
 
 MIB = 1 << 20
@@ -77,7 +78,7 @@ def pump_of(machine, cipher):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    home = SimpleNamespace(now_ms=0, remove=lambda _: None)
+    home = SimpleNamespace(now_ms=0, remove=lambda _: None, log_lines=LogLines())
     return BulkPump(home, Poller(), ours, machine, cipher), theirs
 
 

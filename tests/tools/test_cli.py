@@ -113,3 +113,10 @@ def test_a_port_in_use_is_named(broker):
     code, _, err = jackalope(None, "serve", "--data", "memory", "--set", f"listeners.amqp={broker.host}:{broker.port}")
     assert code == 1
     assert f"cannot listen on {broker.host}:{broker.port}" in err
+
+
+def test_what_was_left_aside(broker):
+    """Nothing was, of a broker that has just begun; what is not there cannot be dropped."""
+    assert jackalope(broker, "catalog", "ls")[:2] == (0, "")
+    code, _, err = jackalope(broker, "catalog", "rm", "0123456789abcdef")
+    assert (code, err) == (4, "jackalope: no entry '0123456789abcdef' is left aside\n")

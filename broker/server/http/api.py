@@ -1,8 +1,8 @@
 """The paths of RabbitMQ's management API that are served: a table of routes, and what each answers.
 
 Handlers are synchronous and pure towards the network: request in, (status, JSON value) out; `Listing` is an answer
-that `server` builds in slices, and a handler that is a generator pauses where it yields (`Steps`). Knows nothing of
-h11. Paths are split before they are decoded, so that the vhost `/` arrives as `%2F` (RabbitMQ's rule).
+that `server` builds in slices, and a handler that is a generator pauses where it yields (`LongAnswer`). Knows nothing
+of h11. Paths are split before they are decoded, so that the vhost `/` arrives as `%2F` (RabbitMQ's rule).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ Work = Generator[None, None, Any]
 """What a handler returns that takes longer: it pauses where it yields, and returns the answer."""
 
 
-class Steps:
+class LongAnswer:
     """An answer under way."""
 
     def __init__(self, work: Work) -> None:
@@ -156,7 +156,7 @@ def _refusals_told() -> Iterator[None]:
 
 
 def answer(request: Request) -> Any:
-    """What to send: a JSON value, a Listing, CREATED for 201, None for 204; or the Steps to it. Raises HttpError."""
+    """What to send: a JSON value, a Listing, CREATED for 201, None for 204; or a LongAnswer. Raises HttpError."""
     allowed = set()
     for method, segments, handler in _ROUTES.get((request.parts[0], len(request.parts)), ()):
         if all(wanted in ("*", given) for wanted, given in zip(segments, request.parts, strict=True)):
@@ -167,7 +167,7 @@ def answer(request: Request) -> Any:
                     raise HttpError(401, "not_authorised", "Not management user")
                 with _refusals_told():
                     found = handler(request, *arguments)
-                    return Steps(found) if isinstance(found, Generator) else found
+                    return LongAnswer(found) if isinstance(found, Generator) else found
     if allowed:
         raise HttpError(405, "method_not_allowed", f"use {', '.join(sorted(allowed))}")
     raise HttpError(404, "Object Not Found", "Not Found")

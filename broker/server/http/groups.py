@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.access_lists import Operation
 from broker.core.groups.values import CONSUMER, GroupDescription, MemberDescription, State
 from broker.core.vhost import VHost
-from broker.server.http.api import (
-    HttpError,
-    Listing,
-    Request,
-    Work,
-    find_vhost,
-    require,
-    route_to,
-    visible_vhosts,
-)
+from broker.server.http.api import HttpError, Listing, Request, Work, find_vhost, require, route_to, visible_vhosts
 from broker.server.http.fields import Pauses, bad
 from broker.server.http.topics import AT_ONCE, may_see, promise, topics_of
 from protocol.kafka.errors import ErrorCode

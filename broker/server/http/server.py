@@ -39,7 +39,7 @@ from broker.server.http import (  # noqa: F401 - they fill the table of routes
     topics,
     topology,
 )
-from broker.server.http.api import Created, HttpError, Listing, Request, Steps, answer, split_target
+from broker.server.http.api import Created, HttpError, Listing, LongAnswer, Request, answer, split_target
 from broker.server.hub import Hub
 from broker.server.unfinished import LARGE_BYTES, Begun
 
@@ -190,7 +190,7 @@ class HttpServer:
 
     async def _complete(self, result: Any) -> Any:
         """The answer of what goes in steps, others having their turns in between. Raises HttpError."""
-        if not isinstance(result, Steps):
+        if not isinstance(result, LongAnswer):
             return result
         while not result.advance():
             self._hub.end_turn()
@@ -200,7 +200,7 @@ class HttpServer:
         return result.answer
 
     def respond(self, method: str, target: str, body: bytes, user: User, peer_host: str) -> Any:
-        """The answer to an authenticated request, or the Steps to it. Raises HttpError."""
+        """The answer to an authenticated request, or a LongAnswer. Raises HttpError."""
         self._hub.read_clock()
         parts, query = split_target(target)
         try:

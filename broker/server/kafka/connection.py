@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.server.kafka.handlers import CHANGES, NEEDS_TURN, NO_ANSWER, SERVED, Steps, handler_of
 from broker.server.kafka.owed import Debt
+from broker.server.kafka.reading import is_long, read_on
 from broker.server.kafka.sasl import certified, log_in, on_token
 from broker.server.kafka.slot import Slot
 from broker.server.unfinished import LARGE_BYTES, Begun
@@ -261,18 +262,30 @@ class KafkaConnection:
             self.slots.append(slot)
             on_token(self, slot, bytes(data))
             return
+        if is_long(data):
+            self.working = True
+            self.hub.hub.scheduler.add_job(read_on(self, data))
+            return
         try:
             header, request = read_request(data, SERVED)
-        except UnsupportedVersion as error:
-            response = unsupported_version_response(error)
-            if response is None:
-                self.end(str(error))
-            else:
-                self._slot_of(response)
-            return
-        except MalformedRequest as error:
+        except (UnsupportedVersion, MalformedRequest) as error:
+            self.not_read(error)
+        else:
+            self.on_read(header, request)
+
+    def not_read(self, error: UnsupportedVersion | MalformedRequest) -> None:
+        """A request says nothing that is served, or nothing at all."""
+        if isinstance(error, MalformedRequest):
             self.end(f"malformed: {error}")
             return
+        response = unsupported_version_response(error)
+        if response is None:
+            self.end(str(error))
+        else:
+            self._slot_of(response)
+
+    def on_read(self, header: RequestHeader, request: Any) -> None:
+        """A request is there, whole."""
         if not self.hub.may_ask(self, header.api_key):
             self.end(f"request {header.api_key} before authentication")
             return
@@ -323,9 +336,8 @@ class KafkaConnection:
                 else:  # Still `working`: what is asked behind it may be as long.
                     yield from slot.answer_in_steps(done.value)
                 self.working = False
-                self._maybe_let_go()
+                self.go_on()
                 self._maybe_end()
-                self._resume()
                 return
             if units == NEEDS_TURN:
                 if not has_turn:
@@ -391,8 +403,12 @@ class KafkaConnection:
             slot, request = self.held
             self.held = None
             self._handle(slot, request)
-            self._maybe_let_go()
-            self._resume()
+            self.go_on()
+
+    def go_on(self) -> None:
+        """What has held back the requests behind it is over."""
+        self._maybe_let_go()
+        self._resume()
 
     def _resume(self) -> None:
         if self.transport is not None:

@@ -4,10 +4,11 @@ import io
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from kio.serial import entity_reader, entity_writer
 from kio_values import assert_same, structs, theirs
 
+from protocol.kafka import readers, writers
 from protocol.kafka.apis import APIS
 from protocol.kafka.codec import encode, read
 from protocol.kafka.errors import ErrorCode
@@ -16,10 +17,13 @@ from protocol.kafka.headers import (
     UnsupportedVersion,
     read_request,
     read_response,
+    request_steps,
+    response_steps,
     unsupported_version_response,
     write_request,
     write_response,
 )
+from protocol.kafka.schema import MalformedRequest
 
 CASES = [
     pytest.param(api, version, kind, id=f"{api.name}-{version}-{kind}")
@@ -51,6 +55,89 @@ def test_against_kio(api, version, kind):
             assert buffer.getvalue() == ours
 
     check()
+
+
+@pytest.fixture
+def pausing(monkeypatch):
+    """Readers and writers pause at every element."""
+    for one in (writers, readers):
+        monkeypatch.setattr(one, "PAUSE_ELEMENTS", 1)
+        monkeypatch.setattr(one, "_PAUSING", {})
+
+
+@pytest.mark.parametrize("api", APIS.values(), ids=lambda api: api.name)
+def test_what_is_written_in_steps(api, pausing):
+    """It is what is written at once, wherever the pauses are."""
+    for version in {api.min_version, api.max_version}:
+        check_steps(api, version)
+
+
+def check_steps(api, version):
+    """Of any values."""
+    header = RequestHeader(api.key, version, 7, None)
+
+    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(structs(api.response, version, flexible=api.is_flexible(version)))
+    def check(value):
+        assert b"".join(finish(response_steps(header, value))[0]) == b"".join(write_response(header, value))
+
+    check()
+
+
+@pytest.mark.parametrize("api", APIS.values(), ids=lambda api: api.name)
+def test_what_is_read_in_steps(api, pausing):
+    """It is what is read at once; what is cut anywhere is refused in the same words."""
+    for version in {api.min_version, api.max_version}:
+        check_reading(api, version)
+
+
+def check_reading(api, version):
+    """Of any values."""
+    header = RequestHeader(api.key, version, 7, "me")
+
+    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(structs(api.request, version, flexible=api.is_flexible(version)))
+    def check(value):
+        octets = write_request(header, value)[4:]
+        for end in (len(octets), len(octets) - 1, len(octets) // 2, 11):
+            assert read_so(lambda cut: finish(request_steps(cut))[0], octets[:end]) == read_so(
+                read_request, octets[:end]
+            )
+
+    check()
+
+
+def read_so(read_, octets):
+    """What is read, or why it is not."""
+    try:
+        return read_(octets)
+    except MalformedRequest as error:
+        return str(error)
+
+
+def finish(steps):
+    """(what they make, how many pauses there were)."""
+    pauses = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value, pauses
+        pauses += 1
+
+
+def test_large_pieces_in_steps(pausing):
+    """Records that are sent as they are stay pieces of their own, among others, before and behind the first pause."""
+    data = APIS[1].response.SPECS["responses"].of.SPECS["partitions"].of
+    topic = APIS[1].response.SPECS["responses"].of
+    records = [b"a" * 5000, b"b", b"c" * 6000, b"", b"d" * 7000, b"e"]
+    partitions = [data(partition_index=n, records=[one]) for n, one in enumerate(records)]
+    response = APIS[1].response(responses=[topic(topic="t", partitions=partitions[:1]),
+                                           topic(topic="u", partitions=partitions[1:])])  # fmt: skip
+    header = RequestHeader(1, 12, 7, None)
+    found, pauses = finish(response_steps(header, response))
+    assert (b"".join(found), pauses >= 6) == (b"".join(write_response(header, response)), True)
+    assert {5000, 6000, 7000} <= {len(one) for one in found}
 
 
 def test_kio_knows_nearly_all():

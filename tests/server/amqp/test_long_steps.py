@@ -1,10 +1,13 @@
 """A connection's end, and large acknowledgements, are cut into slices too."""
 
+from types import SimpleNamespace
+
 import pytest
 from amqp_harness import World, deliveries, publish
 from steps import assert_short_steps
 
 from broker.core.policies import make_policy
+from broker.server.ticker import Ticker
 from protocol.amqp.frames import method_frame
 
 COUNT = 50_000
@@ -247,5 +250,54 @@ def test_the_channels_of_a_connection_go_in_slices(end):
         tags = [values[1] for name, _, values in other.frames() if name == "basic.deliver"]
         assert tags == list(range(1, count + 1))
         assert [offset for _, offset, _ in other.machine.channels[1].unacked.values()] == list(range(count))
+
+    assert_short_steps(scenario)
+
+
+def test_declaring_is_the_work_that_it_is():
+    """A slice of a connection that declares one queue after the other is no longer than any other slice."""
+
+    def scenario(counter):
+        world = World()
+        client = world.connect()
+        declares = b"".join(method_frame(1, "queue.declare", 0, f"q{each}", False, False, True, False, True, {})
+                            for each in range(1000))  # fmt: skip
+        counter.run(client.machine.receive, declares)
+        slices = 1
+        while client.machine.more:
+            counter.run(client.machine.proceed)
+            slices += 1
+        assert slices >= 20
+        assert len(world.broker.vhosts["/"].queues) == 1000
+
+    assert_short_steps(scenario)
+
+
+def test_connections_and_channels_are_watched_in_slices(monkeypatch):
+    """Heartbeats and timeouts of thousands of connections, and of the channels of some, hold nobody up."""
+
+    def scenario(counter):
+        world = World()
+        clients = [world.connect() for _ in range(3000)]
+        for client in clients:
+            client.machine.transport = SimpleNamespace(pending_bytes=0, flush=lambda: None)
+        for client in clients[:10]:
+            client.feed(b"".join(method_frame(number, "channel.open", "") for number in range(2, 2001)))
+        watched = []
+        watch = Ticker._watch
+
+        def note(ticker, connection, now_ms):
+            watched.append(connection)
+            watch(ticker, connection, now_ms)
+
+        monkeypatch.setattr(Ticker, "_watch", note)
+        world.broker.scheduler.add_job(Ticker(world.hub, 10_000, 2**40)._sweep())
+        counter.run(world.broker.scheduler.run_slice)
+        assert 0 < len(watched) < 1000
+        gone = next(client for client in clients if client.machine not in watched)
+        world.hub.connections.discard(gone.machine)
+        clients.remove(gone)
+        counter.run_while_busy(world.broker.scheduler)
+        assert sorted(map(id, watched)) == sorted(id(client.machine) for client in clients)
 
     assert_short_steps(scenario)

@@ -9,7 +9,7 @@ from amqp_harness import World
 from sim_disk import SimDisk
 
 from broker.config.limits import Limits
-from broker.server.http.api import Created, HttpError, Request, Steps, answer, split_target
+from broker.server.http.api import Created, HttpError, LongAnswer, Request, answer, split_target
 from broker.server.http.server import HttpServer, _encode
 
 
@@ -68,7 +68,7 @@ class HttpWorld(World):
             method, parts, query, body or {}, self.access.users[user], self.hub, dict, 1 << 24, "127.0.0.1"
         )
         found = answer(request)
-        assert isinstance(found, Steps)
+        assert isinstance(found, LongAnswer)
         return found
 
     def finish(self, steps):

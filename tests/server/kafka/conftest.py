@@ -1,10 +1,11 @@
-"""One broker process for the tests of a module."""
+"""One broker process for the tests of a module, or a broker without a socket for one test."""
 
 import itertools
 import sys
 
 import pytest
 from kafka_wire import SETTINGS, Wire
+from kafka_world import KafkaWorld
 
 from tools.bench.control import running_jackalope
 
@@ -42,3 +43,18 @@ def topic(wire):
     name = f"topic-{next(_NUMBERS)}"
     wire.create(name)
     return name
+
+
+@pytest.fixture
+def world():
+    """A broker without a socket, with the topic `there` of two partitions."""
+    found = KafkaWorld()
+    found.kafka.topics.create("there", 2, {})
+    found.settle()
+    return found
+
+
+@pytest.fixture
+def client(world):
+    """A connection to it."""
+    return world.client()

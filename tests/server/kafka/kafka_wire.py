@@ -14,6 +14,14 @@ from protocol.kafka.records import CRC_START, encode_batch, render_record
 
 SETTINGS = ("listeners.kafka=127.0.0.1:0", "kafka.group_initial_rebalance_delay_s=0")
 """Of a broker for tests."""
+ROOT = """
+users:
+  root:
+    password: root
+    tags: [administrator]
+    permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
+"""
+"""The administrator of a configuration file; further users may follow."""
 BY_NAME = {api.name: api for api in APIS.values()}
 NOW_MS = time.time_ns() // 1_000_000 - 60_000
 """About now: what is older than a topic's retention goes."""

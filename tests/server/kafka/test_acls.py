@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pika
 import pytest
 from amqp_harness import World
-from kafka_wire import BY_NAME, Wire, batch
+from kafka_wire import BY_NAME, ROOT, Wire, batch
 from steps import assert_short_steps
 from waiting import HANG_S, PATIENT
 
@@ -19,12 +19,9 @@ from broker.server.kafka.acls import as_resources, on_delete_acls
 from protocol.kafka.errors import ErrorCode
 from tools.bench.control import running_jackalope
 
-CONFIG = """
-users:
-  root:
-    password: root
-    tags: [administrator]
-    permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
+CONFIG = (
+    ROOT
+    + """\
   bob:
     password: bob
     permissions: {"/": {configure: "", write: "^amq\\\\.default$", read: "^(free|mine)$"}}
@@ -35,6 +32,7 @@ kafka: {anonymous: null}
 security: {login_refused_delay_s: 0.1}
 limits: {acls_max: 60, handshake_timeout_s: 600}
 """
+)
 ANY, MATCH, LITERAL, PREFIXED = 1, 2, 3, 4
 TOPIC, GROUP, CLUSTER = 2, 3, 4
 ALL, READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE = range(2, 9)

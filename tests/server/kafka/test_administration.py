@@ -1,7 +1,7 @@
 """What administrators ask of a single node, as Apache Kafka 4.3 answers it; the places in its source are named."""
 
 import pytest
-from kafka_world import KafkaWorld, made
+from kafka_world import made
 
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.schema import NO_UUID
@@ -10,20 +10,6 @@ NOT_ASKED = -(1 << 31)
 ALL_OF_TOPIC, ALL_OF_GROUP, ALL_OF_CLUSTER = 3576, 3400, 8096
 """AclEntry.supportedOperations as bits."""
 UNKNOWN_ID = b"\1" * 16
-
-
-@pytest.fixture
-def world():
-    """A broker with a topic."""
-    found = KafkaWorld()
-    found.kafka.topics.create("there", 2, {})
-    found.settle()
-    return found
-
-
-@pytest.fixture
-def client(world):
-    return world.client()
 
 
 def client_of(world, name, configure="", write="", read=""):

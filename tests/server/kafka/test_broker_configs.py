@@ -15,20 +15,6 @@ ON_TOPIC, ON_THIS, ON_ALL, STATIC, DEFAULT = 1, 2, 3, 4, 5
 RATE = "leader.replication.throttled.rate"
 
 
-@pytest.fixture
-def world():
-    """A broker with a topic."""
-    found = KafkaWorld()
-    found.kafka.topics.create("there", 2, {})
-    found.settle()
-    return found
-
-
-@pytest.fixture
-def client(world):
-    return world.client()
-
-
 def alter(client, kind, name, *changes, validate_only=False):
     """(error code, message) of IncrementalAlterConfigs; a change is (key, operation, value)."""
     config = made("IncrementalAlterConfigs", "resources.configs")

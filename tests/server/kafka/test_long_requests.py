@@ -144,7 +144,7 @@ def test_a_request_for_very_many(name, version, fields):
 
 
 @pytest.mark.parametrize("event", ["data", "time"])
-def test_a_parked_fetch_of_very_many(event, monkeypatch):
+def test_a_parked_fetch_of_very_many(event):
     """Whatever wakes it, it is looked at in short steps."""
 
     def scenario(counter):
@@ -156,10 +156,8 @@ def test_a_parked_fetch_of_very_many(event, monkeypatch):
         for topic in fields["topics"]:
             topic.partitions = topic.partitions[:10_000]
         client.machine.receive(client.frame("Fetch", 11, max_wait_ms=500, min_bytes=1, **fields))
-        answered = []
-        monkeypatch.setattr(Slot, "answer", lambda _, response: answered.append(response))
         counter.run_while_busy(world.broker.scheduler)
-        assert not answered
+        assert not client.transport.sent
         if event == "data":
             registry.get("wide").partitions[9_999].append(batch([b"x"]), NOW_MS)
             world.hub.end_turn()
@@ -168,8 +166,27 @@ def test_a_parked_fetch_of_very_many(event, monkeypatch):
             world.hub.now_ms += 1000
             counter.run(lambda: [call(world.hub.now_ms) for call in world.hub.on_tick])
         counter.run_while_busy(world.broker.scheduler)
-        [answer] = answered
+        [answer] = client.answers()
         assert len(answer.responses[0].partitions) == 10_000
+
+    assert_short_steps(scenario)
+
+
+def test_a_long_request_is_read_and_answered_in_steps():
+    """As many as may be asked for, a group being one of the larger elements; what comes behind waits for it."""
+
+    def scenario(counter):
+        world = KafkaWorld()
+        client = world.client()
+        names = [f"group-{number}" for number in range(ELEMENTS_MAX - 1000)]
+        frames = client.frame("DescribeGroups", 5, groups=names) + client.frame("ApiVersions", 3)
+        counter.run(client.machine.receive, frames)
+        counter.run_while_busy(world.broker.scheduler)
+        while client.machine.more:
+            client.machine.proceed()
+        described, versions = client.answers()
+        assert [one.group_id for one in described.groups] == names
+        assert versions.api_keys
 
     assert_short_steps(scenario)
 
@@ -198,7 +215,8 @@ def test_a_peer_that_goes_in_the_middle_takes_its_question_along():
     looked = []
     client.machine.hub.may_see = lambda _, group_id: looked.append(group_id)
     client.machine.receive(client.frame("DescribeGroups", 5, groups=NAMES))
-    world.broker.scheduler.run_slice()
+    while not looked:
+        world.broker.scheduler.run_slice()
     client.machine.abort()
     world.settle()
     assert 0 < len(looked) < COUNT / 10
@@ -244,4 +262,5 @@ def test_more_elements_than_a_request_may_have():
     world = KafkaWorld()
     client = world.client()
     client.machine.receive(client.frame("DescribeGroups", 5, groups=[""] * (ELEMENTS_MAX + 1)))
+    world.settle()
     assert client.machine.finished

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from kafka_wire import BY_NAME, Closed, Wire
+from kafka_wire import BY_NAME, ROOT, Closed, Wire
 from scram_client import ScramClient
 from waiting import wait_until
 
@@ -16,12 +16,9 @@ from broker.server.auth import new_hash
 from protocol.kafka.errors import ErrorCode
 from tools.bench.control import running_jackalope
 
-CONFIG = """
-users:
-  root:
-    password: root
-    tags: [administrator]
-    permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
+CONFIG = (
+    ROOT
+    + """\
   alice:
     password: PASSWORD
     permissions: {"/": {configure: ".*", write: ".*", read: ".*"}}
@@ -32,6 +29,7 @@ kafka: {anonymous: null}
 security: {login_refused_delay_s: 0.2, login_failure_refill_s: REFILL}
 limits: {handshake_timeout_s: 600}
 """
+)
 HASH = new_hash("tea")
 SHA_256, SHA_512 = "SCRAM-SHA-256", "SCRAM-SHA-512"
 BOTH = pytest.mark.parametrize("mechanism", [SHA_256, SHA_512])
