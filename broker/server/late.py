@@ -1,7 +1,7 @@
 """Parts of the broker that are imported after it has said that it is ready, or when somebody first needs them.
 
 A part is imported module by module, and others have their turn in between: all of one at once would hold the loop for
-50 to 150 ms.
+40 to 80 ms.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import trio
 
 AMQP_PART = ("broker.server.amqp.methods_basic", "broker.server.amqp.connection", "broker.server.amqp.door")
 KAFKA_PART = (
-    "broker.server.bulk", "msgspec", "broker.core.groups.coordinator", "broker.server.groups", "protocol.kafka.codec",
-    "broker.server.kafka.fetch", "broker.server.kafka.connection", "broker.server.kafka.hub", "broker.server.scram",
-    "broker.server.kafka.door",
+    "broker.server.bulk", "msgspec", "broker.core.groups.values", "broker.core.groups.coordinator",
+    "broker.server.groups", "broker.server.kafka.fetch", "broker.server.kafka.connection", "broker.server.kafka.hub",
+    "broker.server.scram", "broker.server.kafka.door",
 )  # fmt: skip
 HTTP_PART = (
     "h11", "broker.core.redelivery", "broker.core.streams.letters", "broker.server.http.messages",

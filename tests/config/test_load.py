@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
@@ -47,6 +47,21 @@ def test_it_is_frozen():
         config.limits.channel_max = 1  # type: ignore[misc]
     with pytest.raises((AttributeError, TypeError)):
         config.limits.chanel_max = 1  # type: ignore[attr-defined]
+    with pytest.raises(FrozenInstanceError):
+        del config.limits.channel_max
+    assert config == Config()
+
+
+def test_sections_are_compared_and_shown_by_their_fields():
+    """Which is how a reload finds out what has changed; a password is not shown, nor where something was written."""
+    one, other = Config(), replace(Config(), limits=replace(Config().limits, channel_max=7))
+    assert one != other
+    assert (one.tls, one.users) == (other.tls, other.users)
+    assert one.limits != other.limits
+    assert one.tls != one.storage
+    assert "channel_max=7" in repr(other)
+    assert "root=" not in repr(one)
+    assert "Secret('guest')" not in repr(one)
 
 
 @pytest.mark.parametrize(
