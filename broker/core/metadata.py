@@ -9,9 +9,7 @@ such as logs and the state of producers, is made and dropped as the definition i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from broker.core import catalog
 
@@ -59,13 +57,10 @@ def change_of(entry: catalog.Entry, *, gone: bool = False) -> Change:
     return Change(entry.kind, names, entry.known, entry.arguments, gone)
 
 
-class Expectation(Enum):
-    """What a proposal has found at a key."""
-
-    ABSENT = "absent"
-    PRESENT = "present"
-    NOTHING_NEW = "nothing new"
-    """Of all keys that begin with these names: none that would change the proposal."""
+Found = Literal["absent", "present", "nothing new"]
+"""What a proposal has found at a key; the last, of all keys that begin with these names: none besides its own."""
+Outcome = Literal["done", "conflict"]
+"""What has become of a commit; in a conflict a guard did not hold any more, and nothing has changed: propose anew."""
 
 
 class Guard(NamedTuple):
@@ -73,20 +68,11 @@ class Guard(NamedTuple):
 
     kind: bytes
     names: tuple[str, ...]
-    found: Expectation
+    found: Found
     revision: int
 
 
-class Outcome(Enum):
-    """What has become of a commit."""
-
-    DONE = "done"
-    CONFLICT = "conflict"
-    """A guard does not hold any more, and nothing has changed: propose anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal(Generic[Reply]):
+class Proposal(NamedTuple, Generic[Reply]):
     """Changes that belong together, what has to hold still for them, and what is answered when they are done."""
 
     changes: Sequence[Change]
@@ -126,7 +112,7 @@ class LocalMetadata:
         here it costs nothing to propose anew."""
         for guard in guards:
             if guard.revision != self.revision:
-                then(Outcome.CONFLICT)
+                then("conflict")
                 return
         store = self._store
         if store is not None:
@@ -140,37 +126,21 @@ class LocalMetadata:
         self.revision += 1
         for on_events in self._subscribers:
             on_events(self.revision, changes)
-        then(Outcome.DONE)
-
-
-def carry_out(
-    metadata: MetadataStore,
-    then: Callable[[Reply], None],
-    propose: Callable[Asked, Proposal[Reply]],
-    *args: Asked.args,
-    **kwargs: Asked.kwargs,
-) -> None:
-    """Commit what `propose` returns for these arguments and hand its reply to `then`; propose anew where somebody else
-    was faster. Raises what the first proposal refuses."""
-    proposal = propose(*args, **kwargs)
-    if not proposal.changes:
-        then(proposal.reply)
-        return
-
-    def told(outcome: Outcome) -> None:
-        if outcome is Outcome.CONFLICT:
-            carry_out(metadata, then, propose, *args, **kwargs)
-        else:
-            then(proposal.reply)
-
-    metadata.commit(proposal.changes, proposal.guards, told)
+        then("done")
 
 
 def at_once(
     metadata: MetadataStore, propose: Callable[Asked, Proposal[Reply]], *args: Asked.args, **kwargs: Asked.kwargs
 ) -> Reply:
-    """Carry a proposal out where the store commits within the call, and return its reply. Raises what is refused."""
-    replies: list[Reply] = []
-    carry_out(metadata, replies.append, propose, *args, **kwargs)
-    (reply,) = replies
-    return reply
+    """Commit what `propose` returns for these arguments, anew where somebody else was faster, and return its reply.
+
+    For stores that commit within the call. Raises what is refused.
+    """
+    while True:
+        changes, guards, reply = propose(*args, **kwargs)
+        if not changes:
+            return reply
+        outcomes: list[Outcome] = []
+        metadata.commit(changes, guards, outcomes.append)
+        if outcomes[0] == "done":
+            return reply

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from broker.core import catalog
 from broker.core.access import compile_pattern
 from broker.core.arguments import CHECKS, NAME_BYTES_MAX, is_name
-from broker.core.metadata import Change, Expectation, Proposal, at_once
+from broker.core.metadata import Change, Proposal, at_once
 from broker.core.rules import INTERVALS, NUMBERS, TEXTS, rules_of
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
@@ -110,7 +110,7 @@ class Policies:
         names = (self._home.name, policy.name)
         change = Change(kind, names, catalog.policy_known(policy), policy.definition)
         is_new = policy.name not in self._of(operator=operator)
-        guard = self._home.guard(Expectation.ABSENT if is_new else Expectation.PRESENT, kind, policy.name)
+        guard = self._home.guard("absent" if is_new else "present", kind, policy.name)
         return Proposal((change,), (guard,), is_new)
 
     def propose_delete(self, name: str, *, operator: bool) -> Proposal[bool]:
@@ -122,7 +122,7 @@ class Policies:
         # One that a start could not use waits in the catalog alone.
         if name not in self._of(operator=operator) and (store is None or change.key not in store.catalog):
             return Proposal((), (), False)
-        return Proposal((change,), (self._home.guard(Expectation.PRESENT, change.kind, name),), True)
+        return Proposal((change,), (self._home.guard("present", change.kind, name),), True)
 
     def apply(self, change: Change) -> None:
         """A policy is there, or gone; what it matches follows at once."""
@@ -174,9 +174,12 @@ class Policies:
             if change != self._change:
                 return  # A later change goes through all of them anew.
 
-    def apply_to_queue(self, queue: Queue) -> None:
-        """The queue follows what applies to it now."""
+    def apply_to_queue(self, queue: Queue, *, is_new: bool = False) -> None:
+        """The queue follows what applies to it now; a new one has the rules of its arguments alone."""
         policy, operator = self.of_queue(queue), self.of_queue(queue, operator=True)
+        if is_new and policy is None and operator is None:
+            self._home.retaining.follow(queue)
+            return
         rules = rules_of(
             queue.arguments, policy.definition if policy else None, operator.definition if operator else None
         )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core import arguments as checks
 from broker.core import catalog, exchange_state
-from broker.core.exchange.base import Binding, Choose, Destination, freeze
+from broker.core.exchange.base import Binding, Choose, Destination, freeze, key_of
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
-from broker.core.metadata import Change, Expectation, Guard, Proposal, Reply
+from broker.core.metadata import Change, Found, Guard, Proposal, Reply
 from broker.core.queue import Queue, locked
 from broker.core.routing import Target
 from broker.core.streams.declaration import is_stream
@@ -149,7 +149,7 @@ class Proposing:
             (log,) = catalog.new_logs(self.store, 1)
         known = catalog.exchange_known(kind, auto_delete=auto_delete, internal=internal, log=log)
         change = Change(catalog.EXCHANGE, (self.name, name), known, arguments, kept=durable, durable=durable)
-        return Proposal((change,), (self.guard(Expectation.ABSENT, catalog.EXCHANGE, name),), None)
+        return Proposal((change,), (self.guard("absent", catalog.EXCHANGE, name),), None)
 
     def propose_delete_exchange(self, name: str, *, if_unused: bool = False) -> Proposal[None]:
         """Delete the exchange; one that is not there is no error (RabbitMQ 3.x and later)."""
@@ -211,8 +211,8 @@ class Proposing:
             owner=connection if exclusive else None,
         )
         guards = (
-            self.guard(Expectation.ABSENT, catalog.QUEUE, name),
-            self.guard(Expectation.ABSENT, catalog.TOPIC, name),
+            self.guard("absent", catalog.QUEUE, name),
+            self.guard("absent", catalog.TOPIC, name),
         )
         return Proposal((change,), guards, DeclareOk(name, 0, 0))
 
@@ -245,20 +245,18 @@ class Proposing:
         """Add a binding; one that is there already is no error."""
         _not_default(source)
         exchange = self.exchange(source)
-        binding = Binding(source, destination, routing_key, dict(arguments), freeze(arguments))
-        if binding.key in exchange.bindings:
+        if key_of(destination, routing_key, freeze(arguments)) in exchange.bindings:
             return Proposal((), (), None)
         if self.binding_count >= self.limits.bindings_max:
             raise Refused(PRECONDITION_FAILED, f"binding limit in vhost '{self.name}' is reached")
-        exchange.router.check_binding(routing_key, binding.arguments)
-        change = self.binding_change(exchange, binding)
-        present = Expectation.PRESENT
-        guards = [self.guard(present, catalog.EXCHANGE, source)] if exchange.durable else []
+        exchange.router.check_binding(routing_key, arguments)
+        change = self.binding_change(exchange, destination, routing_key, arguments)
+        guards = [self.guard("present", catalog.EXCHANGE, source)] if exchange.durable else []
         if isinstance(destination, Exchange):
-            guards += [self.guard(present, catalog.EXCHANGE, destination.name)] if destination.durable else []
+            guards += [self.guard("present", catalog.EXCHANGE, destination.name)] if destination.durable else []
         elif _is_kept(destination):
             kind = catalog.QUEUE if isinstance(destination, Queue) else catalog.TOPIC
-            guards.append(self.guard(present, kind, destination.name))
+            guards.append(self.guard("present", kind, destination.name))
         return Proposal((change,), guards, None)
 
     def propose_unbind(
@@ -267,7 +265,7 @@ class Proposing:
         """Remove a binding, and an auto-delete exchange with its last; one that is not there is no error."""
         _not_default(source)
         exchange = self.exchanges.get(source)
-        key = Binding(source, destination, routing_key, {}, freeze(arguments)).key
+        key = key_of(destination, routing_key, freeze(arguments))
         binding = exchange.bindings.get(key) if exchange is not None else None
         if binding is None:
             return Proposal((), (), None)
@@ -275,13 +273,20 @@ class Proposing:
         following.unbind((binding,))
         return self._following(following, None)
 
-    def binding_change(self, source: Exchange, binding: Binding, *, gone: bool = False) -> Change:
+    def binding_change(
+        self,
+        source: Exchange,
+        destination: Destination,
+        routing_key: str,
+        arguments: Mapping[str, Any],
+        *,
+        gone: bool = False,
+    ) -> Change:
         """The change that makes a binding, or deletes it. It is as durable as both of its ends (RabbitMQ)."""
-        destination = binding.destination
         kind = "exchange" if isinstance(destination, Exchange) else "queue"
-        names = (self.name, source.name, kind, destination.name, binding.routing_key)
+        names = (self.name, source.name, kind, destination.name, routing_key)
         kept = source.durable and _is_kept(destination)
-        return Change(catalog.BINDING, names, {}, binding.arguments, gone=gone, kept=kept, durable=kept)
+        return Change(catalog.BINDING, names, {}, arguments, gone, kept)
 
     # What all of them need.
 
@@ -291,17 +296,22 @@ class Proposing:
         following.end(end)
         return self._following(following, reply)
 
+    def has_bindings(self, end: Destination) -> bool:
+        """Whether any lead away from it or to it."""
+        return end in self._inbound or (isinstance(end, Exchange) and bool(end.bindings))
+
     def _following(self, following: Following, reply: Reply) -> Proposal[Reply]:
         """What goes is still there then, and no exchange has got bindings that are not part of this."""
         guards = []
-        for kind, (_, name, *_), *_ in following.changes:
-            if kind != catalog.BINDING:
-                guards.append(self.guard(Expectation.PRESENT, kind, name))
-            if kind == catalog.EXCHANGE:
-                guards.append(self.guard(Expectation.NOTHING_NEW, catalog.BINDING, name))
+        for change in following.changes:
+            kind = change.kind
+            if change.kept and kind != catalog.BINDING:
+                guards.append(self.guard("present", kind, change.names[1]))
+            if change.kept and kind == catalog.EXCHANGE:
+                guards.append(self.guard("nothing new", catalog.BINDING, change.names[1]))
         return Proposal(following.changes, guards, reply)
 
-    def guard(self, found: Expectation, kind: bytes, *names: str) -> Guard:
+    def guard(self, found: Found, kind: bytes, *names: str) -> Guard:
         """What has been found of these names, and is to be so when the proposal is committed."""
         return Guard(kind, (self.name, *names), found, self.metadata.revision)
 

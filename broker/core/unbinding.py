@@ -64,10 +64,11 @@ class Following:
         while self._pending:
             end = self._pending.pop()
             # Its bindings stand before itself: those that are left when it is deleted go later.
-            for binding in self._home.bindings_of(end) if self._left > 0 else ():
-                self._unbind(binding)
-                if self._left <= 0:
-                    break
+            if self._left > 0 and self._home.has_bindings(end):
+                for binding in self._home.bindings_of(end):
+                    self._unbind(binding)
+                    if self._left <= 0:
+                        break
             self.changes.append(self._deletion(end))
 
     def _unbind(self, binding: Binding) -> None:
@@ -77,7 +78,8 @@ class Following:
             return
         self._taken.add(binding)
         self._left -= 1
-        self.changes.append(home.binding_change(source, binding, gone=True))
+        end, key = binding.destination, binding.routing_key
+        self.changes.append(home.binding_change(source, end, key, binding.arguments, gone=True))
         if source.auto_delete and not source.deleted and source not in self._ended:
             lost = self._lost[source] = self._lost.get(source, 0) + 1
             if lost == len(source.bindings):
@@ -91,7 +93,7 @@ class Following:
             kind, kept = catalog.QUEUE, end.kept
         else:
             kind, kept = catalog.TOPIC, True
-        return Change(kind, (self._home.name, end.name), {}, {}, gone=True, kept=kept)
+        return Change(kind, (self._home.name, end.name), {}, {}, True, kept)
 
 
 class _Leaving:
@@ -115,7 +117,7 @@ class Unbinding:
 
     def leave(self, end: Destination) -> None:
         """It has been deleted: bindings that it still has go."""
-        if next(self._home.bindings_of(end), None) is not None:
+        if self._home.has_bindings(end):
             leaving = self._leaving[_kind_of(end), end.name] = _Leaving(end)
             self._home.scheduler.add_job(self._run(leaving))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from broker.core import catalog, exchange_state
 from broker.core.dead_letter import DeadLetters
-from broker.core.exchange.base import Binding, Choose, Destination, freeze
+from broker.core.exchange.base import Binding, Choose, Destination, freeze, key_of
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
 from broker.core.message import Message
@@ -237,7 +237,7 @@ class VHost(Proposing):
         queue.bury = self.dead_letters.add
         queue.bury_surely = self.dead_letters.add_surely
         self.queues[queue.name] = queue
-        self.policies.apply_to_queue(queue)
+        self.policies.apply_to_queue(queue, is_new=True)
         self.epoch += 1
 
     def forget_destination(self, destination: Target) -> None:
@@ -250,10 +250,11 @@ class VHost(Proposing):
         source, destination = self._end_of("exchange", source_name), self._end_of(kind, name)
         assert isinstance(source, Exchange)
         assert destination is not None
-        binding = Binding(source_name, destination, routing_key, dict(change.arguments), freeze(change.arguments))
+        frozen = freeze(change.arguments)
         if change.gone:
-            self._remove_binding(source, source.bindings[binding.key])
+            self._remove_binding(source, source.bindings[key_of(destination, routing_key, frozen)])
             return
+        binding = Binding(source_name, destination, routing_key, dict(change.arguments), frozen)
         for message in self._add_binding(source, binding):
             if isinstance(destination, Queue | Stream):
                 destination.enqueue_one(message)

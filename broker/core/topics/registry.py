@@ -21,7 +21,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
-from broker.core.metadata import Change, Expectation, Guard, Proposal, at_once
+from broker.core.metadata import Change, Guard, Proposal, at_once
 from broker.core.topics.broker_config import BrokerConfig
 from broker.core.topics.compaction import Cleaned, compact, is_due
 from broker.core.topics.config import NO_DEFAULTS, check_overrides
@@ -209,8 +209,7 @@ class Topics:
         logs = catalog.new_logs(self.store, partitions)
         starts = [0] * partitions if topic.config.compact else []
         guards = [
-            Guard(kind, (self.vhost, name), Expectation.ABSENT, self.metadata.revision)
-            for kind in (catalog.TOPIC, catalog.QUEUE)
+            Guard(kind, (self.vhost, name), "absent", self.metadata.revision) for kind in (catalog.TOPIC, catalog.QUEUE)
         ]
         return Proposal((self._change(topic, topic.overrides, logs, starts),), guards, topic)
 
@@ -244,7 +243,7 @@ class Topics:
         return self.deletion_of(topic)
 
     def _unchanged(self, topic: Topic) -> Guard:
-        return Guard(catalog.TOPIC, (self.vhost, topic.name), Expectation.PRESENT, self.metadata.revision)
+        return Guard(catalog.TOPIC, (self.vhost, topic.name), "present", self.metadata.revision)
 
     def _made(self, name: str, topic_id: bytes, overrides: Mapping[str, str], *, internal: bool) -> Topic:
         return Topic(name, topic_id, overrides, internal=internal, defaults=self._defaults(internal))
