@@ -51,12 +51,6 @@ class Change(NamedTuple):
         return None if self.gone else catalog.value(self.known, self.arguments)
 
 
-def change_of(entry: catalog.Entry, *, gone: bool = False) -> Change:
-    """The change that makes an entry of the catalog, or deletes it."""
-    names = entry.names[:-1] if entry.kind == catalog.BINDING else entry.names
-    return Change(entry.kind, names, entry.known, entry.arguments, gone)
-
-
 Found = Literal["absent", "present", "nothing new"]
 """What a proposal has found at a key; the last, of all keys that begin with these names: none besides its own."""
 Outcome = Literal["done", "conflict"]

@@ -12,7 +12,7 @@ from broker.core.streams import declaration
 from broker.core.streams.position import Decoded
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
-from broker.core.topics.registry import deletion_of
+from broker.core.topics.proposing import deletion_of
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from broker.core import catalog
-from broker.core.metadata import Change, Guard, MetadataStore, Proposal
+from broker.core.metadata import Change, Found, Guard, MetadataStore, Proposal
 from broker.core.topics.config import KEYS, LONG_MAX, Key, long_key
 from broker.core.topics.errors import TopicRefused
 from protocol.kafka.errors import ErrorCode
@@ -122,8 +122,8 @@ class BrokerConfig:
         if kept == self._overrides[scope]:
             return Proposal((), (), None)
         change = Change(catalog.BROKER_CONFIG, (self._vhost, scope), {}, kept, gone=not kept)
-        found = "present" if self._overrides[scope] else "absent"
-        return Proposal((change,), (Guard(*change[:2], found, self._metadata.revision),), None)
+        found: Found = "present" if self._overrides[scope] else "absent"
+        return Proposal((change,), (Guard(change.kind, change.names, found, self._metadata.revision),), None)
 
     def apply(self, change: Change) -> bool:
         """A scope has what a committed change says; returns whether topics have other defaults now."""

@@ -15,18 +15,17 @@ then; what came behind it is looked through when a producer first sends to the p
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
-from broker.core.metadata import Change, Guard, Proposal, at_once
+from broker.core.metadata import Change, Proposal, at_once
 from broker.core.topics.broker_config import BrokerConfig
 from broker.core.topics.compaction import Cleaned, compact, is_due
-from broker.core.topics.config import NO_DEFAULTS, check_overrides
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
+from broker.core.topics.proposing import TopicProposing, check_name, collision, deletion_of, starts_of, unpacked
 from broker.core.topics.queues import QueueTopics
 from broker.core.topics.rates import Rates
 from broker.core.topics.retention import expire
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from broker.log.log import Log
     from broker.log.store import Store
 
-NAME_LENGTH_MAX = 249
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-PARTITIONS_PER_TOPIC_MAX = 10_000
 PRODUCER_IDS_BLOCK = 1000
 FOLLOW_UNITS, FOLLOW_PARTITION_UNITS = 50, 5
 """What it costs a topic to read its configuration again, and each of its partitions."""
@@ -51,44 +47,7 @@ SNAPSHOT_BYTES = 16 << 20
 through after a restart."""
 
 
-def check_name(name: str) -> None:
-    """Raises TopicRefused 17 for what is no name of a topic (Kafka: Topic.validate)."""
-    if name in (".", ".."):
-        raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: '{name}' is not allowed")
-    if not _NAME.fullmatch(name):
-        raise TopicRefused(
-            ErrorCode.INVALID_TOPIC_EXCEPTION,
-            f"Topic name is invalid: '{name[:NAME_LENGTH_MAX]}' is not 1 to {NAME_LENGTH_MAX} of [a-zA-Z0-9._-]",
-        )
-
-
-def _packed(numbers: Iterable[int]) -> bytes:
-    """One value of a table, which has room for some thousands only."""
-    return b"".join([number.to_bytes(8, "big") for number in numbers])
-
-
-def _unpacked(value: bytes | list[int]) -> list[int]:
-    """What `_packed` has made; a list is how the first versions wrote few."""
-    if isinstance(value, list):
-        return value
-    return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
-
-
-def _starts(topic: Topic) -> list[int]:
-    return [partition.start_offset for partition in topic.partitions]
-
-
-def deletion_of(topic: Topic, vhost: str) -> Proposal[None]:
-    """The proposal that deletes a topic that nothing else depends on."""
-    return Proposal((Change(catalog.TOPIC, (vhost, topic.name), {}, {}, gone=True),), (), None)
-
-
-def _collision(name: str) -> str:
-    """Names that are equal here cannot both exist: metrics write dots as underscores."""
-    return name.replace(".", "_")
-
-
-class Topics:
+class Topics(TopicProposing):
     """See the module."""
 
     __slots__ = (
@@ -189,73 +148,6 @@ class Topics:
         """See `propose_delete`."""
         at_once(self.metadata, self.propose_delete, topic)
 
-    # Changes, proposed.
-
-    def propose_create(
-        self, name: str, partitions: int, overrides: Mapping[str, str | None], *, internal: bool = False
-    ) -> Proposal[Topic]:
-        """A new topic; the reply is what it will be, without partitions.
-
-        Raises TopicRefused: 17 name, 36 exists, 37 partitions, 40 configuration, 44 too many.
-        """
-        check_name(name)
-        if name in self._topics:
-            raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
-        if self.is_taken(name):
-            raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"'{name}' is a queue already")
-        self._check_collision(name)
-        self._check_count(partitions, partitions)
-        topic = self._made(name, self.store.new_uuid(), check_overrides(overrides), internal=internal)
-        logs = catalog.new_logs(self.store, partitions)
-        starts = [0] * partitions if topic.config.compact else []
-        guards = [
-            Guard(kind, (self.vhost, name), "absent", self.metadata.revision) for kind in (catalog.TOPIC, catalog.QUEUE)
-        ]
-        return Proposal((self._change(topic, topic.overrides, logs, starts),), guards, topic)
-
-    def propose_partitions(self, topic: Topic, count: int) -> Proposal[None]:
-        """Give the topic `count` partitions in all. Raises TopicRefused 37 when that is not more than it has."""
-        topic.check_changeable()
-        has = len(topic.partitions)
-        if count <= has:
-            raise TopicRefused(
-                ErrorCode.INVALID_PARTITIONS,
-                f"The topic {topic.name} currently has {has} partition(s); {count} would not be an increase.",
-            )
-        self._check_count(count, count - has)
-        logs = [partition.log.number for partition in topic.partitions] + catalog.new_logs(self.store, count - has)
-        starts = [*_starts(topic), *[0] * (count - has)] if topic.config.compact else []
-        change = self._change(topic, topic.overrides, logs, starts)
-        return Proposal((change,), (self._unchanged(topic),), None)
-
-    def propose_configuration(self, topic: Topic, overrides: Mapping[str, str | None]) -> Proposal[None]:
-        """Replace the overrides; None is a default. Raises TopicRefused 40."""
-        topic.check_changeable()
-        checked = check_overrides(overrides)
-        configured = self._made(topic.name, topic.id, checked, internal=topic.internal)
-        starts = _starts(topic) if configured.config.compact else []
-        change = self._change(topic, checked, [partition.log.number for partition in topic.partitions], starts)
-        return Proposal((change,), (self._unchanged(topic),), None)
-
-    def propose_delete(self, topic: Topic) -> Proposal[None]:
-        """The topic goes with all that is in it; who waits for its data is woken. Raises TopicRefused."""
-        topic.check_changeable()
-        return self.deletion_of(topic)
-
-    def _unchanged(self, topic: Topic) -> Guard:
-        return Guard(catalog.TOPIC, (self.vhost, topic.name), "present", self.metadata.revision)
-
-    def _made(self, name: str, topic_id: bytes, overrides: Mapping[str, str], *, internal: bool) -> Topic:
-        return Topic(name, topic_id, overrides, internal=internal, defaults=self._defaults(internal))
-
-    def _change(self, topic: Topic, overrides: Mapping[str, str], logs: Iterable[int], starts: Iterable[int]) -> Change:
-        """The definition of a topic; `starts` are there where it is compacted: they cannot be told from the logs."""
-        known: dict[str, Any] = {"id": topic.id.hex(), "internal": topic.internal, "logs": _packed(logs)}
-        packed = _packed(starts)
-        if packed:
-            known["starts"] = packed
-        return Change(catalog.TOPIC, (self.vhost, topic.name), known, overrides)
-
     # Changes, applied.
 
     def apply(self, change: Change) -> bool:
@@ -268,9 +160,9 @@ class Topics:
             assert topic is not None
             self._end(topic)
             return False
-        logs = _unpacked(change.known["logs"])
+        logs = unpacked(change.known["logs"])
         if topic is None:
-            topic = self._made(
+            topic = self.made(
                 name, bytes.fromhex(change.known["id"]), change.arguments, internal=change.known["internal"]
             )
             self._add(topic)
@@ -287,7 +179,7 @@ class Topics:
         return False
 
     def _end(self, topic: Topic) -> None:
-        del self._topics[topic.name], self._by_id[topic.id], self._collisions[_collision(topic.name)]
+        del self._topics[topic.name], self._by_id[topic.id], self._collisions[collision(topic.name)]
         topic.gone = True
         self.partition_count -= len(topic.partitions)
         for partition in topic.partitions:
@@ -300,35 +192,15 @@ class Topics:
         for call in self.on_deleted:
             call(topic.name)
 
-    def _check_collision(self, name: str) -> None:
-        other = self._collisions.get(_collision(name))
-        if other is not None:
-            raise TopicRefused(
-                ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topics: {other}"
-            )
-
     def claim(self, name: str) -> None:
         """A queue is to be found by this name. Raises TopicRefused 17 when it cannot."""
         check_name(name)
-        self._check_collision(name)
-        self._collisions[_collision(name)] = name
+        self.check_collision(name)
+        self._collisions[collision(name)] = name
 
     def unclaim(self, name: str) -> None:
         """It no longer is."""
-        del self._collisions[_collision(name)]
-
-    def _check_count(self, partitions: int, more: int) -> None:
-        if not 1 <= partitions <= PARTITIONS_PER_TOPIC_MAX:
-            raise TopicRefused(
-                ErrorCode.INVALID_PARTITIONS,
-                f"a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {partitions}",
-            )
-        if self.partition_count + more > self._limit:
-            raise TopicRefused(ErrorCode.POLICY_VIOLATION, f"there may be {self._limit} partitions in all")
-
-    def _defaults(self, internal: bool) -> Mapping[str, str]:
-        """What holds for a topic that says nothing: the broker's own are as they are."""
-        return NO_DEFAULTS if internal else self.broker_config.topic_defaults
+        del self._collisions[collision(name)]
 
     def follow_defaults(self) -> Iterator[int]:
         """Topics follow the broker's configuration, in steps that yield units of work."""
@@ -355,7 +227,7 @@ class Topics:
 
     def _add(self, topic: Topic) -> None:
         self._topics[topic.name] = self._by_id[topic.id] = topic
-        self._collisions[_collision(topic.name)] = topic.name
+        self._collisions[collision(topic.name)] = topic.name
 
     def _partition(self, topic: Topic, index: int, log: Log) -> Partition:
         return Partition(topic.name, index, log, topic.config, self._appended, self._save)
@@ -364,7 +236,7 @@ class Topics:
         """Where its partitions begin has changed, by what is in them: that comes with the data, in the same frame,
         whoever decides about definitions."""
         logs = [partition.log.number for partition in topic.partitions]
-        change = self._change(topic, topic.overrides, logs, _starts(topic) if topic.config.compact else [])
+        change = self.definition(topic, topic.overrides, logs, starts_of(topic) if topic.config.compact else [])
         self.store.put(change.key, catalog.value(change.known, change.arguments))
 
     def _appended(self, partition: Partition, size: int) -> None:
@@ -464,8 +336,8 @@ class Topics:
 
     def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
         """A topic that the catalog knows comes back; returns the numbers of its logs."""
-        topic = self._made(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
-        logs, starts = _unpacked(known["logs"]), _unpacked(known.get("starts", b""))
+        topic = self.made(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
+        logs, starts = unpacked(known["logs"]), unpacked(known.get("starts", b""))
         for index, log in enumerate([self.store.logs[number] for number in logs]):
             partition = self._partition(topic, index, log)
             if index < len(starts):

@@ -15,7 +15,7 @@ from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.broker_config import ALTERABLE, Sourced
 from broker.core.topics.config import KEYS, ConfigType, Key
 from broker.core.topics.errors import TopicRefused
-from broker.core.topics.registry import check_name
+from broker.core.topics.proposing import check_name
 from broker.core.topics.topic import Topic
 from broker.server.kafka.broker_configs import (
     IDLE,
