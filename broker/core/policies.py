@@ -15,8 +15,7 @@ from broker.core.access import compile_pattern
 from broker.core.arguments import CHECKS, NAME_BYTES_MAX, is_name
 from broker.core.metadata import Change, Proposal, at_once
 from broker.core.rules import INTERVALS, NUMBERS, TEXTS, rules_of
-from broker.errors import Refused
-from protocol.amqp.errors import PRECONDITION_FAILED
+from broker.errors import PreconditionFailed, Refused
 
 if TYPE_CHECKING:
     from broker.core.exchange.exchange import Exchange
@@ -53,7 +52,7 @@ def make_policy(
     """A checked policy, or operator policy. Raises Refused 406 for what cannot be one."""
 
     def refuse(text: str) -> Refused:
-        return Refused(PRECONDITION_FAILED, f"policy '{name}': {text}")
+        return PreconditionFailed(f"policy '{name}': {text}")
 
     if apply_to not in APPLY_TO:
         raise refuse(f"apply-to must be one of {', '.join(APPLY_TO)}")

@@ -21,8 +21,7 @@ from broker.core.routing import Target
 from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
 from broker.core.unbinding import Following
-from broker.errors import Refused
-from protocol.amqp.errors import ACCESS_REFUSED, NOT_ALLOWED, NOT_FOUND, PRECONDITION_FAILED
+from broker.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, Refused
 
 if TYPE_CHECKING:
     from broker.core.metadata import MetadataStore
@@ -74,7 +73,7 @@ class Proposing:
         """The exchange, or Refused 404. The default exchange is none of these: ask for it by name before."""
         found = self.exchanges.get(name)
         if found is None:
-            raise Refused(NOT_FOUND, f"no exchange '{name}' in vhost '{self.name}'")
+            raise NotFound(f"no exchange '{name}' in vhost '{self.name}'")
         return found
 
     def target(self, name: str) -> Target | None:
@@ -90,8 +89,8 @@ class Proposing:
         found = self._owners.present(self.queues.get(name))
         if found is None:
             if self.streams.get(name) is not None:
-                raise Refused(NOT_ALLOWED, f"not supported by stream queues: queue '{name}' in vhost '{self.name}'")
-            raise Refused(NOT_FOUND, f"no queue '{name}' in vhost '{self.name}'")
+                raise NotAllowed(f"not supported by stream queues: queue '{name}' in vhost '{self.name}'")
+            raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
         if connection is not None:
             found.check_access(connection)
         return found
@@ -119,7 +118,7 @@ class Proposing:
         """Create the exchange, or check that the one there is equivalent."""
         _not_default(name)
         if kind not in ROUTERS:
-            raise Refused(PRECONDITION_FAILED, f"unknown exchange type '{kind}'")
+            raise PreconditionFailed(f"unknown exchange type '{kind}'")
         found = self.exchanges.get(name)
         if found is not None:
             for prop, received, current in (
@@ -132,15 +131,14 @@ class Proposing:
             checks.check_equivalent("exchange", name, self.name, arguments, found.arguments)
             return Proposal((), (), None)
         if name.startswith("amq."):
-            raise Refused(ACCESS_REFUSED, f"exchange name '{name}' contains reserved prefix 'amq.*'")
+            raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
         self.unbinding.check("exchange", name)
         if len(self.exchanges) >= self.limits.exchanges_max:
             raise self._full("exchange", name, self.limits.exchanges_max)
         alternate = arguments.get("alternate-exchange")
         if alternate is not None and not isinstance(alternate, str):
             text = f"{{unacceptable_type,{checks.type_name(alternate)}}}"
-            raise Refused(
-                PRECONDITION_FAILED,
+            raise PreconditionFailed(
                 f"invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{self.name}': {text}",
             )
         log = None
@@ -155,12 +153,12 @@ class Proposing:
         """Delete the exchange; one that is not there is no error (RabbitMQ 3.x and later)."""
         _not_default(name)
         if name in PREDECLARED:
-            raise Refused(ACCESS_REFUSED, f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
+            raise AccessRefused(f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
         exchange = self.exchanges.get(name)
         if exchange is None:
             return Proposal((), (), None)
         if if_unused and exchange.bindings:
-            raise Refused(PRECONDITION_FAILED, f"exchange '{name}' in vhost '{self.name}' in use")
+            raise PreconditionFailed(f"exchange '{name}' in vhost '{self.name}' in use")
         return self.deletion(exchange, None)
 
     # Queues.
@@ -191,7 +189,7 @@ class Proposing:
             checks.check_equivalent("queue", name, self.name, arguments, found.arguments)
             return Proposal((), (), declare_ok(found))
         if name.startswith("amq.") and not server_named:
-            raise Refused(ACCESS_REFUSED, f"queue name '{name}' contains reserved prefix 'amq.*'")
+            raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         self.unbinding.check("queue", name)
         if len(self.queues) >= self.limits.queues_max:
             raise self._full("queue", name, self.limits.queues_max)
@@ -228,9 +226,9 @@ class Proposing:
             return Proposal((), (), 0)
         queue.check_access(connection)
         if if_unused and queue.consumers:
-            raise Refused(PRECONDITION_FAILED, f"queue '{name}' in vhost '{self.name}' in use")
+            raise PreconditionFailed(f"queue '{name}' in vhost '{self.name}' in use")
         if if_empty and queue.cursor.ready_count:
-            raise Refused(PRECONDITION_FAILED, f"queue '{name}' in vhost '{self.name}' not empty")
+            raise PreconditionFailed(f"queue '{name}' in vhost '{self.name}' not empty")
         return self.deletion(queue, queue.cursor.ready_count)
 
     def propose_drop_queue(self, queue: Queue) -> Proposal[None]:
@@ -248,7 +246,7 @@ class Proposing:
         if key_of(destination, routing_key, freeze(arguments)) in exchange.bindings:
             return Proposal((), (), None)
         if self.binding_count >= self.limits.bindings_max:
-            raise Refused(PRECONDITION_FAILED, f"binding limit in vhost '{self.name}' is reached")
+            raise PreconditionFailed(f"binding limit in vhost '{self.name}' is reached")
         exchange.router.check_binding(routing_key, arguments)
         change = self.binding_change(exchange, destination, routing_key, arguments)
         guards = [self.guard("present", catalog.EXCHANGE, source)] if exchange.durable else []
@@ -316,8 +314,7 @@ class Proposing:
         return Guard(kind, (self.name, *names), found, self.metadata.revision)
 
     def _full(self, kind: str, name: str, limit: int) -> Refused:
-        return Refused(
-            PRECONDITION_FAILED,
+        return PreconditionFailed(
             f"cannot declare {kind} '{name}': {kind} limit in vhost '{self.name}' ({limit}) is reached",
         )
 
@@ -330,4 +327,4 @@ def _is_kept(destination: Destination) -> bool:
 
 def _not_default(exchange: str) -> None:
     if exchange == DEFAULT_EXCHANGE:
-        raise Refused(ACCESS_REFUSED, "operation not permitted on the default exchange")
+        raise AccessRefused("operation not permitted on the default exchange")

@@ -17,8 +17,7 @@ from broker.core import catalog
 from broker.core.exchange.exchange import Exchange
 from broker.core.metadata import Change, Proposal, at_once
 from broker.core.queue import Queue
-from broker.errors import Refused
-from protocol.amqp.errors import RESOURCE_LOCKED
+from broker.errors import Locked
 
 if TYPE_CHECKING:
     from broker.core.exchange.base import Binding, Destination
@@ -142,7 +141,7 @@ class Unbinding:
         """Raises Refused 405 while the name is leaving."""
         if (kind, name) in self._leaving:
             text = f"{kind} '{name}' in vhost '{self._home.name}' is being deleted, and still has bindings"
-            raise Refused(RESOURCE_LOCKED, text)
+            raise Locked(text)
 
     def _run(self, leaving: _Leaving) -> Iterator[int]:
         """The bindings of what is leaving, in slices."""

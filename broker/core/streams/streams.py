@@ -13,8 +13,7 @@ from broker.core.streams.position import Decoded
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.proposing import deletion_of
-from broker.errors import Refused
-from protocol.amqp.errors import PRECONDITION_FAILED
+from broker.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from broker.core.topics.topic import Topic
@@ -108,12 +107,12 @@ class Streams:
             return Proposal((), (), declare_ok(found))
         vhost.unbinding.check("queue", name)
         if vhost.topics is None:
-            raise Refused(PRECONDITION_FAILED, f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
+            raise PreconditionFailed(f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
         count, overrides = declaration.partitions_of(arguments), declaration.overrides_of(arguments)
         try:
             proposal = vhost.topics.propose_create(name, count, overrides)
         except TopicRefused as refused:
-            raise Refused(PRECONDITION_FAILED, f"cannot declare stream {place}: {refused.text}") from None
+            raise PreconditionFailed(f"cannot declare stream {place}: {refused.text}") from None
         return Proposal(proposal.changes, proposal.guards, DeclareOk(name, 0, 0))
 
     def propose_delete(self, stream: Stream, *, if_unused: bool = False, if_empty: bool = False) -> Proposal[int]:
@@ -121,7 +120,7 @@ class Streams:
         vhost = self._vhost
         count = stream.ready_count
         if if_unused and stream.consumers:
-            raise Refused(PRECONDITION_FAILED, f"queue '{stream.name}' in vhost '{vhost.name}' in use")
+            raise PreconditionFailed(f"queue '{stream.name}' in vhost '{vhost.name}' in use")
         if if_empty and count:
-            raise Refused(PRECONDITION_FAILED, f"queue '{stream.name}' in vhost '{vhost.name}' not empty")
+            raise PreconditionFailed(f"queue '{stream.name}' in vhost '{vhost.name}' not empty")
         return vhost.deletion(stream, count)
