@@ -2,7 +2,8 @@
 and deleting (spec 1.7; RabbitMQ).
 
 Knows nothing of users: permissions are the face's business and are checked before. What is refused is raised, as
-Refused; see `core.metadata` for what becomes of a proposal.
+Refused; see `core.metadata` for what becomes of a proposal. One thing does change: whoever names an exclusive queue
+whose owner has gone finds that it has gone as well, and drops it by that (`core.owners`).
 """
 
 from __future__ import annotations
