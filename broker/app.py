@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import random
 import signal
 import socket
 import sys
@@ -34,21 +33,22 @@ from broker.log.store import Store
 from broker.server.auth import Authenticator, apply_users
 from broker.server.clock import Clock
 from broker.server.durability import Durability
+from broker.server.env import Env
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
+from broker.server.late import AMQP_PART, HTTP_PART, KAFKA_PART, first_visitor, import_part
 from broker.server.listener import (
     Admit,
-    AmqpDoor,
     Listener,
     TlsListening,
     open_listeners,
     shown_address,
 )
+from broker.server.log_lines import LogLines
 from broker.server.poller import Poller
 from broker.server.pump import PumpLimits
 from broker.server.ticker import Ticker
 from broker.settings import (
-    amqp_settings,
     group_settings,
     memory_watermark_bytes,
     own_version,
@@ -136,14 +136,15 @@ class _Server:
     async def run(self) -> int:
         config, limits = self.config, self.config.limits
         store = open_storage(config)
-        broker = Broker(random.Random().randrange, vhost_limits(config), store)
+        env = Env()
+        broker = Broker(env.randrange, vhost_limits(config), store)
         broker.scheduler.report = _report
         access = Access()
         authenticator = Authenticator(access, config.security)
         apply_users(config.users.values(), access, authenticator)
-        durability = Durability(store) if store is not None else None
-        hub = Hub(broker, access, authenticator, durability, limits.unfinished_bytes_max)
-        clock = Clock(hub)
+        durability = Durability(store, env) if store is not None else None
+        hub = Hub(broker, access, authenticator, durability, limits.unfinished_bytes_max, env)
+        clock = Clock(hub, env.monotonic_ns, env.time_ns)
         hub.read_clock = clock.read
         hub.group_settings = group_settings(config)
         broker.restore(hub.now_ms)
@@ -194,7 +195,9 @@ class _Server:
         """The topology; what conflicts with what is there is told. Raises ConfigError where that ends the start."""
         broker = hub.broker
         for text in broker.left_aside:
-            log.error("catalog: left aside, cannot be used: %s (`jackalope log dump --kind catalog` shows it)", text)
+            log.error(
+                "catalog: left aside, cannot be used: %s (`jackalope catalog ls` shows it, `catalog rm` drops it)", text
+            )
         for text in broker.damage():
             log.error("storage: %s", text)
         broker.conflicts = declare_topology(broker, config, hub.now_ms)
@@ -245,6 +248,7 @@ class _Server:
     async def _accept(
         self, scope: trio.CancelScope, hub: Hub, poller: Poller, context: ssl.SSLContext | None, ticker: Ticker
     ) -> None:
+        """Let everybody in. What speaks with clients is imported here: open sockets are enough for being ready."""
         limits = self.config.limits
         accept = AcceptLimits(
             limits.connections_max,
@@ -252,33 +256,52 @@ class _Server:
             limits.connections_unauthenticated_max,
             limits.connections_unauthenticated_per_ip_max,
         )
-        amqp = AmqpDoor(hub, poller, amqp_settings(self.config), accept)
-        doors: dict[str, Callable[[socket.socket], Admit]] = {"amqp": lambda _: amqp}
-        if not self.sockets.keys().isdisjoint(("kafka", "kafkas")):
-            # Imported late: who speaks AMQP alone need not wait for it.
-            from broker.server.kafka.door import kafka_doors
-
-            doors["kafka"] = kafka_doors(hub, poller, self.config, accept, self._password_of)
         with scope:
             async with trio.open_nursery() as nursery:
-                for name in ("amqp", "amqps", "kafka", "kafkas"):
-                    if name in self.sockets:
-                        over = (
-                            TlsListening(context, self.config.tls.login_from) if name[-1] == "s" and context else None
-                        )
-                        for sock in self.sockets[name]:
-                            nursery.start_soon(Listener(sock, doors[name.removesuffix("s")](sock), over).run)
+                await import_part(AMQP_PART)
+                from broker.server.amqp.door import AmqpDoor, amqp_settings
+
+                version = self.config.compat.version or own_version()
+                amqp = AmqpDoor(hub, poller, amqp_settings(self.config, version), accept)
+                if not self.sockets.keys().isdisjoint(("kafka", "kafkas")):
+                    await import_part(KAFKA_PART)
+                    from broker.server.kafka.door import kafka_doors
+
+                    # Before anybody is let in: it makes the vhosts that its listeners lead to.
+                    doors = kafka_doors(hub, poller, self.config, accept, self._password_of)
+                    self._let_in("kafka", doors, nursery, context, hub.log_lines)
+                self._let_in("amqp", lambda _: amqp, nursery, context, hub.log_lines)
                 if "http" in self.sockets:
-                    # Imported late: the management API is not needed for being ready to serve AMQP.
-                    from broker.server.http.server import HttpServer
-
-                    def statistics() -> dict[str, Any]:
-                        return {**hub.statistics(), **ticker.statistics(), "version": own_version()}
-
-                    nursery.start_soon(HttpServer(hub, nursery, self.sockets["http"], limits, statistics).run)
+                    nursery.start_soon(self._serve_http, hub, ticker)
         for sockets in self.sockets.values():
             for sock in sockets:
                 sock.close()
+
+    def _let_in(
+        self,
+        face: str,
+        door: Callable[[socket.socket], Admit],
+        nursery: trio.Nursery,
+        context: ssl.SSLContext | None,
+        log_lines: LogLines,
+    ) -> None:
+        """Accept on the sockets of a face, those with TLS too; each leads to its door."""
+        tls = TlsListening(context, self.config.tls.login_from) if context is not None else None
+        for name, over in ((face, None), (face + "s", tls)):
+            for sock in self.sockets.get(name, ()):
+                nursery.start_soon(Listener(sock, door(sock), log_lines, over).run)
+
+    async def _serve_http(self, hub: Hub, ticker: Ticker) -> None:
+        """The management API, from its first visitor on: many brokers have none, and it takes 3 MB."""
+        await first_visitor(self.sockets["http"])
+        await import_part(HTTP_PART)
+        from broker.server.http.server import HttpServer
+
+        def statistics() -> dict[str, Any]:
+            return {**hub.statistics(), **ticker.statistics(), "version": own_version()}
+
+        async with trio.open_nursery() as nursery:
+            await HttpServer(hub, nursery, self.sockets["http"], self.config.limits, statistics).run()
 
     async def _drain(self, hub: Hub, everything: trio.CancelScope) -> None:
         """Ask every peer to go, wait a bounded time, then end all tasks."""
@@ -312,8 +335,10 @@ class _Server:
 
     @staticmethod
     def _settle_memory() -> None:
-        """What start-up made stays; messages are tuples of bytes, so collections find little and may be rare."""
-        gc.collect()
+        """What start-up made stays; messages are tuples of bytes, so collections find little and may be rare.
+
+        The little garbage of the start stays as well: to look for it takes a tenth of the start.
+        """
         gc.freeze()
         gc.enable()  # `serve` has switched it off.
         gc.set_threshold(50_000, 50, 50)

@@ -1,4 +1,4 @@
-"""What a start would find in a data directory, without starting: for `jackalope config check --data DIR`.
+"""What a start would find, without starting: for `jackalope config check`, with a data directory or without one.
 
 The catalog is read from the files as they lie there, beside a running broker or without one, and the configuration is
 declared into a broker of its own, which is thrown away. Nothing in the directory is locked or changed.
@@ -19,13 +19,21 @@ from broker.log.log import Log
 from broker.log.recovery import open_store
 from broker.topology import declare_topology
 
+IN_MEMORY = "memory"
+"""The `storage.dir` of a broker that keeps nothing."""
 
-def conflicts_with(config: Config, directory: Path, limits: VHostLimits) -> list[str]:
-    """What of the configuration conflicts with what is in the directory. Raises OSError and StorageError."""
+
+def conflicts_with(config: Config, directory: Path | None, limits: VHostLimits) -> list[str]:
+    """Return what of the configuration conflicts with what is in the directory, or where nothing is, with itself.
+
+    Raises OSError and StorageError.
+    """
+    if directory is None and config.storage.dir == IN_MEMORY:
+        return declare_topology(Broker(lambda _: 0, limits), config, 0)
     with tempfile.TemporaryDirectory(prefix="jackalope-check-") as folder:
         store = open_store(RealDisk(Path(folder)), lambda: uuid4().bytes, begin=False)
         try:
-            found, numbers = catalog_of(directory)
+            found, numbers = catalog_of(directory) if directory is not None else ({}, set())
             store.catalog.update(found)
             broker = Broker(lambda _: 0, limits, store)
             broker.scheduler.report = lambda *_: None  # Of policies that are not applied: a start says so.

@@ -9,7 +9,6 @@ from broker.config import Config
 from broker.core.groups.settings import GroupSettings
 from broker.core.vhost import VHostLimits
 from broker.errors import ConfigError
-from broker.server.amqp.settings import AmqpSettings
 
 if TYPE_CHECKING:
     import ssl
@@ -23,28 +22,6 @@ def own_version() -> str:
         return version("jackalope")
     except PackageNotFoundError:
         return "0.0.0"
-
-
-def amqp_settings(config: Config) -> AmqpSettings:
-    """What connections are told."""
-    limits = config.limits
-    return AmqpSettings(
-        product=config.compat.product,
-        version=config.compat.version or own_version(),
-        frame_max_bytes=limits.frame_max_bytes,
-        frame_max_unauthenticated_bytes=limits.frame_max_unauthenticated_bytes,
-        channel_max=limits.channel_max,
-        heartbeat_s=int(limits.heartbeat_s),
-        message_size_max_bytes=limits.message_size_max_bytes,
-        route_cache_entries_max=limits.route_cache_entries_max,
-        prefetch_max=limits.prefetch_max,
-        consumers_per_channel_max=limits.consumers_per_channel_max,
-        tx_messages_max=limits.tx_messages_max,
-        tx_bytes_max=limits.tx_bytes_max,
-        parked_bytes_max=limits.parked_bytes_max,
-        close_timeout_ms=int(limits.close_timeout_s * 1000),
-        login_refused_delay_ms=int(config.security.login_refused_delay_s * 1000),
-    )
 
 
 def vhost_limits(config: Config) -> VHostLimits:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from broker.config.source import Item
-from broker.errors import ConfigError
 
 _LISTS = ("users", "vhosts", "permissions", "topic_permissions", "parameters", "global_parameters", "policies",
           "queues", "exchanges", "bindings")  # fmt: skip
@@ -33,16 +32,22 @@ def is_definitions(root: Item) -> bool:
     return bool(lists) and not any(name in keys for name in _OURS)
 
 
-def translate(root: Item, warnings: list[str]) -> Item:
-    """The native tree. Raises ConfigError where an object lacks what names it or names what is not there."""
-    return _Translation(root, warnings).run()
+def translate(root: Item, errors: list[str], warnings: list[str]) -> Item:
+    """Return the native tree. Every object that lacks what names it, or names what is not there, is among `errors`."""
+    translation = _Translation(root, warnings)
+    native = translation.run()
+    errors += translation.errors
+    return native
 
 
 class _Translation:
-    __slots__ = ("root", "users", "vhosts", "warnings")
+    """One file. A mistake is noted, and the translation goes on with something in its place that nobody will see."""
+
+    __slots__ = ("errors", "root", "users", "vhosts", "warnings")
 
     def __init__(self, root: Item, warnings: list[str]) -> None:
         self.root = root
+        self.errors: dict[str, None] = {}
         self.warnings = warnings
         self.users: dict[str, Item] = {}
         self.vhosts: dict[str, Item] = {}
@@ -81,19 +86,25 @@ class _Translation:
         if listed is None or listed.value is None:
             return
         if not isinstance(listed.value, list):
-            raise ConfigError(f"{listed.where}: {name}: expected a list")
+            self.wrong(listed, name, "expected a list")
+            return
         for position, entry in enumerate(listed.value):
             at = f"{name}[{position}]"
             if not isinstance(entry.value, dict):
-                raise ConfigError(f"{entry.where}: {at}: expected an object")
-            yield at, entry
+                self.wrong(entry, at, "expected an object")
+            else:
+                yield at, entry
+
+    def wrong(self, item: Item, at: str, text: str) -> None:
+        self.errors[f"{item.where}: {at}: {text}"] = None
 
     def text(self, entry: Item, name: str, at: str, default: str | None = None) -> str:
         item = entry.value.get(name)
         if item is None and default is not None:
             return default
         if item is None or not isinstance(item.value, str):
-            raise ConfigError(f"{entry.where}: {at}: '{name}' must be a string")
+            self.wrong(entry, at, f"'{name}' must be a string")
+            return ""
         return item.value
 
     def mapping(self, **values: Any) -> Item:
@@ -102,6 +113,10 @@ class _Translation:
     def empty_vhost(self) -> Item:
         return self.mapping(exchanges={}, queues={}, bindings=[], policies={})
 
+    def anything(self) -> Item:
+        """What stands for a vhost or a user that is not there."""
+        return self.mapping(exchanges={}, queues={}, bindings=[], policies={}, permissions={}, topic_permissions={})
+
     def pick(self, entry: Item, *names: str) -> dict[str, Item]:
         return {name: entry.value[name] for name in names if name in entry.value}
 
@@ -109,9 +124,9 @@ class _Translation:
         return self.known(self.vhosts, "vhost", self.text(entry, "vhost", at, "/"), at, entry)
 
     def known(self, among: dict[str, Item], kind: str, name: str, at: str, entry: Item) -> dict[str, Item]:
-        if name not in among:
-            raise ConfigError(f"{entry.where}: {at}: no {kind} '{name}' in this file")
-        value: dict[str, Item] = among[name].value
+        if name not in among and name:  # A name that is no string has been noted.
+            self.wrong(entry, at, f"no {kind} '{name}' in this file")
+        value: dict[str, Item] = among[name].value if name in among else self.anything().value
         return value
 
     # Translating.
@@ -122,7 +137,7 @@ class _Translation:
         if hashed:
             algorithm = self.text(entry, "hashing_algorithm", at, _HASHING[0])
             if algorithm not in _HASHING:
-                raise ConfigError(f"{entry.where}: {at}: {algorithm} is not accepted, only {' and '.join(_HASHING)}")
+                self.wrong(entry, at, f"{algorithm} is not accepted, only {' and '.join(_HASHING)}")
             values["password_hash"] = entry.value["password_hash"]
         name = self.text(entry, "name", at)
         values["permissions"] = Item({}, self.root.file)

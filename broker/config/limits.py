@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from broker.config.kinds import integer, option, seconds, share_or_size, size
+from broker.config.kinds import Section, integer, option, seconds, section, share_or_size, size
 
 KIB = 1024
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+@section
+class Limits(Section):
     """Bytes in `_bytes`, seconds in `_s`, everything else a count. All of them are inclusive."""
 
     # One connection, on the wire.

@@ -18,6 +18,8 @@ from broker.config.sections import read_struct
 from broker.config.source import Item
 from broker.errors import ConfigError
 
+ERRORS_TOLD_MAX = 100
+"""Mistakes that are told one by one: a generated file has one in each of its objects, or none."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -38,7 +40,7 @@ def load(
     """
     config, errors = _read(paths, sets, os.environ if environ is None else environ)
     if errors:
-        raise ConfigError("\n".join(errors))
+        raise ConfigError("\n".join(_told(errors)))
     return config
 
 
@@ -47,7 +49,12 @@ def check(
 ) -> Report:
     """Everything that `load` would refuse or warn of, without raising."""
     config, errors = _read(paths, sets, os.environ if environ is None else environ)
-    return Report(tuple(errors), config.warnings)
+    return Report(tuple(_told(errors)), config.warnings)
+
+
+def _told(errors: list[str]) -> list[str]:
+    more = len(errors) - ERRORS_TOLD_MAX
+    return errors if more <= 0 else [*errors[:ERRORS_TOLD_MAX], f"{more} more mistakes"]
 
 
 def _read(paths: Sequence[str | Path], sets: Sequence[str], environ: Mapping[str, str]) -> tuple[Config, list[str]]:
@@ -103,7 +110,7 @@ def _parse(path: Path, reading: Reading, warnings: list[str]) -> Item:
         root = source.parse_json(text, file)
     else:
         root = source.parse_yaml(text, file, reading.environ, reading.errors)
-    return definitions.translate(root, warnings) if definitions.is_definitions(root) else root
+    return definitions.translate(root, reading.errors, warnings) if definitions.is_definitions(root) else root
 
 
 def read_text(path: str, bytes_max: int) -> str:

@@ -2,17 +2,17 @@
 
 `Config()` is what runs when nothing is given. Knows nothing of files; `broker.config.loader` fills it.
 """
-# ruff: noqa: RUF009  (`option` is `dataclasses.field` with a kind and a reason)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any
 
 from broker.config.kinds import (
     Address,
     Kind,
+    Section,
     address,
     addresses,
     any_text,
@@ -24,6 +24,7 @@ from broker.config.kinds import (
     optional,
     seconds,
     secret,
+    section,
     size,
     text,
     words,
@@ -39,8 +40,8 @@ def loopback(port: int) -> tuple[Address, ...]:
     return Address("127.0.0.1", port), Address("::1", port)
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+@section
+class Listeners(Section):
     """Where each face listens; None is off."""
 
     amqp: tuple[Address, ...] | None = option(loopback(5672), addresses(), "AMQP 0-9-1.")
@@ -56,8 +57,8 @@ class Listeners:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+@section
+class Tls(Section):
     """What the TLS listeners present and ask for. Paths are relative to the working directory."""
 
     cert: str | None = option(None, optional(text()), "PEM file: the certificate, then its chain.")
@@ -78,8 +79,8 @@ class Tls:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+@section
+class Permission(Section):
     """Patterns for resource names; the empty pattern matches nothing but the empty name."""
 
     configure: str = option("", any_text(), "Declare and delete.")
@@ -87,16 +88,16 @@ class Permission:
     read: str = option("", any_text(), "Consume, get, purge, and bind from.")
 
 
-@dataclass(frozen=True, slots=True)
-class TopicPermission:
+@section
+class TopicPermission(Section):
     """Patterns for routing keys on one topic exchange; `{username}`, `{vhost}`, `{client_id}` stand for themselves."""
 
     write: str = option("", any_text(), "Publish with.")
     read: str = option("", any_text(), "Bind with.")
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+@section
+class User(Section):
     """At most one of `password` and `password_hash`; with neither only EXTERNAL can log in."""
 
     name: str
@@ -117,8 +118,8 @@ class User:
         return self.name == "guest" if self.loopback_only is None else self.loopback_only
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+@section
+class Exchange(Section):
     """An exchange of the topology."""
 
     name: str
@@ -129,8 +130,8 @@ class Exchange:
     arguments: Mapping[str, Any] = option(dict, free(), "Such as alternate-exchange.")
 
 
-@dataclass(frozen=True, slots=True)
-class QueueBinding:
+@section
+class QueueBinding(Section):
     """A binding written below its queue."""
 
     source: str = option(MISSING, text(), "The exchange.")
@@ -138,8 +139,8 @@ class QueueBinding:
     arguments: Mapping[str, Any] = option(dict, free(), "What a headers exchange matches.")
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+@section
+class Binding(Section):
     """A binding of the topology."""
 
     source: str = option(MISSING, text(), "The exchange that routes.")
@@ -149,8 +150,8 @@ class Binding:
     arguments: Mapping[str, Any] = option(dict, free(), "What a headers exchange matches.")
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+@section
+class Queue(Section):
     """A queue of the topology. Never exclusive: that needs a connection."""
 
     name: str
@@ -160,8 +161,8 @@ class Queue:
     bindings: tuple[QueueBinding, ...] = option((), listing(QueueBinding), "What leads to this queue.")
 
 
-@dataclass(frozen=True, slots=True)
-class Topic:
+@section
+class Topic(Section):
     """A topic of the topology. There it is grown and configured; it never loses partitions."""
 
     name: str
@@ -169,8 +170,8 @@ class Topic:
     config: Mapping[str, Any] = option(dict, free(), "Kafka's names: retention.ms, cleanup.policy, segment.bytes ...")
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+@section
+class Policy(Section):
     """A policy of the topology: what it defines holds for everything that its pattern matches."""
 
     name: str
@@ -184,8 +185,8 @@ class Policy:
     definition: Mapping[str, Any] = option(dict, free(), "Such as message-ttl, max-length, dead-letter-exchange.")
 
 
-@dataclass(frozen=True, slots=True)
-class VHost:
+@section
+class VHost(Section):
     """One vhost's exchanges, queues, bindings and policies."""
 
     name: str
@@ -206,16 +207,16 @@ class VHost:
         return (*self.bindings, *below)
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+@section
+class Declared(Section):
     """What is declared at start, in this order: vhosts with exchanges, queues and bindings, then users."""
 
     vhosts: tuple[VHost, ...]
     users: tuple[User, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+@section
+class Topology(Section):
     """How what `vhosts` declares meets what is there."""
 
     strict: bool = option(
@@ -226,8 +227,8 @@ class Topology:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+@section
+class Storage(Section):
     """Where data is kept."""
 
     dir: str = option(
@@ -250,8 +251,8 @@ class Storage:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Kafka:
+@section
+class Kafka(Section):
     """What clients of the Kafka protocol see."""
 
     advertised: Address | None = option(
@@ -303,8 +304,8 @@ class Kafka:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Security:
+@section
+class Security(Section):
     """How logins are verified and guessing is slowed."""
 
     anonymous_user: str | None = option(
@@ -341,16 +342,16 @@ class Security:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Compat:
+@section
+class Compat(Section):
     """What clients that look at the server's name are told (kombu does, for its quality-of-service rules)."""
 
     product: str = option("Jackalope", text(), "`product` in server-properties; RabbitMQ for clients that insist.")
     version: str | None = option(None, optional(text()), "`version` in server-properties; null is our own.")
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+@section
+class Log(Section):
     """Logs go to stderr."""
 
     level: str = option("info", choice("debug", "info", "warning", "error"), "The least severe that is written.")
@@ -367,8 +368,8 @@ def _root() -> dict[str, VHost]:
     return {"/": VHost("/")}
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+@section
+class Config(Section):
     """The whole configuration. `warnings` is what was understood and not used."""
 
     listeners: Listeners = option(

@@ -68,6 +68,7 @@ def warnings(config: Config, root: Item) -> list[str]:
 
 
 def _all(config: Config, root: Item) -> Iterator[Problem]:
+    yield from _listeners(config.listeners)
     yield from _tls(config.tls, config.listeners)
     yield from _limits(config)
     yield from _kafka_vhosts(config.kafka, config.listeners)
@@ -78,6 +79,16 @@ def _all(config: Config, root: Item) -> Iterator[Problem]:
     for user in config.users.values():
         # The default user's permission is nobody's mistake.
         yield from _user(user, config.vhosts if is_written(root, ("users", user.name)) else None)
+
+
+def _listeners(listeners: Listeners) -> Iterator[Problem]:
+    """An address is one listener's."""
+    taken: dict[str, str] = {}
+    for name in ("amqp", "amqps", "http", "kafka", "kafkas"):
+        for one in map(str, getattr(listeners, name) or ()):
+            other = taken.setdefault(one, name)
+            if other != name and not one.endswith(":0"):
+                yield ("listeners", name), f"{one} is the address of listeners.{other}"
 
 
 def _kafka_vhosts(kafka: Kafka, listeners: Listeners) -> Iterator[Problem]:
@@ -183,8 +194,8 @@ def _user(user: User, vhosts: Iterable[str] | None) -> Iterator[Problem]:
         except ValueError as error:
             yield (*at, "password_hash"), str(error)
     for tag in user.tags:
-        near = did_you_mean(tag, TAGS)
-        if near and tag not in TAGS:
+        near = did_you_mean(tag, TAGS) if tag not in TAGS else ""
+        if near:
             yield (*at, "tags"), f"unknown tag '{tag}'{near}"
     for vhost, permission in user.permissions.items():
         yield from _exists((*at, "permissions", vhost), "vhost", vhost, vhosts)

@@ -46,7 +46,8 @@ EVERYTHING = frozenset({".*", "^.*", ".*$", "^.*$"})
 """Patterns that every name has."""
 _NEVER_BUT_EMPTY = frozenset({"", "^$"})
 _VARIABLE = re.compile(r"\{(username|vhost|client_id)\}")
-_SPECIAL = re.compile(r"[^A-Za-z0-9_\x80-\U0010ffff]")
+_SPECIAL = re.compile(r"[\x00-/:-@\[-^`{-\x7f]")
+"""ASCII but for letters, digits and the underscore. Spelled as what is not those, it takes 6 ms to compile."""
 
 
 def compile_pattern(pattern: str) -> Matches:

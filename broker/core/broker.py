@@ -31,7 +31,7 @@ class Broker:
     """What every face gets. `alarm` is the reason why publishers wait ("low on memory"), None when they need not."""
 
     __slots__ = (
-        "_choose", "_limits", "alarm", "alarms", "conflicts", "left_aside", "metadata", "scheduler", "store", "vhosts",
+        "_choose", "_limits", "alarm", "alarms", "aside", "conflicts", "metadata", "scheduler", "store", "vhosts",
     )  # fmt: skip
 
     def __init__(self, choose: Choose, limits: VHostLimits | None = None, store: Store | None = None) -> None:
@@ -44,8 +44,8 @@ class Broker:
         self.alarms: frozenset[str] = frozenset()
         self.conflicts: list[str] = []
         """What of the configuration could not be declared beside what was there: complete sentences."""
-        self.left_aside: list[str] = []
-        """Entries of the catalog that this start could not use, and why."""
+        self.aside: dict[bytes, str] = {}
+        """Entries of the catalog that this start could not use: their keys, and why."""
         self._choose = choose
         self._limits = limits
 
@@ -89,7 +89,7 @@ class Broker:
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not keep the others away
                 self.leave_aside(entry.key, f"{type(error).__name__}: {error}")
         orphans = [log for log in store.logs.values() if log.number not in owned]
-        for log in orphans if not self.left_aside else ():
+        for log in orphans if not self.aside else ():
             store.drop_log(log)
         for vhost in self.vhosts.values():
             for queue in list(vhost.queues.values()):
@@ -118,7 +118,7 @@ class Broker:
                 store.put(key[1:], store.catalog[key])
                 store.delete(key)
             else:
-                self.left_aside.append(f"{place_of(key[1:])}: something else has its name")
+                self.aside[key[1:]] = "something else has its name"
 
     def leave_aside(self, key: bytes, why: str) -> None:
         """An entry of the catalog cannot be used: name it, and keep it where nobody writes over it."""
@@ -126,7 +126,18 @@ class Broker:
         assert store is not None
         store.put(ASIDE + key, store.catalog[key])
         store.delete(key)
-        self.left_aside.append(f"{place_of(key)}: {why}")
+        self.aside[key] = why
+
+    @property
+    def left_aside(self) -> list[str]:
+        """What could not be used, and why: a sentence each."""
+        return [f"{place_of(key)}: {why}" for key, why in self.aside.items()]
+
+    def drop_aside(self, key: bytes) -> None:
+        """Nobody will mend this entry: forget it. Logs that nothing names are dropped by a start that uses all."""
+        assert self.store is not None
+        del self.aside[key]
+        self.store.delete(ASIDE + key)
 
     def _restore(self, entry: Entry, store: Store, now_ms: int) -> Collection[int]:
         """One entry comes back; returns the numbers of its logs."""
@@ -181,12 +192,12 @@ class Broker:
                 vhost.topics.close_in_order()
         self.store.close_in_order()
 
-    def synced(self, frame: int) -> None:
-        """Everything up to `frame` is durable: who reads topics may see it."""
+    def synced(self) -> None:
+        """Another frame is durable: who reads queues as topics may see what came into them."""
         for vhost in self.vhosts.values():
             topics = vhost.topics
-            if topics is not None and (topics.unsynced or topics.queues.watched):
-                topics.synced(frame)
+            if topics is not None and topics.queues.watched:
+                topics.queues.synced()
 
     def tick(self, now_ms: int) -> None:
         """Time has passed. `now_ms` is monotonic, the same clock as in every other call."""

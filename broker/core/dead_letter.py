@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from broker.core.arguments import is_name
 from broker.core.deaths import Burials, is_cycle
 from broker.core.message import Incoming, Message
-from broker.core.routing import Target, route
+from broker.core.publishing import deliver, find_for_nobody
+from broker.core.sink import Sink
 from broker.errors import Refused
-from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
+from protocol.amqp.errors import PRECONDITION_FAILED
 
 if TYPE_CHECKING:
     from broker.core.limbo import Letter
@@ -63,7 +64,7 @@ class DeadLetters:
 
     def _move(self, queue: Queue, messages: Sequence[Message], reason: str) -> None:
         run: list[Message] = []
-        run_targets: Sequence[Target] = ()
+        run_targets: Sequence[Sink] = ()
         for message in messages:
             letter, targets = self._open(queue, message, reason)
             if run and targets != run_targets:
@@ -73,11 +74,8 @@ class DeadLetters:
                 run.append(letter.message)
                 run_targets = targets
                 continue
-            taken = False
-            for target in targets:
-                taken = target.enqueue_one(letter.message) or taken
+            taken, _ = deliver(None, targets, letter.message, letter)
             if not taken:
-                letter.forget()
                 self.dropped_count += 1
         if run:
             _enqueue(run, run_targets)
@@ -88,16 +86,15 @@ class DeadLetters:
         for one in letters:
             _, message, reason = one
             letter, targets = self._open(queue, message, reason)
-            if targets and blocked.isdisjoint(targets) and all(target.accepts() for target in targets):
-                for target in targets:
-                    target.enqueue_one(letter.message)
+            if targets and blocked.isdisjoint(targets) and all(target.accepts(letter.message) for target in targets):
+                deliver(None, targets, letter.message, letter)
             else:
                 blocked.update(targets)
                 letter.forget()
                 left.append(one)
         return left
 
-    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Incoming, Sequence[Target]]:
+    def _open(self, queue: Queue, message: Message, reason: str) -> tuple[Incoming, Sequence[Sink]]:
         """What becomes of a message, and the queues it is to go to."""
         exchange, routing_key = queue.rules.dead_letter_exchange, queue.rules.dead_letter_routing_key
         wall_ms = self._vhost.scheduler.wall_ms
@@ -125,23 +122,14 @@ class DeadLetters:
             self._vhost.scheduler.report(f"{where} cannot send its dead letters anywhere", reason)
         return False
 
-    def _targets(self, letter: Incoming, keys: Sequence[str]) -> Sequence[Target]:
-        vhost = self._vhost
-        if not letter.exchange:
-            return tuple(dict.fromkeys(queue for queue in map(vhost.target, keys) if queue is not None))
-        exchange = vhost.exchanges.get(letter.exchange)
-        if exchange is None:
-            return ()
-        exchange.published_count += 1
-        try:
-            return route(vhost.exchanges, exchange, letter, keys[1:])
-        except (PeerError, Refused):
-            # Its headers break what an exchange routes by, or a topic exchange finds its key too costly. Nobody waits
-            # for an answer any more.
-            return ()
+    def _targets(self, letter: Incoming, keys: Sequence[str]) -> Sequence[Sink]:
+        exchange = self._vhost.exchanges.get(letter.exchange)
+        if exchange is not None:
+            exchange.published_count += 1
+        return find_for_nobody(self._vhost, letter, keys[1:])
 
 
-def _enqueue(messages: list[Message], targets: Sequence[Target]) -> None:
+def _enqueue(messages: list[Message], targets: Sequence[Sink]) -> None:
     """Dead letters have no expiration, and these queues refuse nothing: they go in one run."""
     for target in targets:
         target.enqueue(messages)

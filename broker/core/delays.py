@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from broker.core.exchange.delayed import HEADER, delay_ms
 from broker.core.keeper import Keeper
 from broker.core.message import Incoming, Message, further_keys, origin_names
+from broker.core.publishing import deliver, find
 from broker.core.queue import Queue
-from broker.core.routing import route
 from broker.core.rules import Rules
 from broker.errors import Refused
 from protocol.amqp import content as wire
@@ -82,16 +82,14 @@ class DelayQueue(Queue):
         home = self._home
         for message in messages:
             origin, content = message
-            taken = False
             publication = Incoming(self._exchange.name, origin_names(origin)[1], message, self.scheduler.wall_ms)
             try:
                 publication.message = (origin, _sent(content))
                 keys = further_keys(origin, publication.headers)
-                queues = route(home.exchanges, self._exchange, publication, keys)
+                sinks = find(home, self._exchange, publication, keys)
             except (PeerError, Refused):
-                queues = ()  # Headers or a key that the exchange cannot route by; nobody waits for an answer any more.
-            for queue in queues:
-                taken = queue.enqueue_one(publication.message) or taken
+                sinks = ()  # Headers or a key that the exchange cannot route by; nobody waits for an answer any more.
+            # It was counted when it was published.
+            taken, _ = deliver(None, sinks, publication.message, publication)
             if not taken:
-                publication.forget()
                 home.dead_letters.dropped_count += 1

@@ -18,7 +18,6 @@ from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
 from broker.core.metadata import Change, Found, Guard, Proposal, Reply
 from broker.core.queue import Queue, locked
-from broker.core.routing import Target
 from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
 from broker.core.unbinding import Following
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from broker.core.vhost import VHostLimits
     from broker.log.store import Store
 
+Target = Queue | Stream
+"""What clients declare as a queue, and where messages end up."""
 DEFAULT_EXCHANGE = ""
 PREDECLARED = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers",
                "amq.match": "headers"}  # fmt: skip
@@ -321,7 +322,7 @@ class Proposing:
 
 
 def _is_kept(destination: Destination) -> bool:
-    if isinstance(destination, Queue | Stream):
+    if isinstance(destination, Target):
         return destination.kept
     return isinstance(destination, Exchange) and destination.durable
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from broker.core.message import KeyedOrigin, Message, make_origin, unpack_keys
 from protocol.amqp import content as wire
 from protocol.amqp.frames import BODY, FRAME_HEAD, HEADER, content_frames, frame
-from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, read_varint, varint
+from protocol.kafka.records import HEADER_SIZE, VARINTS, BatchHeader, CorruptBatch, read_varint, varint
 
 FRAME_MAX_BYTES = 131_072
 CONTENT_HEAD = b"\x00\x3c\x00\x00"
@@ -31,12 +31,11 @@ CONTENT_HEAD = b"\x00\x3c\x00\x00"
 NAME_BYTES_MAX = 255
 BODY_BYTES_MAX = FRAME_MAX_BYTES - 8
 """What one body frame holds."""
-_VARINTS = [varint(number) for number in range(8192)]
 PERSISTENT = 2
 
 
 def _varint(number: int) -> bytes:
-    return _VARINTS[number] if number < 8192 else varint(number)
+    return VARINTS[number] if number < 8192 else varint(number)
 
 
 class Persistence:

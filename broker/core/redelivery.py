@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.core.intervals import Place
 from broker.core.message import Incoming, make_origin, origin_names, with_headers
+from broker.core.publishing import deliver, find_for_nobody
 from broker.core.record_format import FRAME_MAX_BYTES
 from broker.core.replay import REPLAYED_FROM, MayWrite, Seen
-from broker.core.routing import Target, route
-from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import Long
 
 if TYPE_CHECKING:
-    from broker.core.exchange.exchange import Exchange
     from broker.core.queue import Queue
     from broker.core.vhost import VHost
 
@@ -86,22 +84,6 @@ def redeliver(home: VHost, queue: Queue, seen: Seen, into: Into, may_write: MayW
         return NOT_PERMITTED
     message = make_origin(into.exchange.encode(), key.encode()), content
     letter = Incoming(into.exchange, key, message, home.scheduler.wall_ms)
-    targets = _targets(home, letter)
-    accepted = [target.enqueue_one(message) for target in targets]
-    if not any(accepted):
-        letter.forget()
-        return REFUSED if targets else UNROUTABLE
-    return COPIED
-
-
-def _targets(home: VHost, letter: Incoming) -> tuple[Target, ...]:
-    if not letter.exchange:
-        found = home.target(letter.routing_key)
-        return (found,) if found is not None else ()
-    source: Exchange | None = home.exchanges.get(letter.exchange)
-    if source is None:  # Deleted since the request was checked.
-        return ()
-    try:
-        return route(home.exchanges, source, letter)
-    except (PeerError, Refused):
-        return ()
+    targets = find_for_nobody(home, letter)
+    taken, _ = deliver(home.exchanges.get(into.exchange), targets, message, letter)
+    return COPIED if taken else REFUSED if targets else UNROUTABLE

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from broker.core.deaths import read_deaths
 from broker.core.message import Incoming, Message, make_origin
-from broker.core.routing import Target, route
-from broker.core.streams.stream import Stream
-from broker.errors import Refused
+from broker.core.publishing import deliver, find_for_nobody
+from broker.core.sink import Sink
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import with_entries, without_entry
@@ -120,33 +119,17 @@ def replay(home: VHost, queue: Source, seen: Seen, may_write: MayWrite, *, to_ex
         return Outcome(False, "not permitted")
     message = _revived(seen.message, exchange, key, queue.name)
     letter = Incoming(exchange, key, message, home.scheduler.wall_ms)
-    targets = _targets(home, died_in if is_direct else None, letter)
-    accepting = [target for target in targets if _takes(target, message)]
+    if is_direct:
+        targets: Sequence[Sink] = [target for target in [home.target(died_in)] if target is not None]
+    else:
+        targets = find_for_nobody(home, letter)
+    accepting = [target for target in targets if target.accepts(message)]
     if not accepting or not queue.take_each((seen.offset,)):
         letter.forget()
         return Outcome(False, "gone" if accepting else "refused" if targets else "no origin")
-    for target in accepting:
-        target.enqueue_one(message)
+    deliver(None, accepting, message, letter)
     queue.settle((seen.offset,))
     return Outcome(True, "")
-
-
-def _takes(target: Target, message: Message) -> bool:
-    return target.takes(message) if isinstance(target, Stream) else target.accepts()
-
-
-def _targets(home: VHost, queue: str | None, letter: Incoming) -> tuple[Target, ...]:
-    """The queue, or None: where the letter's exchange leads."""
-    if queue is not None:
-        found = home.target(queue)
-        return (found,) if found is not None else ()
-    source = home.exchanges.get(letter.exchange)
-    if source is None:
-        return ()
-    try:
-        return route(home.exchanges, source, letter)
-    except (PeerError, Refused):
-        return ()
 
 
 def _revived(message: Message, exchange: str, key: str, where: str) -> Message:

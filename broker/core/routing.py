@@ -12,11 +12,8 @@ from operator import attrgetter
 from broker.core.exchange.base import Destination
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming
-from broker.core.queue import Queue
-from broker.core.streams.stream import Stream
+from broker.core.sink import Sink
 
-Target = Queue | Stream
-"""Where messages end up."""
 _IS_DELETED = attrgetter("deleted")
 
 
@@ -55,13 +52,13 @@ def _reach(exchanges: Mapping[str, Exchange], source: Exchange) -> Iterator[Exch
 
 def route(
     exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str] = ()
-) -> tuple[Target, ...]:
-    """The queues that a publication to `source` reaches, each once, in binding order.
+) -> tuple[Sink, ...]:
+    """The sinks that a publication to `source` reaches, each once, in binding order.
 
     `more_keys` (CC, BCC) are tried besides its own by the routers that know keys. An exchange that leads nowhere hands
     over to its alternate; each exchange is visited once, which cuts loops.
     Raises PeerError 502 for a malformed headers table and Refused 406 where a router declines; then no router remembers
-    it. If a queue does not take it, `publication.forget` is the caller's business.
+    it. If no sink takes it, `publication.forget` is the caller's business.
     """
     if source.plain and not more_keys:
         # Queues only, and the router names each once; the same object, so that equal answers stay comparable by `is`.
@@ -78,8 +75,8 @@ def route(
 
 def _spread(
     exchanges: Mapping[str, Exchange], source: Exchange, publication: Incoming, more_keys: Sequence[str]
-) -> tuple[Target, ...]:
-    queues: dict[Target, None] = {}
+) -> tuple[Sink, ...]:
+    queues: dict[Sink, None] = {}
     seen = {source}
     pending = [source]
     while pending:
@@ -93,7 +90,7 @@ def _spread(
             destinations = [alternate] if alternate is not None else []
         for destination in destinations:
             if not isinstance(destination, Exchange):
-                queues[destination] = None  # type: ignore[index]  # What is no exchange is a queue or a stream.
+                queues[destination] = None  # type: ignore[index]  # What is no exchange is a sink.
             elif destination not in seen:
                 seen.add(destination)
                 pending.append(destination)

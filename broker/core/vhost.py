@@ -20,11 +20,10 @@ from broker.core.message import Message
 from broker.core.metadata import Change, MetadataStore, at_once
 from broker.core.owners import Owners
 from broker.core.policies import Policies
-from broker.core.proposing import PREDECLARED, Proposing
+from broker.core.proposing import PREDECLARED, Proposing, Target
 from broker.core.queue import Queue
 from broker.core.replays import Replays
 from broker.core.retaining import Retaining
-from broker.core.routing import Target
 from broker.core.scheduler import Scheduler
 from broker.core.streams.stream import Stream
 from broker.core.streams.streams import Streams

@@ -20,6 +20,7 @@ from broker.log.filling import Filling
 from broker.log.frames import HEADER_SIZE
 from broker.log.journal import Journal, Write
 from broker.log.log import Log
+from broker.log.pledges import Pledge, Pledges
 from broker.log.segment import Handles, log_folder
 
 JOURNAL_BYTES_MAX = 64 << 20
@@ -57,8 +58,8 @@ class Store:
 
     __slots__ = (
         "_catalog_entries", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "filling", "frame",
-        "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "promised_count",
-        "recovered", "swept", "sync", "synced_frame",
+        "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "pledges",
+        "promised_count", "recovered", "swept", "sync", "synced_frame",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, journal: Journal, new_uuid: Callable[[], bytes]) -> None:
@@ -83,7 +84,9 @@ class Store:
         self.pending_bytes = 0
         """About what the frame that is being filled holds; moved by whoever appends."""
         self.promised_count = 0
-        """Moved by whoever does what a peer will be told of only when it is synced; see `Connection.send_confirms`."""
+        """Moved by whoever does what a peer may be told of only when it is committed. A face that finds it moved by
+        what it was asked for answers with a pledge, else at once: what is transient waits for nobody's frame."""
+        self.pledges = Pledges()
         self.recovered = Recovered()
         self.new_uuid = new_uuid  # 16 octets that nobody has had.
         self._catalog_entries: list[bytes] = []
@@ -125,6 +128,20 @@ class Store:
     def dirty(self) -> bool:
         """Whether the frame that is being filled has anything in it."""
         return bool(self._catalog_entries or self.filling)
+
+    # Who waits for them.
+
+    def pledge(self, pledge: Pledge) -> None:
+        """Keep the pledge when the frame that is being filled is committed."""
+        self.pledges.add(pledge, self.frame)
+
+    def pledge_all(self, pledge: Pledge) -> None:
+        """Keep the pledge when everything that anybody has done so far is committed, which may be now."""
+        frame = self.frame if self.dirty or self.pledges.last_frame == self.frame else self.frame - 1
+        if frame <= self.synced_frame:
+            pledge.kept(True)
+        else:
+            self.pledges.add(pledge, frame)
 
     # Frames.
 

@@ -115,7 +115,7 @@ class BulkPump(Pump):
                 size += len(one)
                 count += 1
         except OSError as error:
-            log.error("connection ended, what it was to be sent cannot be read: %s", error)
+            self._log_unreadable(error)
             self.close()
             return b""
         del out[:count]
@@ -163,7 +163,7 @@ class BulkPump(Pump):
             room = 0  # Until epoll says that it takes more.
         except OSError as error:
             if isinstance(pieces[0], FileRange) and error.errno == errno.EIO:
-                log.error("connection ended, what it was to be sent cannot be read: %s", error)
+                self._log_unreadable(error)
                 self._shut()  # The socket is well, and would go on behind half an answer.
             log.debug("connection lost while writing: %s", error)
             machine.out.clear()
@@ -174,6 +174,10 @@ class BulkPump(Pump):
         machine.congested = self._unsent > self._limits.out_buffer_bytes_max
         if pieces:
             self._watch()
+
+    def _log_unreadable(self, error: OSError) -> None:
+        text = "connection ended, what it was to be sent cannot be read: %s"
+        self._home.log_lines.error(log, text, error)
 
     def _shut(self) -> None:
         """Nothing goes either way any more: the next read finds the end."""

@@ -10,7 +10,6 @@ count for timeouts: sessions, heartbeats and the like go on where they were. Age
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,8 @@ class Clock:
     def __init__(
         self,
         hub: Hub,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
-        time_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int],
+        time_ns: Callable[[], int],
     ) -> None:
         self._hub = hub
         self._monotonic_ns = monotonic_ns

@@ -21,14 +21,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 from broker.log.checkpoint import Checkpoint, Step
 from broker.log.disk import NO_HANDLES, NO_SPACE
 from broker.log.errors import StorageError
 from broker.log.store import Cut, Store
+
+if TYPE_CHECKING:
+    from broker.server.worker import Worker
 
 log = logging.getLogger("jackalope.storage")
 
@@ -37,49 +39,6 @@ IDLE_MS = 3000
 CHECKPOINT_PAUSE_MS = 2000
 GATHER_BYTES_MAX = 256 << 10
 """What nobody waits for goes with what somebody waits for, with a tick, or when it is more than this."""
-Job = Callable[[], None]
-
-
-class Worker:
-    """A thread that runs one job after the other; `results` gets the error of each, or None, and `fd` is written to.
-
-    It waits in the kernel: waking it through an eventfd and hearing of it through another costs 6 µs there and back,
-    through `queue.SimpleQueue` 59.
-    """
-
-    def __init__(self, name: str, fd: int) -> None:
-        self._fd = fd
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
-        self._jobs: deque[Job | None] = deque()
-        self.results: deque[Exception | None] = deque()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, job: Job) -> None:
-        """Run the job as soon as those before are done."""
-        self._jobs.append(job)
-        os.eventfd_write(self._wake, 1)
-
-    def stop(self) -> None:
-        """Finish what was submitted, then end."""
-        self._jobs.append(None)
-        os.eventfd_write(self._wake, 1)
-        self._thread.join()
-        os.close(self._wake)
-
-    def _run(self) -> None:
-        while True:
-            os.eventfd_read(self._wake)
-            job = self._jobs.popleft()
-            if job is None:
-                return
-            error: Exception | None = None
-            try:
-                job()
-            except Exception as failed:  # noqa: BLE001 - the loop judges; a thread that ends would be waited for
-                error = failed
-            self.results.append(error)
-            os.eventfd_write(self._fd, 1)
 
 
 def _is_shortage(error: Exception) -> bool:
@@ -96,9 +55,8 @@ class Flusher:
         on_synced: Callable[[int], None],
         on_failed: Callable[[Exception], None],
         on_space: Callable[[bool], None],
-        new_worker: Callable[[str, int], Worker] | None = None,
+        new_worker: Callable[[str, int], Worker],
     ) -> None:
-        new_worker = new_worker or Worker
         self.store = store
         self.failed: Exception | None = None
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -115,8 +73,6 @@ class Flusher:
         self._is_promise = False
         self._pause_ms = 0
         self._idle_ms = 0
-        self.waiting_frame = 0
-        """Somebody waits for this frame although it may stay empty."""
         self.frames_count = 0
         self.checkpoints_count = 0
 
@@ -126,12 +82,15 @@ class Flusher:
     def wanted(self) -> bool:
         """Whether what has gathered had better go soon, and could: somebody waits for it, or it has grown."""
         store = self.store
-        return self._cut is None and (self.waiting_frame >= store.frame or store.pending_bytes > GATHER_BYTES_MAX)
+        return self._cut is None and (
+            store.pledges.urgent_frame >= store.frame or store.pending_bytes > GATHER_BYTES_MAX
+        )
 
     def turn_ended(self) -> None:
         """Send what has gathered on its way, unless a frame is under way."""
         store = self.store
-        while self._cut is None and (store.dirty or self.waiting_frame >= store.frame) and self.failed is None:
+        pledges = store.pledges
+        while self._cut is None and (store.dirty or pledges.urgent_frame >= store.frame) and self.failed is None:
             cut = store.cut()
             if cut is None:
                 self._on_synced(store.synced_frame)

@@ -16,6 +16,7 @@ from broker.core.groups.storage import GroupStore
 from broker.core.groups.values import JoinResult, Reply, StateChanged, SyncResult
 from broker.core.scheduler import SLICE_UNITS
 from broker.server.local_members import LocalMembers, forget_earlier_run
+from broker.server.log_lines import LogLines
 from protocol.kafka.group_records import subscribed_topics
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Asker(Protocol):
 class Groups:
     """See the module."""
 
-    __slots__ = ("_ahead_ms", "_now_ms", "_scheduler", "_sweep_ms", "coordinator", "local", "on_state", "store",
-                 "topics")  # fmt: skip
+    __slots__ = ("_ahead_ms", "_now_ms", "_scheduler", "_sweep_ms", "coordinator", "local", "log_lines", "on_state",
+                 "store", "topics")  # fmt: skip
 
     def __init__(
         self,
@@ -51,9 +52,11 @@ class Groups:
         settings: GroupSettings,
         now_ms: Callable[[], int],
         new_token: Callable[[], str],
+        log_lines: LogLines,
     ) -> None:
         """`now_ms` is a monotonic clock, `new_token` makes what nobody can guess. Raises Corrupt and OSError."""
         self.topics = topics
+        self.log_lines = log_lines
         self._scheduler = scheduler
         self._now_ms = now_ms
         self._ahead_ms = scheduler.wall_ms - now_ms()
@@ -98,8 +101,8 @@ class Groups:
                 asker: Asker = effect.ticket  # type: ignore[assignment]  # Tickets are askers here.
                 asker.reply(effect.result, after_save=effect.after_save)
             elif isinstance(effect, StateChanged):
-                log.info("group %r: %s, generation %d: %s", effect.group_id, effect.state.value, effect.generation,
-                         effect.reason)  # fmt: skip
+                text = "group %r: %s, generation %d: %s"
+                self.log_lines.info(log, text, effect.group_id, effect.state.value, effect.generation, effect.reason)
                 changed.append(effect.group_id)
             else:
                 self.store.save(effect, self._scheduler.wall_ms)

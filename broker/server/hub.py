@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import base64
 import logging
-import secrets
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.core.broker import Broker
 from broker.core.groups.settings import OFFSETS_TOPIC, GroupSettings
-from broker.server.amqp import handshake
-from broker.server.amqp.reply_to import ReplyAddresses
-from broker.server.amqp.state import State
-from broker.server.auth import LoginRefused
 from broker.server.durability import Durability
+from broker.server.env import Env
 from broker.server.half_open import HalfOpen, Hosts
+from broker.server.log_lines import LogLines
 from broker.server.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from broker.core.access import Access
     from broker.server.amqp.connection import Connection
-    from broker.server.auth import Authenticator
+    from broker.server.amqp.reply_to import ReplySink
+    from broker.server.auth import Authenticator, LoginRefused
     from broker.server.groups import Groups
     from broker.server.machine import Machine
 
@@ -47,9 +44,9 @@ class Hub:
     """Shared by the connections of one broker process."""
 
     __slots__ = (
-        "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability",
-        "group_settings", "half_open", "hasten", "hosts", "kafka", "next_dues", "now_ms", "on_tick", "read_clock",
-        "reply_addresses", "scheduler", "touched", "turns", "unfinished",
+        "_groups", "_origins", "access", "authenticator", "blocked", "broker", "connections", "durability", "env",
+        "group_settings", "half_open", "hasten", "hosts", "kafka", "log_lines", "next_dues", "now_ms", "on_tick",
+        "read_clock", "reply_sinks", "scheduler", "touched", "turns", "unfinished",
     )  # fmt: skip
 
     def __init__(
@@ -59,20 +56,23 @@ class Hub:
         authenticator: Authenticator,
         durability: Durability | None = None,
         unfinished_bytes_max: int = 256 << 20,
+        env: Env | None = None,
     ) -> None:
+        self.env = env = env or Env()
         self.broker = broker
         self.durability = durability  # None keeps everything in memory.
         self.scheduler = broker.scheduler
         self.access = access
         self.authenticator = authenticator
-        self.now_ms = self.scheduler.now_ms = time.monotonic_ns() // 1_000_000  # Never jumps.
+        self.now_ms = self.scheduler.now_ms = env.monotonic_ns() // 1_000_000  # Never jumps.
         self.read_clock: Callable[[], None] = _stands_still
         """Moves `now_ms` and the scheduler's times; called before an event is handled (`server.clock`)."""
         self.hasten: Callable[[int], None] = _no_haste
         """Has `on_tick` called when `now_ms` has reached a time, if that is before the next tick."""
-        self.connections: set[Connection] = set()
-        self.blocked: set[Connection] = set()
-        self.reply_addresses = ReplyAddresses()
+        self.connections: dict[Connection, None] = {}
+        self.blocked: dict[Connection, None] = {}
+        self.reply_sinks: dict[str, ReplySink] = {}
+        """Consumers of direct replies, by their address."""
         self.touched: list[Machine] = []
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
@@ -85,6 +85,7 @@ class Hub:
         self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()
         self.hosts = Hosts()
+        self.log_lines = LogLines()
         self.unfinished = Unfinished(unfinished_bytes_max, lambda: self.now_ms)
         self._origins: dict[tuple[bytes, bytes, int], bytes] = {}
         if durability is not None:
@@ -100,7 +101,7 @@ class Hub:
             topics = self.broker.vhosts[vhost].topics
             assert topics is not None
             groups = self._groups[vhost] = Groups(
-                topics, self.scheduler, self.group_settings, lambda: self.now_ms, self.new_token
+                topics, self.scheduler, self.group_settings, lambda: self.now_ms, self.new_token, self.log_lines
             )
             self.on_tick.append(lambda _: groups.tick())
             self.next_dues.append(groups.next_due_ms)
@@ -156,7 +157,7 @@ class Hub:
         log.warning("alarm: %s", reason or "cleared")
         self.broker.alarm = reason
         if reason is None:
-            blocked, self.blocked = self.blocked, set()
+            blocked, self.blocked = self.blocked, {}
             for connection in blocked:
                 connection.resume()
                 if connection.transport is not None:
@@ -165,7 +166,7 @@ class Hub:
 
     def add(self, connection: Connection) -> None:
         """A connection was accepted; it counts as half open until it has logged in and opened its vhost."""
-        self.connections.add(connection)
+        self.connections[connection] = None
         self.hosts.add(connection.peer[0])
         self.half_open.add(connection)
 
@@ -173,40 +174,18 @@ class Hub:
         """The connection is closed."""
         if connection in self.connections:
             self.half_open.discard(connection)
-            self.connections.discard(connection)
+            del self.connections[connection]
             self.hosts.remove(connection.peer[0])
-            self.blocked.discard(connection)
-
-    async def log_in(self, connection: Connection) -> None:
-        """Finish a login that has to be checked off the loop; returns at once when none is under way."""
-        if connection.login is None:
-            return
-        mechanism, response = connection.login
-        try:
-            user = await self.authenticator.authenticate(
-                mechanism, response, connection.peer[0], connection.external_name
-            )
-            self.read_clock()
-        except LoginRefused as refused:
-            self.read_clock()
-            if connection.state is State.START:
-                handshake.login_refused(connection, refused)
-        else:
-            if connection.state is State.START:  # Else it was closed meanwhile.
-                handshake.login_ok(connection, user)
-
-    def wall_ms(self) -> int:
-        """The wall clock."""
-        return time.time_ns() // 1_000_000
+            self.blocked.pop(connection, None)
 
     def new_token(self) -> str:
         """22 characters of base64url nobody can guess."""
-        return base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+        return base64.urlsafe_b64encode(self.env.random_bytes(16)).decode().rstrip("=")
 
     def log_refused(self, connection: Connection, refused: LoginRefused) -> None:
         """A login failed; what the peer is told says less."""
-        log.warning("login refused: peer=%s:%s mechanism=%r reason=%s", *connection.peer[:2], connection.mechanism[:32],
-                    refused)  # fmt: skip
+        text = "login refused: peer=%s:%s mechanism=%r reason=%s"
+        self.log_lines.warning(log, text, *connection.peer[:2], connection.mechanism[:32], refused)
 
     def statistics(self) -> dict[str, Any]:
         """Counts of what is there."""

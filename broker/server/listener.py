@@ -12,12 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from broker.errors import ConfigError
-from broker.server.amqp.connection import Connection
-from broker.server.amqp.settings import AmqpSettings
-from broker.server.half_open import AcceptLimits
-from broker.server.hub import Hub
-from broker.server.poller import Poller
-from broker.server.pump import Pump
+from broker.server.log_lines import LogLines
 from broker.server.tls import Tls
 
 log = logging.getLogger("jackalope.server")
@@ -131,11 +126,12 @@ Admit = Callable[[socket.socket, tuple[str, int], Tls | None], bool]
 class Listener:
     """Accepts on one socket until cancelled."""
 
-    __slots__ = ("_admit", "_sock", "_tls", "refused_count")
+    __slots__ = ("_admit", "_log_lines", "_sock", "_tls", "refused_count")
 
-    def __init__(self, sock: socket.socket, admit: Admit, tls: TlsListening | None = None) -> None:
+    def __init__(self, sock: socket.socket, admit: Admit, log_lines: LogLines, tls: TlsListening | None = None) -> None:
         self._sock = sock
         self._admit = admit
+        self._log_lines = log_lines
         self._tls = tls
         self.refused_count = 0
 
@@ -151,9 +147,9 @@ class Listener:
                 continue
             except OSError as error:
                 if error.errno not in _OUT_OF_HANDLES:
-                    log.warning("accept failed: %s", error)
+                    self._log_lines.warning(log, "accept failed: %s", error)
                     continue
-                log.error("out of handles: %s", error)
+                self._log_lines.error(log, "out of handles: %s", error)
                 await trio.sleep(0.1)
 
     def _welcome(self, sock: socket.socket, peer: tuple[str, int]) -> None:
@@ -163,25 +159,3 @@ class Listener:
         if not self._admit(sock, peer, tls):
             self.refused_count += 1
             sock.close()
-
-
-@dataclass(frozen=True, slots=True)
-class AmqpDoor:
-    """Who comes in over AMQP: an `Admit`."""
-
-    hub: Hub
-    poller: Poller
-    settings: AmqpSettings
-    limits: AcceptLimits
-
-    def __call__(self, sock: socket.socket, peer: tuple[str, int], tls: Tls | None) -> bool:
-        """Half open ones that are too many make room for new ones."""
-        limits, hub = self.limits, self.hub
-        if len(hub.connections) >= limits.connections_max or hub.hosts.count(peer[0]) >= limits.per_host_max:
-            return False
-        hub.half_open.make_room(peer[0], limits)
-        hub.read_clock()
-        connection = Connection(hub, self.settings, peer)
-        hub.add(connection)
-        self.poller.add(Pump(hub, self.poller, sock, connection, tls))
-        return True

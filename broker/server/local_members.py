@@ -169,7 +169,8 @@ class Membership:
                 self.reading.let_go()
             self._local.outside[self] = None
         elif member.step is Step.GONE and member.refusal is not None:
-            log.warning("group %r does not take a consumer of AMQP: %s", self.group_id, member.refusal.name)
+            text = "group %r does not take a consumer of AMQP: %s"
+            self._local.groups.log_lines.warning(log, text, self.group_id, member.refusal.name)
             self._local.remove(self)
             self.reading.let_go()
             self.reading.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from broker.log.disk import FileRange
+    from broker.server.log_lines import LogLines
 
 
 class Machine(Protocol):
@@ -79,6 +80,10 @@ class Home(Protocol):
     @property
     def now_ms(self) -> int:
         """The clock that never jumps, as of the event that is handled."""
+
+    @property
+    def log_lines(self) -> LogLines:
+        """Where it says what peers may cause in a loop."""
 
     def remove(self, machine: Any) -> None:
         """The machine's socket is closed."""

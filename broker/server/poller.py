@@ -198,8 +198,7 @@ class Poller:
     def _drop_wakes(self) -> None:
         self._wake[0].recv(4096)
 
-    @staticmethod
-    def _bug(pump: Pump) -> None:
+    def _bug(self, pump: Pump) -> None:
         """A bug that one peer met must not end the others."""
-        log.exception("connection ended by a bug: peer=%s:%s", *pump.machine.peer)
+        self._hub.log_lines.bug(log, "connection ended by a bug: peer=%s:%s", *pump.machine.peer)
         pump.close()

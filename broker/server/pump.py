@@ -127,7 +127,7 @@ class Pump:
         try:
             plain = tls.receive(data)
         except ssl.SSLError as error:
-            log.info("TLS failed: peer=%s:%s %s", *self.machine.peer, error)
+            self._home.log_lines.info(log, "TLS failed: peer=%s:%s %s", *self.machine.peer, error)
             self._send(tls.data_to_send())
             self.close()
             return

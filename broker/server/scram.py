@@ -15,7 +15,6 @@ import base64
 import hashlib
 import hmac
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Final, NamedTuple
@@ -52,17 +51,32 @@ class Scram:
     `password_of` gives the password of a user where it is known as text: another object whenever it was set anew.
     """
 
-    __slots__ = ("_authenticator", "_derived", "_iterations", "_password_of", "_secret", "_set", "_store")
+    __slots__ = (
+        "_authenticator",
+        "_derived",
+        "_iterations",
+        "_password_of",
+        "_random_bytes",
+        "_secret",
+        "_set",
+        "_store",
+    )
 
     def __init__(
-        self, authenticator: Authenticator, store: Store, iterations: int, password_of: Callable[[str], Secret | None]
+        self,
+        authenticator: Authenticator,
+        store: Store,
+        iterations: int,
+        password_of: Callable[[str], Secret | None],
+        random_bytes: Callable[[int], bytes],
     ) -> None:
+        self._random_bytes = random_bytes
         self._authenticator = authenticator
         self._password_of = password_of
         self._store = store
         self._iterations = iterations
         if catalog.SCRAM_SECRET not in store.catalog:
-            store.put(catalog.SCRAM_SECRET, os.urandom(32))
+            store.put(catalog.SCRAM_SECRET, random_bytes(32))
         self._secret = store.catalog[catalog.SCRAM_SECRET]
         self._derived: dict[Key, tuple[Secret, Credential]] = {}
         self._set: dict[Key, Credential] = dict(_stored(store))
@@ -107,7 +121,7 @@ class Scram:
             first = parse_client_first(message)
         except MalformedScram as error:
             raise LoginRefused(f"{mechanism}: {error}") from None
-        nonce = base64.b64encode(os.urandom(NONCE_OCTETS))
+        nonce = base64.b64encode(self._random_bytes(NONCE_OCTETS))
         credential = self._set.get((first.name, mechanism))
         if credential is not None:
             return Exchange(mechanism, first, nonce, credential.salt, credential.iterations)

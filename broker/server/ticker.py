@@ -10,17 +10,20 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.core.scheduler import SLICE_UNITS
 from broker.log.errors import StorageError
 from broker.server.amqp.ack_timeout import close_overdue
-from broker.server.amqp.connection import Connection
 from broker.server.amqp.state import State
 from broker.server.hub import Hub
 from protocol.amqp.frames import HEARTBEAT_FRAME
+
+if TYPE_CHECKING:
+    from broker.server.amqp.connection import Connection
 
 log = logging.getLogger("jackalope.server")
 
@@ -29,6 +32,8 @@ SWEEP_TICKS = 5
 """Connections are looked at every 250 ms: a heartbeat of 1 s needs 0.5 s precision."""
 MISSED_INTERVALS = 3
 """A peer silent for so many heartbeat intervals is gone. RabbitMQ 4.0.5 was seen to wait 3.0 s for heartbeat 1."""
+WATCH_UNITS, CHANNELS_A_UNIT = 2, 10
+"""What it costs to look at a connection, and at its channels that have nothing unacknowledged."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -50,6 +55,7 @@ class Ticker:
         "_disk_free_bytes_min",
         "_handshake_timeout_ms",
         "_hub",
+        "_is_sweeping",
         "_memory_watermark_bytes",
         "_send_timeout_ms",
         "_set_clock",
@@ -74,6 +80,7 @@ class Ticker:
         self._memory_watermark_bytes = memory_watermark_bytes
         self._send_timeout_ms = send_timeout_ms
         self._set_clock = set_clock or hub.read_clock
+        self._is_sweeping = False
         self._sleep: trio.CancelScope | None = None
         self.lag_ms_max = 0.0
         self.resident_bytes = resident_bytes()
@@ -108,8 +115,9 @@ class Ticker:
                 ticked_ms = hub.now_ms
                 ticks += 1
                 if ticks % SWEEP_TICKS == 0:
-                    for connection in list(hub.connections):
-                        self._watch(connection, hub.now_ms)
+                    if not self._is_sweeping:
+                        self._is_sweeping = True
+                        scheduler.add_job(self._sweep())
                     self._watch_memory()
                     self._watch_disk()
                     self._watch_unfinished()
@@ -174,6 +182,18 @@ class Ticker:
             return False
         return True
 
+    def _sweep(self) -> Iterator[int]:
+        """Watch all connections; yields units of work."""
+        spent = 0
+        for connection in list(self._hub.connections):
+            if connection in self._hub.connections:  # Not gone meanwhile.
+                self._watch(connection, self._hub.now_ms)
+            spent += WATCH_UNITS + len(connection.channels) // CHANNELS_A_UNIT
+            if spent >= SLICE_UNITS:
+                yield spent
+                spent = 0
+        self._is_sweeping = False
+
     def _watch(self, connection: Connection, now_ms: int) -> None:
         """Handshake and close timeouts, and heartbeats: any octet counts (RabbitMQ 3.1/8)."""
         if connection.received_octets != connection.seen_received:
@@ -190,7 +210,7 @@ class Ticker:
             return
         if connection.state is not State.RUNNING:
             if now_ms - connection.started_ms >= self._handshake_timeout_ms:
-                log.info("handshake timeout: peer=%s:%s", *connection.peer[:2])
+                self._hub.log_lines.info(log, "handshake timeout: peer=%s:%s", *connection.peer[:2])
                 connection.transport.close()
             return
         for channel in list(connection.channels.values()):
@@ -198,13 +218,12 @@ class Ticker:
                 close_overdue(channel, now_ms)
         self._beat(connection, now_ms)
 
-    @staticmethod
-    def _beat(connection: Connection, now_ms: int) -> None:
+    def _beat(self, connection: Connection, now_ms: int) -> None:
         """Heartbeats, both ways."""
         if connection.heartbeat_s:
             interval_ms = connection.heartbeat_s * 1000
             if now_ms - connection.last_received_ms >= MISSED_INTERVALS * interval_ms and not connection.paused:
-                log.info("missed heartbeats: peer=%s:%s", *connection.peer[:2])
+                self._hub.log_lines.info(log, "missed heartbeats: peer=%s:%s", *connection.peer[:2])
                 connection.transport.close()
             elif now_ms - connection.last_sent_ms >= interval_ms // 2 - TICK_MS:
                 connection.last_sent_ms = now_ms
@@ -214,7 +233,7 @@ class Ticker:
         """Close a peer that has taken nothing for too long; whether it was."""
         if now_ms - connection.transport.progress_ms < self._send_timeout_ms:
             return False
-        log.info("peer takes nothing: peer=%s:%s", *connection.peer[:2])
+        self._hub.log_lines.info(log, "peer takes nothing: peer=%s:%s", *connection.peer[:2])
         connection.transport.close()
         return True
 

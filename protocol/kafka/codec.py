@@ -8,12 +8,13 @@ else. A value that cannot be written is a mistake of ours: ValueError, with the 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from protocol.kafka.readers import ELEMENTS_MAX, ERRORS, reader
 from protocol.kafka.schema import MalformedRequest
 from protocol.kafka.source import where
-from protocol.kafka.writers import writer
+from protocol.kafka.writers import steps_of, writer
 
 
 def read(cls: Any, version: int, data: bytes | memoryview, position: int, *, is_flexible: bool) -> tuple[Any, int]:
@@ -36,6 +37,14 @@ def write(value: Any, version: int, out: list[Any], large: list[int], *, is_flex
     """
     try:
         writer(type(value), version, is_flexible=is_flexible)(value, out, large)
+    except (struct.error, AttributeError, TypeError) as error:
+        raise ValueError(f"{where(error.__traceback__)}{error}") from error
+
+
+def write_steps(value: Any, version: int, out: list[Any], large: list[int], *, is_flexible: bool) -> Iterator[None]:
+    """Do what `write` does, with pauses. Raises ValueError."""
+    try:
+        yield from steps_of(type(value), version, is_flexible=is_flexible)(value, out, large)
     except (struct.error, AttributeError, TypeError) as error:
         raise ValueError(f"{where(error.__traceback__)}{error}") from error
 

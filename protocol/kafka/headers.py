@@ -9,11 +9,11 @@ tagged fields where the version is flexible; but never in ApiVersions, whose rea
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Container, Generator
 from typing import Any, NamedTuple
 
 from protocol.kafka.apis import APIS
-from protocol.kafka.codec import malformed, read, write
+from protocol.kafka.codec import malformed, read, write, write_steps
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.readers import ELEMENTS_MAX, ERRORS, Reader, reader, skip_tags
 from protocol.kafka.schema import MalformedRequest
@@ -89,16 +89,34 @@ def _served(key: int, version: int, correlation_id: int, served: Container[int])
 
 def write_response(header: RequestHeader, response: Any) -> Buffers:
     """The frame that answers the request, its size included; large record batches are buffers of their own."""
-    api = APIS[header.api_key]
-    version = header.api_version
-    is_flexible = api.is_flexible(version)
+    is_flexible = APIS[header.api_key].is_flexible(header.api_version)
     out: list[Any] = [b"\0" if is_flexible and header.api_key != API_VERSIONS else b""]
     large: list[int] = []
-    write(response, version, out, large, is_flexible=is_flexible)
+    write(response, header.api_version, out, large, is_flexible=is_flexible)
     if not large:
-        body = b"".join(out)
-        return [_SIZE_AND_CORRELATION.pack(len(body) + _CORRELATION.size, header.correlation_id) + body]
+        return _framed_whole(header.correlation_id, out)
     return _framed(header.correlation_id, out, large)
+
+
+def response_steps(header: RequestHeader, response: Any) -> Generator[None, None, Buffers]:
+    """Make what `write_response` returns, with pauses: of a response that may have very many elements."""
+    is_flexible = APIS[header.api_key].is_flexible(header.api_version)
+    out: list[Any] = [b"\0" if is_flexible else b""]
+    done: list[bytes] = []
+    large: list[int] = []
+    for _ in write_steps(response, header.api_version, out, large, is_flexible=is_flexible):
+        if not large:  # Else the indices of the large ones have to stay what they are.
+            done.append(b"".join(out))
+            out.clear()
+        yield
+    if not large:
+        return _framed_whole(header.correlation_id, done + out)
+    return _framed(header.correlation_id, [b"".join(done), *out], [index + 1 for index in large])
+
+
+def _framed_whole(correlation_id: int, out: list[Any]) -> Buffers:
+    body = b"".join(out)
+    return [_SIZE_AND_CORRELATION.pack(len(body) + _CORRELATION.size, correlation_id) + body]
 
 
 def _framed(correlation_id: int, out: list[Any], large: list[int]) -> Buffers:

@@ -95,6 +95,13 @@ def varint(value: int) -> bytes:
     return bytes(octets)
 
 
+VARINTS = (
+    *[bytes((number << 1,)) for number in range(1 << 6)],
+    *[bytes((number << 1 & 0x7E | 0x80, number >> 6)) for number in range(1 << 6, 1 << 13)],
+)
+"""What `varint` makes of the numbers up to 8191, those of one octet and of two."""
+
+
 def read_varint(data: Octets, position: int) -> tuple[int, int]:
     """(value, position behind it). Raises CorruptBatch when it does not end within ten octets or the data."""
     shift = rest = 0

@@ -51,10 +51,10 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _EVEN, _ENDING = bytes(range(0, 256, 2)), bytes(range(0x80))
 _GOING_ON = bytes(range(0x80, 0x100))
 _PERIOD = 8192
-_ONLY = bytes(2 * (delta & 63) for delta in range(_PERIOD))
-_LOW = bytes(2 * (delta & 63) | 0x80 for delta in range(_PERIOD))
-_HIGH = bytes(delta >> 6 for delta in range(_PERIOD))
-_MIDDLE = bytes(delta >> 6 | 0x80 for delta in range(_PERIOD))
+_ONLY = bytes(range(0, 0x80, 2)) * (_PERIOD >> 6)
+_LOW = bytes(range(0x80, 0x100, 2)) * (_PERIOD >> 6)
+_HIGH = b"".join([bytes((high,)) * 64 for high in range(_PERIOD >> 6)])
+_MIDDLE = b"".join([bytes((high | 0x80,)) * 64 for high in range(_PERIOD >> 6)])
 
 
 class Facts(NamedTuple):

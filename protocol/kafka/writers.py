@@ -9,7 +9,7 @@ be joined to their neighbours are noted as such, so that nobody has to look at e
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from protocol.kafka.schema import FIXED, Spec
@@ -17,6 +17,10 @@ from protocol.kafka.source import Fields, Source, fields_of
 
 Writer = Callable[[Any, list[Any], list[int]], None]
 """(value, what to append the pieces to, where the indices of large pieces go)."""
+Steps = Callable[[Any, list[Any], list[int]], Iterator[None]]
+"""The same, with a pause after each `PAUSE_ELEMENTS` elements of arrays, however deep they are."""
+PAUSE_ELEMENTS = 500
+"""Some 0.5 ms."""
 JOINED_BYTES_MAX = 4096
 """Larger buffers of records are sent as they are."""
 SHORT_ARRAY = 8
@@ -35,6 +39,7 @@ def uvarint(value: int) -> bytes:
 
 _NAMES = {"uvarint": uvarint, "pack_any": struct.pack, "JOINED_BYTES_MAX": JOINED_BYTES_MAX}
 _WRITERS: dict[tuple[Any, int, bool], Writer] = {}
+_STEPS: dict[tuple[Any, int, bool], Steps] = {}
 _SHORT_ARRAYS: dict[str, list[Callable[..., bytes]]] = {}
 
 
@@ -44,6 +49,15 @@ def writer(cls: Any, version: int, *, is_flexible: bool) -> Writer:
     found = _WRITERS.get(key)
     if found is None:
         found = _WRITERS[key] = _Writing(version, is_flexible).function(cls)
+    return found
+
+
+def steps_of(cls: Any, version: int, *, is_flexible: bool) -> Steps:
+    """What writes one of these that may be very long, in steps."""
+    key = (cls, version, is_flexible)
+    found = _STEPS.get(key)
+    if found is None:
+        found = _STEPS[key] = _Writing(version, is_flexible, pauses=True).function(cls)
     return found
 
 
@@ -58,16 +72,20 @@ def _short_arrays(codes: str) -> list[Callable[..., bytes]]:
 class _Writing:
     """One function in the making. What is fixed waits in a run for what comes behind it."""
 
-    def __init__(self, version: int, is_flexible: bool) -> None:
+    def __init__(self, version: int, is_flexible: bool, *, pauses: bool = False) -> None:
         self._version = version
+        self._pauses = pauses
         self._is_flexible = is_flexible
         self._source = Source(_NAMES)
         self._codes = ""
         self._values: list[str] = []
 
-    def function(self, cls: Any) -> Writer:
-        """The writer of a class."""
+    def function(self, cls: Any) -> Any:
+        """The writer of a class, or its `Steps`."""
         self._open()
+        if self._pauses:
+            self._source.add(f"left = {PAUSE_ELEMENTS}")
+            self._source.add("if not left: yield")  # A generator, also where there is no array.
         self._struct(cls, "value", 0, 1)
         return self._closed(cls.__name__)
 
@@ -180,12 +198,21 @@ class _Writing:
             add("out += x", depth)
         elif isinstance(of, Spec):
             add("for x in x:", depth)
+            self._pause(depth + 1)
             self._one("x", of, level, depth + 1)
         else:
             inner = f"v{level + 1}"
             add(f"for {inner} in x:", depth)
+            self._pause(depth + 1)
             self._struct(of, inner, level + 1, depth + 1)
             self._flush(depth + 1)
+
+    def _pause(self, depth: int) -> None:
+        if self._pauses:
+            self._source.add("left -= 1", depth)
+            self._source.add("if not left:", depth)
+            self._source.add(f"left = {PAUSE_ELEMENTS}", depth + 1)
+            self._source.add("yield", depth + 1)
 
     def _fixed_array(self, code: str, depth: int) -> None:
         add = self._source.add

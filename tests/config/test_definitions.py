@@ -7,7 +7,9 @@ import json
 import pytest
 
 from broker.config import Binding, check, load
+from broker.config.loader import ERRORS_TOLD_MAX
 from broker.core.passwords import parse_hash
+from broker.errors import ConfigError
 
 SALT = b"\x90\x8d\xc6\x0a"
 HASH = base64.b64encode(SALT + hashlib.sha256(SALT + b"test12").digest()).decode()
@@ -128,3 +130,45 @@ def test_refused(tmp_path, change, said):
     base = {**EXPORT, "topic_permissions": [], "permissions": []}
     found = check([write(tmp_path / "d.json", {**base, **change})], (), {}).errors
     assert any(said in error for error in found), found
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    """Of every object, also two of one; what names a mistaken user or vhost of this file is no mistake of its own."""
+    export = {
+        "rabbit_version": "3.10.8",
+        "vhosts": [{"name": "/"}, "shop"],
+        "users": [{"name": "app", "password_hash": "x", "hashing_algorithm": "md5"}, {"tags": 3}],
+        "permissions": [{"user": "app", "vhost": "/"}, {"user": "no", "vhost": "where"}, {"vhost": 3}],
+        "topic_permissions": {"user": "app"},
+        "queues": [{"name": 7, "vhost": "nope"}, {"name": "q", "vhost": "/"}, 5],
+        "policies": [{"vhost": "/"}],
+        "bindings": [{"vhost": "nope"}],
+    }
+    path = write(tmp_path / "d.json", export)
+    found = check([path], (), {}).errors
+    assert [error.split(": ", 1)[1] for error in found] == [
+        "vhosts[1]: expected an object",
+        "users[0]: md5 is not accepted, only rabbit_password_hashing_sha256 and rabbit_password_hashing_sha512",
+        "users[1]: 'name' must be a string",
+        "permissions[1]: no vhost 'where' in this file",
+        "permissions[1]: no user 'no' in this file",
+        "permissions[2]: 'vhost' must be a string",
+        "permissions[2]: 'user' must be a string",
+        "topic_permissions: expected a list",
+        "queues[0]: no vhost 'nope' in this file",
+        "queues[0]: 'name' must be a string",
+        "queues[2]: expected an object",
+        "bindings[0]: no vhost 'nope' in this file",
+        "policies[0]: 'name' must be a string",
+    ]
+    with pytest.raises(ConfigError) as refused:
+        load([path], (), {})
+    assert str(refused.value).splitlines() == list(found)
+
+
+def test_not_all_of_very_many(tmp_path):
+    """A hundred are told, and how many there are beside them."""
+    path = write(tmp_path / "d.json", {"rabbit_version": "4", "queues": [{"name": 1}] * 1000})
+    found = check([path], (), {}).errors
+    assert len(found) == ERRORS_TOLD_MAX + 1
+    assert found[-1] == "900 more mistakes"

@@ -127,6 +127,55 @@ def test_the_default_user_beside_other_vhosts(tmp_path):
     assert errors == [":2: users.guest.permissions./: no vhost '/'"]
 
 
+def checked(tmp_path, text, *options):
+    """(exit code, what `config check` says of it)."""
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    run = CliRunner().invoke(main, ["config", "check", *options, str(path)])
+    return run.exit_code, run.output.replace(str(path), "")
+
+
+@pytest.mark.parametrize(("queue", "said"), [
+    ("{x-partitions: 0}", "not a number from 1 on"), ("{x-partitions: 20000}", "a topic has 1 to 10000 partitions"),
+    ("{x-max-age: soon}", "invalid_max_age"),
+])  # fmt: skip
+def test_what_only_a_declaration_finds(tmp_path, queue, said):
+    """It is said by a check without a data directory, with its line, and all the others with it."""
+    argument = f"arguments: {queue[:-1]}, x-queue-type: stream}}"
+    text = f"vhosts:\n  /:\n    queues:\n      a: {{{argument}}}\n      a.b: {{arguments: {{x-queue-type: stream}}}}\n"
+    text += "      a_b: {arguments: {x-queue-type: stream}}\n"
+    code, told = checked(tmp_path, text)
+    first, second = told.splitlines()
+    assert (code, first.startswith(":4: vhosts./.queues.a: ")) == (1, True), told
+    assert said in first
+    assert second.startswith(":6: vhosts./.queues.a_b: ")
+    good = "vhosts: {/: {queues: {a: {arguments: {x-queue-type: stream, x-partitions: 2}}}}}"
+    assert checked(tmp_path, good) == (0, "ok\n")
+
+
+def test_topics_in_memory(tmp_path):
+    """A broker that keeps nothing has none, unless serve is given a directory, as the check may be."""
+    text = "storage: {dir: memory}\nvhosts: {/: {topics: {t: {partitions: 1}}}}"
+    code, told = checked(tmp_path, text)
+    assert (code, "topics need a data directory" in told) == (1, True)
+    assert checked(tmp_path, text, "--data", str(tmp_path))[0] == 0
+
+
+def test_files_that_are_no_certificate(tmp_path):
+    """They can be read, and cannot be used."""
+    (tmp_path / "x.pem").write_text("nothing")
+    text = f"tls: {{cert: {tmp_path}/x.pem, key: {tmp_path}/x.pem}}\nlisteners: {{amqps: 127.0.0.1:5671}}"
+    code, told = checked(tmp_path, text)
+    assert (code, told.startswith("tls: ")) == (1, True), told
+
+
+def test_one_address_of_two_listeners(tmp_path):
+    """Port 0 is any port."""
+    code, told = checked(tmp_path, "listeners: {amqp: 127.0.0.1:5672, http: 127.0.0.1:5672}")
+    assert (code, told) == (1, ":1: listeners.http: 127.0.0.1:5672 is the address of listeners.amqp\n")
+    assert checked(tmp_path, "listeners: {amqp: 127.0.0.1:0, http: 127.0.0.1:0}") == (0, "ok\n")
+
+
 def test_conflicts_with_a_data_directory(tmp_path):
     """They are found beside a running broker, which has the lock, and nothing of the directory is changed."""
     data = tmp_path / "data"

@@ -9,6 +9,7 @@ import pytest
 
 from broker.log.disk import RealDisk
 from broker.server import bulk
+from broker.server.log_lines import LogLines
 from broker.server.pump import PumpLimits
 
 
@@ -59,7 +60,7 @@ def pair():
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
-    home = SimpleNamespace(now_ms=0, remove=lambda machine: None)
+    home = SimpleNamespace(now_ms=0, remove=lambda machine: None, log_lines=LogLines())
     yield bulk.BulkPump(home, Poller(), ours, Machine(), None), theirs
     ours.close()
     theirs.close()

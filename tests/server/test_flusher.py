@@ -8,6 +8,7 @@ import pytest
 from sim_disk import SimDisk, SimFile
 
 from broker.log.checkpoint import Checkpoint
+from broker.log.pledges import Pledge
 from broker.log.recovery import open_store
 from broker.server.flusher import RETRY_MS, Flusher
 from protocol.kafka.records import render_record
@@ -34,6 +35,15 @@ class CountedDisk(SimDisk):
         inode = super().open(name, create=create)._inode
         self.open_count += 1
         return CountedFile(self, inode)
+
+
+class Told(Pledge):
+    """Somebody waits."""
+
+    __slots__ = ()
+
+    def kept(self, committed):
+        assert committed
 
 
 class Inline:
@@ -94,7 +104,7 @@ def write_to_a_new_file(flusher):
     store.journal.rotate()
     store.put(b"k", b"v")
     frame = store.frame
-    flusher.waiting_frame = frame
+    store.pledge(Told())
     flusher.turn_ended()
     flusher.collect()
     return frame

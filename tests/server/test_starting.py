@@ -11,7 +11,8 @@ from broker.log.disk import RealDisk
 from broker.log.recovery import open_store
 from tests.sim.waiting import HANG_S
 from tools.bench.control import running_jackalope
-from tools.cli.client import ApiError, Client
+from tools.cli.client import Client
+from tools.cli.errors import ApiError
 
 OFF = [f"listeners.{name}=off" for name in ("amqp", "http", "kafka")]
 ROOT = Path(__file__).resolve().parents[2]

@@ -104,6 +104,7 @@ class SimDisk:
         self.lies = lies
         self.left = None  # Operations until the power is cut.
         self.locked = False
+        self.starts = 0  # How often it was locked: the runs that a broker has had on it.
         self.folders = {""}
         self.files = {}
         self.synced_files = {}
@@ -130,6 +131,7 @@ class SimDisk:
         if self.locked:
             raise StorageError("in use")
         self.locked = True
+        self.starts += 1
 
     def open(self, name, *, create=False):
         if create:

@@ -6,8 +6,8 @@ import signal
 import pytest
 from click.testing import CliRunner
 
-from tools.cli.client import ApiError
 from tools.cli.dead_letters import dlq
+from tools.cli.errors import ApiError
 
 MOVED = 200
 

@@ -253,3 +253,21 @@ def bystander(context: click.Context, scale: float, check: bool) -> None:
                 click.echo(json.dumps(row.as_json()))
     if check and missed:
         context.exit(EXIT_FAILED)
+
+
+@bench.command()
+@click.option(
+    "--pairs", default=8, show_default=True, type=click.IntRange(1, 100), help="Starts beside an import each."
+)
+@click.option("--check", is_flag=True, help="Exit 1 when a goal is missed.")
+@click.pass_context
+def start(context: click.Context, pairs: int, check: bool) -> None:
+    """Exec to ready line, beside an import of the libraries that the broker is made of; memory when idle."""
+    from tools.bench.processes import orderly_end
+    from tools.bench.startup import measure_beside_libraries
+
+    with orderly_end():
+        found = measure_beside_libraries(pairs)
+    click.echo(json.dumps(found, indent=2 if sys.stdout.isatty() else None))
+    if check and not all(found["met"].values()):
+        context.exit(EXIT_FAILED)

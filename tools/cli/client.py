@@ -9,18 +9,10 @@ import time
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-DEFAULT_URL = "http://guest:guest@127.0.0.1:15672"
-FAILED, PARTIAL, NOT_FOUND, REFUSED, CANNOT_CONNECT = 1, 3, 4, 5, 6
+from tools.cli.errors import CANNOT_CONNECT, FAILED, NOT_FOUND, REFUSED, ApiError
+
 IDLE_S = 15.0
 """The broker ends a connection that has been idle for 30 s; after this a new one is opened."""
-
-
-class ApiError(Exception):
-    """The broker said no, or nothing. `exit_code` is what the command ends with."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
 
 
 def path(*segments: str) -> str:

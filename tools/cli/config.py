@@ -22,7 +22,8 @@ def config() -> None:
 def check(paths: tuple[str, ...], sets: tuple[str, ...], data: str | None) -> None:
     """Say what `serve` would refuse or warn of; exit 1 for errors.
 
-    With --data also where `vhosts` conflicts with what is there: errors if topology.strict is true.
+    With --data also where `vhosts` conflicts with what is there: errors if topology.strict is true. Without it, what
+    could not be declared where nothing is there: always an error.
     """
     from broker.config import check as check_config
 
@@ -31,27 +32,34 @@ def check(paths: tuple[str, ...], sets: tuple[str, ...], data: str | None) -> No
         click.echo(f"warning: {warning}", err=True)
     for error in report.errors:
         click.echo(error, err=True)
-    if report.errors or (data is not None and _conflicts(paths, sets, data)):
+    if report.errors or _conflicts(paths, sets, data):
         sys.exit(1)
     click.echo("ok", err=True)
 
 
-def _conflicts(paths: tuple[str, ...], sets: tuple[str, ...], data: str) -> bool:
-    """Say them; returns whether they would end the start."""
+def _conflicts(paths: tuple[str, ...], sets: tuple[str, ...], data: str | None) -> bool:
+    """Say them; returns whether they are errors."""
     from broker.config import load
+    from broker.errors import ConfigError
     from broker.log.errors import StorageError
     from broker.rehearsal import conflicts_with
-    from broker.settings import vhost_limits
+    from broker.settings import tls_context, vhost_limits
 
     loaded = load(list(paths), list(sets))
     try:
-        found = conflicts_with(loaded, Path(data), vhost_limits(loaded))
+        if loaded.listeners.amqps is not None or loaded.listeners.kafkas is not None:
+            tls_context(loaded)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        return True
+    try:
+        found = conflicts_with(loaded, None if data is None else Path(data), vhost_limits(loaded))
     except (OSError, StorageError) as error:
-        click.echo(f"{data}: {error}", err=True)
+        click.echo(f"{data or 'the rehearsal'}: {error}", err=True)
         return True
     for one in found:
-        click.echo(f"conflict: {one}", err=True)
-    return bool(found) and loaded.topology.strict
+        click.echo(one if data is None else f"conflict: {one}", err=True)
+    return bool(found) and (data is None or loaded.topology.strict)
 
 
 @config.command()

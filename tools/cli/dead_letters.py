@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 import click
 
-from tools.cli.client import PARTIAL, Client, path
+from tools.cli.client import Client, path
+from tools.cli.errors import PARTIAL
 from tools.cli.kinds import NUMBER, PAIR, RATE
 from tools.cli.nouns import output_options, vhost_option
 from tools.cli.output import show

@@ -11,12 +11,14 @@ import sys
 
 import click
 
-from tools.cli.client import DEFAULT_URL, ApiError, Client
+from tools.cli.errors import ApiError
 
+DEFAULT_URL = "http://guest:guest@127.0.0.1:15672"
 NOUNS = ("queue", "exchange", "binding", "connection", "channel", "consumer", "vhost")
 LAZY = {"message": "tools.cli.nouns:message", "health": "tools.cli.nouns:health", "bench": "tools.bench.cli:bench",
         "config": "tools.cli.config:config", "dlq": "tools.cli.dead_letters:dlq",
         "policy": "tools.cli.policies:policy", "log": "tools.cli.log:log",
+        "catalog": "tools.cli.catalog:catalog",
         "topic": "tools.cli.topics:topic", "group": "tools.cli.groups:group"}  # fmt: skip
 
 
@@ -65,6 +67,8 @@ class LazyGroup(click.Group):
 def main(ctx: click.Context, url: str) -> None:
     """A broker for AMQP 0-9-1's and Kafka's clients. Start it with `serve`, look inside with the other nouns."""
     if ctx.invoked_subcommand not in ("serve", "bench", "config", "log"):
+        from tools.cli.client import Client  # It brings http.client and what that needs.
+
         ctx.obj = Client(url)
 
 

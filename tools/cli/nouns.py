@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from tools.cli.client import FAILED, ApiError, Client, path
+from tools.cli.client import Client, path
+from tools.cli.errors import FAILED, ApiError
 from tools.cli.kinds import NUMBER, PAIR
 from tools.cli.output import FORMATS, printable, show
 

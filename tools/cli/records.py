@@ -20,7 +20,8 @@ from urllib.parse import urlencode
 
 import click
 
-from tools.cli.client import FAILED, NOT_FOUND, PARTIAL, ApiError, Client, path
+from tools.cli.client import Client, path
+from tools.cli.errors import FAILED, NOT_FOUND, PARTIAL, ApiError
 from tools.cli.kinds import NAME, NUMBER, PAIR, PARTITION, PLACE
 from tools.cli.nouns import vhost_option
 from tools.cli.output import FORMATS, chosen_format, printable, show

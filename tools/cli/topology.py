@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from tools.cli.client import NOT_FOUND, ApiError, Client, path
+from tools.cli.client import Client, path
+from tools.cli.errors import NOT_FOUND, ApiError
 from tools.cli.kinds import NAME, PAIR
 from tools.cli.nouns import vhost_option
 

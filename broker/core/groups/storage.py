@@ -1,13 +1,15 @@
 """Where groups are kept: the topic `__consumer_offsets`, in Kafka's own records, and back after a restart.
 
-A key's last record counts. When a newer one is appended the older is settled in the log at once, as a message is that
-was acknowledged: so the log keeps itself compact, what is superseded before its frame is written is written nowhere,
-and a segment goes when nothing of it is left. A deletion is the settling of the last record.
+A key's last record counts. When a newer one is committed the older is settled in the log, as a message is that was
+acknowledged: so the log keeps itself compact, and a segment goes when nothing of it is left. It is not settled before,
+since an append that is taken back must leave what it was to supersede. A deletion is the settling of all records of the
+key.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import TYPE_CHECKING
 
 from broker.core.groups.coordinator import Coordinator, partition_for
@@ -21,6 +23,7 @@ from broker.core.groups.values import (
     SaveGroup,
     SaveOffsets,
 )
+from broker.log.pledges import Pledge
 from protocol.kafka.compression import open_batch
 from protocol.kafka.group_records import (
     GROUP_KEY_VERSION,
@@ -50,18 +53,40 @@ PARTITIONS = 50
 OWN_PROTOCOLS_HEADER = b"protocols"
 """What Kafka's record has no room for: all protocols of the members, with their metadata."""
 
+Place = tuple[str, str, int]
+"""(group, topic, partition); the topic "" is the group itself."""
 Kept = SaveGroup | SaveOffsets | DropGroup | DropOffsets
+
+
+class _Superseded(Pledge):
+    """Records whose successors are in the frame that is being filled: they are settled when it is committed."""
+
+    __slots__ = ("records", "store")
+
+    is_urgent = False
+
+    def __init__(self, store: GroupStore) -> None:
+        self.store = store
+        self.records: list[tuple[Place, int]] = []
+
+    def kept(self, committed: bool) -> None:
+        """See `Pledge.kept`."""
+        if committed:
+            self.store.settle_superseded(self.records)
 
 
 class GroupStore:
     """See the module."""
 
-    __slots__ = ("_last", "_topics")
+    __slots__ = ("_last", "_older", "_superseded", "_topics")
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
-        self._last: dict[tuple[str, str, int], tuple[Partition, int]] = {}
-        """(group, topic, partition), topic "" being the group itself -> where its last record is."""
+        self._last: dict[Place, tuple[Partition, int]] = {}
+        """Where the last record of each is."""
+        self._older: dict[Place, deque[tuple[Partition, int]]] = {}
+        """The records before it that are not settled yet, oldest first."""
+        self._superseded: _Superseded | None = None
 
     def save(self, effect: Kept, now_ms: int) -> None:
         """Keep, or no longer keep, what the coordinator says; durable with the frame that is being filled."""
@@ -96,21 +121,44 @@ class GroupStore:
             records.append(((effect.group_id, topic, partition), octets))
         self._append(effect.group_id, records, now_ms)
 
-    def _append(self, group_id: str, records: list[tuple[tuple[str, str, int], bytes]], now_ms: int) -> None:
+    def _append(self, group_id: str, records: list[tuple[Place, bytes]], now_ms: int) -> None:
         topic = self._topics.get(TOPIC)
         if topic is None:
             topic = self._topics.create(TOPIC, PARTITIONS, {"cleanup.policy": "compact"}, internal=True)
         partition = topic.partitions[partition_for(group_id, len(topic.partitions))]
         first = partition.append_own(b"".join([octets for _, octets in records]), len(records), now_ms)
         for offset, (place, _) in enumerate(records, first):
-            self._settle(place)
+            known = self._last.get(place)
+            if known is not None:
+                self._supersede(place, known)
             self._last[place] = partition, offset
 
-    def _settle(self, place: tuple[str, str, int]) -> None:
+    def _supersede(self, place: Place, known: tuple[Partition, int]) -> None:
+        self._older.setdefault(place, deque()).append(known)
+        store = self._topics.store
+        superseded = self._superseded
+        if superseded is None or superseded.frame != store.frame:
+            superseded = self._superseded = _Superseded(self)
+            store.pledge(superseded)
+        superseded.records.append((place, known[1]))
+
+    def settle_superseded(self, records: list[tuple[Place, int]]) -> None:
+        """Settle these records, (place, offset), except for those that were deleted meanwhile."""
+        for place, offset in records:
+            older = self._older.get(place)
+            if older is None or older[0][1] != offset:
+                continue
+            partition, _ = older.popleft()
+            partition.pass_over(offset, offset + 1)
+            if not older:
+                del self._older[place]
+
+    def _settle(self, place: Place) -> None:
+        """Settle all records of the place: it is deleted."""
         known = self._last.pop(place, None)
         if known is not None:
-            partition, offset = known
-            partition.pass_over(offset, offset + 1)
+            for partition, offset in (*self._older.pop(place, ()), known):
+                partition.pass_over(offset, offset + 1)
 
     # The start.
 
@@ -138,14 +186,21 @@ class GroupStore:
             group_id = read_versioned(GroupKey, key, GROUP_KEY_VERSION).group
             protocols = dict(headers).get(OWN_PROTOCOLS_HEADER) or b"{}"
             coordinator.load_group(_snapshot(group_id, value, protocols))
-            self._last[group_id, "", -1] = partition, offset
+            self._found((group_id, "", -1), partition, offset)
             return
         place = read_versioned(OffsetKey, key, OFFSET_KEY_VERSION)
         kept = read_versioned(OffsetValue, value, OFFSET_VALUE_VERSION_MAX)
         expires_ms = None if kept.expire_timestamp < 0 else kept.expire_timestamp
         committed = Committed(kept.offset, kept.leader_epoch, kept.metadata, kept.commit_timestamp, expires_ms)
         coordinator.load_offset(place.group, place.topic, place.partition, committed)
-        self._last[place.group, place.topic, place.partition] = partition, offset
+        self._found((place.group, place.topic, place.partition), partition, offset)
+
+    def _found(self, place: Place, partition: Partition, offset: int) -> None:
+        """Note a record that a restart has found; those before it lacked only their settling."""
+        known = self._last.get(place)
+        if known is not None:
+            known[0].pass_over(known[1], known[1] + 1)
+        self._last[place] = partition, offset
 
 
 def _group_value(snapshot: GroupSnapshot) -> bytes:

@@ -20,7 +20,7 @@ from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import Long, Timestamp, encode_table, with_entries
 from protocol.amqp.frames import BODY, FRAME_HEAD, HEADER, content_frames
-from protocol.kafka.records import Record, varint
+from protocol.kafka.records import VARINTS, Record, varint
 
 EXCHANGE, ROUTING_KEY, PROPERTIES = b"amqp.exchange", b"amqp.routing-key", b"amqp.properties"
 OWN_DEATHS = b"amqp.deaths"
@@ -41,13 +41,12 @@ RAW_HEADERS_MAX, HEADERS_BYTES_MAX = 1900, 100_000
 FRAME_MAX_BYTES = 131_072
 BODY_BYTES_MAX = FRAME_MAX_BYTES - 8
 _CONTENT_HEAD = b"\x00\x3c\x00\x00"
-_VARINTS = [varint(number) for number in range(8192)]
 
 RecordHeaders = tuple[tuple[bytes, bytes | None], ...]
 
 
 def _varint(number: int) -> bytes:
-    return _VARINTS[number] if 0 <= number < 8192 else varint(number)
+    return VARINTS[number] if 0 <= number < 8192 else varint(number)
 
 
 class Renderer:

@@ -80,10 +80,6 @@ class Stream:
         """Whether a publish may be refused, so that each has to be looked at: a compacted topic takes no null keys."""
         return self.topic.config.compact
 
-    def accepts(self) -> bool:
-        """Whether one more message would be taken."""
-        return True
-
     def enqueue(self, messages: Sequence[Message]) -> None:
         """Append messages, those of one key in order."""
         partitions = self.topic.partitions
@@ -106,12 +102,12 @@ class Stream:
 
     def enqueue_one(self, message: Message) -> bool:
         """One message of any kind; False when the topic does not take it."""
-        if not self.takes(message):
+        if not self.accepts(message):
             return False
         self.enqueue((message,))
         return True
 
-    def takes(self, message: Message) -> bool:
+    def accepts(self, message: Message) -> bool:
         """Whether this one may be appended: a compacted topic has only records with a key."""
         return not self.topic.config.compact or self._renderer.look(message) is not None
 

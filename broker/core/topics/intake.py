@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import RecordsRefused, TopicRefused
@@ -72,10 +72,10 @@ def examined(data: memoryview, config: TopicConfig) -> Generator[int, None, Exam
 
 def _checked_header(data: memoryview, config: TopicConfig) -> BatchHeader:
     """The header of a batch that is what was sent (rules of Kafka's LogValidator; codes as in `ErrorCode`)."""
+    if len(data) > MAGIC_POSITION and data[MAGIC_POSITION] != MAGIC:
+        _refuse_format(data[MAGIC_POSITION])
     if len(data) > config.max_message_bytes:
         raise TopicRefused(ErrorCode.MESSAGE_TOO_LARGE, f"{len(data)} octets are more than {config.max_message_bytes}")
-    if len(data) > MAGIC_POSITION and data[MAGIC_POSITION] != MAGIC:
-        raise TopicRefused(ErrorCode.INVALID_RECORD, f"message format v{data[MAGIC_POSITION]} is not taken")
     try:
         header = parse_header(data)
         if header.size < len(data):
@@ -104,6 +104,17 @@ def _checked_header(data: memoryview, config: TopicConfig) -> BatchHeader:
     if attributes & COMPRESSION > ZSTD:
         raise TopicRefused(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "no such compression")
     return header
+
+
+def _refuse_format(magic: int) -> NoReturn:
+    """Raises TopicRefused: old formats are known, and not taken (`ProduceRequest.validateRecords`).
+
+    Of others Kafka takes the octet for damage (`ByteBufferLogInputStream.nextBatchSize`), before it asks for sizes.
+    """
+    if magic < MAGIC:
+        raise TopicRefused(ErrorCode.INVALID_RECORD, f"message format v{magic} is not taken")
+    signed = magic - 256 if magic > 127 else magic
+    raise TopicRefused(ErrorCode.CORRUPT_MESSAGE, f"Invalid magic found in record: {signed}")
 
 
 def check_facts(facts: Facts, config: TopicConfig, now_ms: int) -> None:

@@ -49,13 +49,13 @@ class Rates:
     __slots__ = ("_active", "_before_ms", "_last_ms", "_settling")
 
     def __init__(self) -> None:
-        self._active: set[Partition] = set()
-        self._settling: set[Partition] = set()
+        self._active: dict[Partition, None] = {}
+        self._settling: dict[Partition, None] = {}
         self._last_ms = self._before_ms = -1
 
     def note(self, partitions: Iterable[Partition]) -> None:
         """Something came into these."""
-        self._active.update(partitions)
+        self._active.update(dict.fromkeys(partitions))
 
     def is_due(self, now_ms: int) -> bool:
         """Whether it is time for a roll; the first call starts the clock."""
@@ -66,7 +66,7 @@ class Rates:
     def roll(self, now_ms: int) -> Iterator[int]:
         """Note the counters; what it returns is a job."""
         self._before_ms, self._last_ms = self._last_ms, now_ms
-        active, self._active = self._active, set()
+        active, self._active = self._active, {}
         moved = active | self._settling  # Those of the roll before have one more, to come to rest.
         self._settling = active
         return _set_marks(list(moved))

@@ -31,6 +31,7 @@ from broker.core.topics.rates import Rates
 from broker.core.topics.retention import expire
 from broker.core.topics.topic import Topic
 from broker.core.topics.troubles import CLEAN, ERRORS, Troubles
+from broker.log.pledges import Pledge
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -47,6 +48,23 @@ SNAPSHOT_BYTES = 16 << 20
 through after a restart."""
 
 
+class _Moved(Pledge):
+    """The partitions of a vhost that something came into in one frame."""
+
+    __slots__ = ("partitions", "topics")
+
+    is_urgent = False
+
+    def __init__(self, topics: Topics) -> None:
+        self.topics = topics
+        self.partitions: list[Partition] = []
+
+    def kept(self, committed: bool) -> None:
+        """See `Pledge.kept`."""
+        if committed:
+            self.topics.moved(self.partitions)
+
+
 class Topics(TopicProposing):
     """See the module."""
 
@@ -57,6 +75,7 @@ class Topics(TopicProposing):
         "_expire_ms",
         "_is_expiring",
         "_limit",
+        "_moved",
         "_next_producer_id",
         "_producer_ids_end",
         "_topics",
@@ -71,7 +90,6 @@ class Topics(TopicProposing):
         "rates",
         "store",
         "troubles",
-        "unsynced",
         "vhost",
     )  # fmt: skip
 
@@ -94,8 +112,7 @@ class Topics(TopicProposing):
         """Whether something else that publishers and consumers can name has this name."""
         self.deletion_of: Callable[[Topic], Proposal[None]] = lambda topic: deletion_of(topic, vhost)
         """The proposal that deletes a topic, and with it what others have made of it."""
-        self.unsynced: list[tuple[int, Partition]] = []
-        """(frame, partition) in order of frames: whose high watermark moves when the frame is durable."""
+        self._moved: _Moved | None = None
         self.broker_config = BrokerConfig(vhost, metadata)
         self.rates = Rates()
         self.troubles = Troubles()
@@ -245,24 +262,20 @@ class Topics(TopicProposing):
         store.pending_bytes += size
         if partition.frame != store.frame:
             partition.frame = store.frame
-            self.unsynced.append((store.frame, partition))
+            moved = self._moved
+            if moved is None or moved.frame != store.frame:
+                moved = self._moved = _Moved(self)
+                store.pledge(moved)
+            moved.partitions.append(partition)
         partition.bytes_in += size
         partition.unsaved_bytes += size
         if partition.unsaved_bytes >= SNAPSHOT_BYTES:
             self._save(partition)
 
-    def synced(self, frame: int) -> None:
-        """Everything up to `frame` is durable: who waits for data of these partitions may have it."""
-        if self.queues.watched:
-            self.queues.synced()
-        unsynced = self.unsynced
-        count = 0
-        while count < len(unsynced) and unsynced[count][0] <= frame:
-            count += 1
-        moved = [partition for _, partition in unsynced[:count]]
-        del unsynced[:count]
-        self.rates.note(moved)
-        for partition in moved:
+    def moved(self, partitions: list[Partition]) -> None:
+        """The high watermarks of these partitions have moved: who waits for their data may have it."""
+        self.rates.note(partitions)
+        for partition in partitions:
             if partition.waiters:
                 partition.wake()
 

@@ -30,7 +30,7 @@ class HeldPublishes:
         reason = connection.broker.alarm
         if reason is not None and connection.peer_can("connection.blocked"):
             connection.send(method_frame(0, "connection.blocked", reason))
-        connection.hub.blocked.add(connection)
+        connection.hub.blocked[connection] = None
 
     @property
     def full(self) -> bool:

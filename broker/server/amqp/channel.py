@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, make_origin, origin_names
+from broker.core.publishing import deliver
 from broker.core.serving import Lease, Lender
+from broker.core.sink import Sink
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
+from broker.server.amqp.pledges import Confirms
 from broker.server.amqp.publish import CARE, find_queues, open_port
 from broker.server.amqp.transaction import Publish, Transaction, is_late
 from protocol.amqp import content as wire
@@ -37,11 +40,15 @@ from protocol.amqp.methods import DECODERS, NAMES, method_number
 if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
     from broker.server.amqp.publish import Route
-    from broker.server.durability import Waiting
 
-Handler = Callable[..., None]
+Answer = tuple[Any, ...]
+"""A method's name and its arguments."""
+Handler = Callable[..., Answer | None]
 HANDLERS: dict[int, Handler] = {}
-"""Method number -> handler(channel, *arguments). Each `methods_*` module adds its classes with `handles`."""
+"""Method number -> handler(channel, *arguments). Each `methods_*` module adds its classes with `handles`.
+
+A handler returns its answer, which is sent when what the handler did is committed; None if there is none, or if the
+handler has seen to it by itself."""
 
 CLOSE = method_number("channel.close")
 CLOSE_OK = method_number("channel.close-ok")
@@ -120,7 +127,7 @@ class Channel:
         self.publish_seq = 0
         self.answered_seq = 0  # Up to here confirms were sent, or wait for the disk.
         self.confirmed_seq = 0  # Up to here they were sent.
-        self.waiting: Waiting | None = None
+        self.waiting: Confirms | None = None  # The last of those that are neither kept nor broken.
         self.transaction: Transaction | None = None
 
     @property
@@ -152,8 +159,18 @@ class Channel:
         if handler is None:
             raise _unimplemented(number)
         arguments = DECODERS[number](payload)
-        self.connection.culprit = (number >> 16, number & 0xFFFF)
-        handler(self, *arguments)
+        connection = self.connection
+        connection.culprit = (number >> 16, number & 0xFFFF)
+        store = connection.store
+        promised = 0 if store is None else store.promised_count
+        answer = handler(self, *arguments)
+        if answer is None:
+            return
+        reply = method_frame(self.number, *answer)
+        if store is None or store.promised_count == promised:
+            connection.send(reply)
+        else:
+            connection.park([reply])
 
     def on_header(self, payload: bytes) -> None:
         """A content header frame."""
@@ -254,33 +271,25 @@ class Channel:
     def deliver_published(
         self,
         exchange: Exchange | None,
-        queues: Sequence[Any],
+        sinks: Sequence[Sink],
         message: Message,
         mandatory: bool,
         incoming: Incoming | None,
     ) -> bool:
-        """Enqueue; an unroutable mandatory message is returned first, then confirmed (RabbitMQ 3.4/56).
+        """Hand a message to its sinks; one that is mandatory and has none is returned first, then confirmed.
 
-        `incoming` is what it was routed by, None where a cache did. Returns whether no queue refused it.
+        (RabbitMQ: rabbit_channel.erl, process_routing_mandatory.) `incoming` is what it was routed by, None where a
+        cache did. Returns whether no sink refused it.
         """
-        if exchange is not None:
-            exchange.published_count += 1
-        if not queues and mandatory:
+        if not sinks and mandatory:
             self.send_return(message)
-        accepted, taken = True, False
-        for queue in queues:
-            if queue.enqueue_one(message):
-                taken = True
-            else:
-                accepted = False
         hears = self.confirming or self.transaction is not None
-        if incoming is not None and not (taken and (accepted or not hears)):
-            incoming.forget()  # Who hears that it was not taken sends it again.
-        if accepted or not self.confirming:
-            self.published(1, len(queues) + 5)
-        else:
+        _, refused = deliver(exchange, sinks, message, incoming, hears=hears)
+        if self.confirming and refused:
             self.send_nack()
-        return accepted
+        else:
+            self.published(1, len(sinks) + 5)
+        return not refused
 
     def send_return(self, message: Message) -> None:
         """basic.return with the content as it came."""
@@ -303,12 +312,15 @@ class Channel:
         if self.publish_seq == self.answered_seq or self.closing:
             return
         self.answered_seq = self.publish_seq
-        connection = self.connection
-        durability = connection.durability
-        if durability is not None and (self.waiting or durability.store.promised_count != connection.promised_seen):
-            durability.wait(self)
-        else:
+        store = self.connection.store
+        waiting = self.waiting
+        if store is None or (waiting is None and store.promised_count == self.connection.promised_seen):
             self.confirm(self.publish_seq)
+        elif waiting is not None and waiting.frame == store.frame:
+            waiting.seq = self.publish_seq
+        else:
+            self.waiting = Confirms(self, self.publish_seq)
+            store.pledge(self.waiting)
 
     def confirm(self, seq: int) -> None:
         """basic.ack for everything up to `seq`."""

@@ -17,7 +17,7 @@ from broker.core.access import TopicVerb, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.broker import Broker
 from broker.core.message import Incoming
-from broker.core.routing import route
+from broker.core.publishing import find
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.vhost import VHost
 from broker.errors import Refused
@@ -30,8 +30,9 @@ from broker.server.amqp import (  # noqa: F401 - they fill HANDLERS
 )
 from broker.server.amqp.blocking import HeldPublishes
 from broker.server.amqp.channel import Asked, Channel
+from broker.server.amqp.pledges import Unparking
 from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
-from broker.server.amqp.reply_to import ReplyAddresses, ReplySink
+from broker.server.amqp.reply_to import ReplySink
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.amqp.settle import ack_run
 from broker.server.amqp.state import State
@@ -56,8 +57,10 @@ ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
 PIECES_MAX = 4096
 """Pieces on `out` before they are written in the middle of a turn."""
-PARKING_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
-"""exchange, queue, tx: what these change may have to be durable before it is answered."""
+TOPOLOGY_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
+"""exchange, queue, tx."""
+TOPOLOGY_UNITS = 25
+"""What a method of these costs beside its frame: declaring a queue takes as long as 50 messages."""
 WRITE_SOON_BYTES = 262_144
 """Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
 
@@ -89,7 +92,6 @@ class Connection:
         "frame_max",
         "heartbeat_s",
         "held",
-        "holds_out",
         "hub",
         "last_received_ms",
         "last_sent_ms",
@@ -116,6 +118,7 @@ class Connection:
         "settings",
         "started_ms",
         "state",
+        "store",
         "tls",
         "touched",
         "transport",
@@ -131,6 +134,7 @@ class Connection:
         self.hub = hub
         self.broker: Broker = hub.broker
         self.durability = hub.durability
+        self.store = self.broker.store  # None keeps everything in memory.
         self.promised_seen = 0
         self.settings = settings
         self.peer = peer
@@ -165,7 +169,6 @@ class Connection:
         self.culprit = (0, 0)
         self.unconfirmed: list[Channel] = []
         self.held: HeldPublishes | None = None
-        self.holds_out = False  # Nothing is written in the middle of this turn.
         self.parked: list[bytes] | None = None  # Replies that wait for the disk, and everything behind them.
         self.transport: Any = None  # Who writes `out`: the pump; None in tests that drain it themselves.
         self.out: list[bytes] = []
@@ -308,55 +311,38 @@ class Connection:
         self.current = channel
         if frame_type == METHOD:
             if payload[:4] != PUBLISH:
+                if payload[:2] in TOPOLOGY_CLASSES:
+                    self.units -= TOPOLOGY_UNITS
                 # Others must see what the publishes before have done: counts, deliveries, confirms.
                 self.send_confirms()
                 self.broker.scheduler.dispatch()
             if payload[:2] == b"\x00\x0a":
                 raise PeerError(503, "unimplemented method", 10, int.from_bytes(payload[2:4], "big"))
-            if self.durability is not None and payload[:2] in PARKING_CLASSES:
-                self._on_durable_method(channel, payload)
-            else:
-                channel.on_method(payload)
+            channel.on_method(payload)
             self.check_epoch()
         elif frame_type == HEADER:
             channel.on_header(payload)
         else:
             channel.on_body(payload)
 
-    def _on_durable_method(self, channel: Channel, payload: bytes) -> None:
-        """A method whose answer may have to wait until what it says is durable."""
-        assert self.durability is not None
-        store = self.durability.store
-        promised, said = store.promised_count, len(self.out)
-        self.holds_out = True  # What the method says must not go before it is known whether it has to wait.
-        try:
-            channel.on_method(payload)
-        finally:
-            self.holds_out = False
-        if store.promised_count != promised and len(self.out) > said:
-            replies = self.out[said:]
-            del self.out[said:]
-            self.park(replies)
-
     def park(self, replies: list[bytes]) -> None:
-        """Say these, and go on reading, when what was done so far is durable."""
-        assert self.durability is not None
+        """Say these, and go on reading, when what was done so far is committed."""
         self.parked = replies
-        self.durability.park(self)
+        self.waited()
 
     def wait(self, replies: list[bytes]) -> None:
-        """Say these, and go on reading, when `waited` has been called and what was done by then is durable."""
+        """Say these, and go on reading, when `waited` has been called and what was done by then is committed."""
         self.parked = replies
 
     def waited(self) -> None:
         """What this connection has waited for has come."""
-        if self.durability is not None:
-            self.durability.park(self)
+        if self.store is not None:
+            self.store.pledge(Unparking(self))
         else:
             self.unpark()
 
     def unpark(self) -> None:
-        """It is durable."""
+        """Say what waited, and go on reading."""
         replies, self.parked = self.parked, None
         if self.released or replies is None:
             return
@@ -444,7 +430,7 @@ class Connection:
 
     async def log_in(self) -> None:
         """Finish a login that has to be checked off the loop."""
-        await self.hub.log_in(self)
+        await handshake.log_in(self)
 
     def release(self, then: Callable[[], None] | None = None) -> None:
         """Leases go back, consumers detach, exclusive queues go; only once. In slices where channels are many; `then`
@@ -492,7 +478,8 @@ class Connection:
             self.transport.resume()
 
     def _turn_out(self) -> None:
-        log.info("closed: peer=%s:%s others wait for the room that its messages take", *self.peer[:2])
+        text = "closed: peer=%s:%s others wait for the room that its messages take"
+        self.hub.log_lines.info(log, text, *self.peer[:2])
         self.transport.close()
 
     def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
@@ -521,11 +508,7 @@ class Connection:
             self.touched = True
             self.hub.touched.append(self)
         self.out_size += size
-        if (
-            (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX)
-            and not self.holds_out
-            and self.transport is not None
-        ):
+        if (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX) and self.transport is not None:
             self.transport.flush()
 
     def send_confirms(self) -> None:
@@ -590,23 +573,16 @@ class Connection:
 
     def route_message(self, port: Port, incoming: Incoming, more_keys: Sequence[str]) -> tuple[Any, ...]:
         """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
-        vhost = self.vhost
         if port.exchange is None:
             for key in more_keys:
                 self.require_direct(key)
-            found = map(vhost.target, (incoming.routing_key, *more_keys))
-            return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-        return route(vhost.exchanges, port.exchange, incoming, more_keys)
+        return find(self.vhost, port.exchange, incoming, more_keys)
 
     # Direct reply-to.
 
-    @property
-    def _addresses(self) -> ReplyAddresses:
-        return self.hub.reply_addresses
-
     def reply_sink(self, address: str) -> Any:
         """The reply consumer behind a routing key, None if it is no reply address (any more)."""
-        return self._addresses.find(address)
+        return self.hub.reply_sinks.get(address)
 
     def reply_address(self, channel: Channel) -> str | None:
         """The address of a channel's reply consumer."""
@@ -615,13 +591,14 @@ class Connection:
 
     def add_reply_consumer(self, channel: Channel, tag: str, arguments: dict[str, Any]) -> None:
         """basic.consume on the pseudo queue."""
-        sink: ReplySink = self._addresses.add(channel, tag, self.hub.new_token(), arguments)
+        sink = ReplySink(channel, tag, self.hub.new_token(), arguments)
+        self.hub.reply_sinks[sink.name] = sink
         channel.reply_consumer = sink.consumer
 
     def forget_reply_consumer(self, channel: Channel) -> None:
         """The reply consumer goes, and routes that lead to it."""
         if channel.reply_consumer is not None:
-            self._addresses.remove(channel.reply_consumer.queue.name)
+            self.hub.reply_sinks.pop(channel.reply_consumer.queue.name, None)
             channel.reply_consumer = None
             self.vhost.epoch += 1
 

@@ -77,15 +77,33 @@ def _start_ok(
     try:
         user = hub.authenticator.authenticate_nowait(mechanism, response, connection.peer[0], connection.external_name)
     except LoginRefused as refused:
-        login_refused(connection, refused)
+        _login_refused(connection, refused)
         return
     if user is None:
         connection.login = (mechanism, response)
     else:
-        login_ok(connection, user)
+        _login_ok(connection, user)
 
 
-def login_ok(connection: Connection, user: Any) -> None:
+async def log_in(connection: Connection) -> None:
+    """Finish a login that has to be checked off the loop; returns at once when none is under way."""
+    if connection.login is None:
+        return
+    hub = connection.hub
+    mechanism, response = connection.login
+    try:
+        user = await hub.authenticator.authenticate(mechanism, response, connection.peer[0], connection.external_name)
+        hub.read_clock()
+    except LoginRefused as refused:
+        hub.read_clock()
+        if connection.state is State.START:
+            _login_refused(connection, refused)
+    else:
+        if connection.state is State.START:  # Else it was closed meanwhile.
+            _login_ok(connection, user)
+
+
+def _login_ok(connection: Connection, user: Any) -> None:
     """The peer is who it says: tune."""
     connection.login = None
     connection.user = user
@@ -97,7 +115,7 @@ def login_ok(connection: Connection, user: Any) -> None:
     )
 
 
-def login_refused(connection: Connection, refused: LoginRefused) -> None:
+def _login_refused(connection: Connection, refused: LoginRefused) -> None:
     """Tell a client that can be told; let go of another after a delay, without a word (RabbitMQ 3.1/5)."""
     connection.login = None
     connection.hub.log_refused(connection, refused)

@@ -24,13 +24,13 @@ from protocol.amqp.errors import NOT_ALLOWED, NOT_IMPLEMENTED, PRECONDITION_FAIL
 
 if TYPE_CHECKING:
     from broker.core.queue import Queue
-    from broker.server.amqp.channel import Channel
+    from broker.server.amqp.channel import Answer, Channel
 
 Table = dict[str, Any]
 
 
 @handles("basic.qos")
-def _qos(channel: Channel, prefetch_size: int, prefetch_count: int, is_global: bool) -> None:
+def _qos(channel: Channel, prefetch_size: int, prefetch_count: int, is_global: bool) -> Answer:
     if prefetch_size:
         raise PeerError(NOT_IMPLEMENTED, f"prefetch_size!=0 ({prefetch_size})")
     if is_global:
@@ -38,7 +38,7 @@ def _qos(channel: Channel, prefetch_size: int, prefetch_count: int, is_global: b
         channel.wake_consumers()
     else:
         channel.next_consumer_prefetch = prefetch_count
-    channel.reply("basic.qos-ok")
+    return ("basic.qos-ok",)
 
 
 @handles("basic.consume")
@@ -110,15 +110,14 @@ def _consume_replies(channel: Channel, tag: str, no_ack: bool, nowait: bool, arg
 
 
 @handles("basic.cancel")
-def _cancel(channel: Channel, tag: str, nowait: bool) -> None:
+def _cancel(channel: Channel, tag: str, nowait: bool) -> Answer | None:
     """An unknown tag is no error; what is unacknowledged stays so."""
     consumer = channel.forget_consumer(tag)
     if consumer is not None:
         consumer.queue.remove_consumer(consumer, channel.connection.now_ms())
     elif channel.reply_consumer is not None and channel.reply_consumer.tag == tag:
         channel.connection.forget_reply_consumer(channel)
-    if not nowait:
-        channel.reply("basic.cancel-ok", tag)
+    return None if nowait else ("basic.cancel-ok", tag)
 
 
 @handles("basic.get")
@@ -199,9 +198,9 @@ def _recover(channel: Channel, requeue: bool) -> None:
 
 
 @handles("basic.recover")
-def _recover_sync(channel: Channel, requeue: bool) -> None:
+def _recover_sync(channel: Channel, requeue: bool) -> Answer:
     _recover(channel, requeue)
-    channel.reply("basic.recover-ok")
+    return ("basic.recover-ok",)
 
 
 @handles("basic.recover-async")
@@ -210,21 +209,20 @@ def _recover_async(channel: Channel, requeue: bool) -> None:
 
 
 @handles("confirm.select")
-def _confirm_select(channel: Channel, nowait: bool) -> None:
+def _confirm_select(channel: Channel, nowait: bool) -> Answer | None:
     if channel.transaction is not None:
         raise Refused(PRECONDITION_FAILED, "cannot switch from tx to confirm mode")
     channel.confirming = True
-    if not nowait:
-        channel.reply("confirm.select-ok")
+    return None if nowait else ("confirm.select-ok",)
 
 
 @handles("tx.select")
-def _tx_select(channel: Channel) -> None:
+def _tx_select(channel: Channel) -> Answer:
     if channel.confirming:
         raise Refused(PRECONDITION_FAILED, "cannot switch from confirm to tx mode")
     if channel.transaction is None:
         channel.transaction = Transaction()
-    channel.reply("tx.select-ok")
+    return ("tx.select-ok",)
 
 
 def _transaction(channel: Channel) -> Transaction:
@@ -234,12 +232,12 @@ def _transaction(channel: Channel) -> Transaction:
 
 
 @handles("tx.commit")
-def _tx_commit(channel: Channel) -> None:
+def _tx_commit(channel: Channel) -> Answer:
     _transaction(channel).commit(channel)
-    channel.reply("tx.commit-ok")
+    return ("tx.commit-ok",)
 
 
 @handles("tx.rollback")
-def _tx_rollback(channel: Channel) -> None:
+def _tx_rollback(channel: Channel) -> Answer:
     _transaction(channel).rollback(channel)
-    channel.reply("tx.rollback-ok")
+    return ("tx.rollback-ok",)

@@ -8,7 +8,7 @@ from broker.server.amqp.channel import handles
 from protocol.amqp.errors import NOT_IMPLEMENTED, PeerError
 
 if TYPE_CHECKING:
-    from broker.server.amqp.channel import Channel
+    from broker.server.amqp.channel import Answer, Channel
 
 
 @handles("channel.open")
@@ -28,12 +28,12 @@ def _on_close(channel: Channel, _code: int, _text: str, _class_id: int, _method_
 
 
 @handles("channel.flow")
-def _on_flow(channel: Channel, active: bool) -> None:
+def _on_flow(_channel: Channel, active: bool) -> Answer:
     if not active:
         raise PeerError(NOT_IMPLEMENTED, "active=false")
-    channel.reply("channel.flow-ok", True)
+    return "channel.flow-ok", True
 
 
 @handles("access.request")
-def _on_access_request(channel: Channel, *_: Any) -> None:
-    channel.reply("access.request-ok", 1)
+def _on_access_request(_channel: Channel, *_: Any) -> Answer:
+    return "access.request-ok", 1

@@ -18,7 +18,7 @@ from protocol.amqp.frames import method_frame
 
 if TYPE_CHECKING:
     from broker.core.vhost import VHost
-    from broker.server.amqp.channel import Channel
+    from broker.server.amqp.channel import Answer, Channel
 
 Table = dict[str, Any]
 
@@ -54,7 +54,7 @@ def _not_default(exchange: str) -> None:
 def _exchange_declare(
     channel: Channel, _ticket: int, name: str, kind: str, passive: bool, durable: bool, auto_delete: bool,
     internal: bool, nowait: bool, arguments: Table,
-) -> None:  # fmt: skip
+) -> Answer | None:  # fmt: skip
     connection = channel.connection
     name = clean_name(name)
     _not_default(name)
@@ -69,27 +69,24 @@ def _exchange_declare(
         connection.vhost.declare_exchange(
             name, kind, durable=durable, auto_delete=auto_delete, internal=internal, arguments=arguments
         )
-    if not nowait:
-        channel.reply("exchange.declare-ok")
+    return None if nowait else ("exchange.declare-ok",)
 
 
 @handles("exchange.delete")
-def _exchange_delete(channel: Channel, _ticket: int, name: str, if_unused: bool, nowait: bool) -> None:
+def _exchange_delete(channel: Channel, _ticket: int, name: str, if_unused: bool, nowait: bool) -> Answer | None:
     _not_default(name)
     channel.connection.require("configure", "exchange", name)
     channel.connection.vhost.delete_exchange(name, if_unused=if_unused)
-    _answer_when_gone(channel, "exchange", name, None if nowait else ("exchange.delete-ok",))
+    return _answer_when_gone(channel, "exchange", name, None if nowait else ("exchange.delete-ok",))
 
 
-def _answer_when_gone(channel: Channel, kind: str, name: str, answer: tuple[Any, ...] | None) -> None:
+def _answer_when_gone(channel: Channel, kind: str, name: str, answer: Answer | None) -> Answer | None:
     """Who deletes what has many bindings waits until all of them are gone, so that the name is free by then."""
     connection = channel.connection
-    frames = [] if answer is None else [method_frame(channel.number, *answer)]
     if connection.vhost.unbinding.wait(kind, name, connection.waited):
-        connection.wait(frames)
-    else:
-        for one in frames:
-            connection.send(one)
+        connection.wait([] if answer is None else [method_frame(channel.number, *answer)])
+        return None
+    return answer
 
 
 def _bind(channel: Channel, source: str, kind: str, name: str, key: str, arguments: Table, *, add: bool) -> None:
@@ -117,33 +114,30 @@ def _bind(channel: Channel, source: str, kind: str, name: str, key: str, argumen
 @handles("exchange.bind")
 def _exchange_bind(
     channel: Channel, _ticket: int, destination: str, source: str, key: str, nowait: bool, arguments: Table
-) -> None:
+) -> Answer | None:
     _bind(channel, source, "exchange", destination, key, arguments, add=True)
-    if not nowait:
-        channel.reply("exchange.bind-ok")
+    return None if nowait else ("exchange.bind-ok",)
 
 
 @handles("exchange.unbind")
 def _exchange_unbind(
     channel: Channel, _ticket: int, destination: str, source: str, key: str, nowait: bool, arguments: Table
-) -> None:
+) -> Answer | None:
     _bind(channel, source, "exchange", destination, key, arguments, add=False)
-    if not nowait:
-        channel.reply("exchange.unbind-ok")
+    return None if nowait else ("exchange.unbind-ok",)
 
 
 @handles("queue.declare")
 def _queue_declare(
     channel: Channel, _ticket: int, name: str, passive: bool, durable: bool, exclusive: bool, auto_delete: bool,
     nowait: bool, arguments: Table,
-) -> None:  # fmt: skip
+) -> Answer | None:  # fmt: skip
     connection = channel.connection
     vhost = connection.vhost
     name = clean_name(name)
     if passive:
         if name.startswith(REPLY_TO_NAME):
-            _declare_reply_to(channel, name, nowait)
-            return
+            return _declare_reply_to(channel, name, nowait)
         queue = vhost.destination(queue_name(channel, name), connection)
         queue.last_used_ms = connection.now_ms()
     else:
@@ -165,52 +159,52 @@ def _queue_declare(
             server_named=server_named,
         )
     channel.last_queue = queue.name
-    if not nowait:
-        channel.reply("queue.declare-ok", queue.name, queue.ready_count, len(queue.consumers))
+    return None if nowait else ("queue.declare-ok", queue.name, queue.ready_count, len(queue.consumers))
 
 
-def _declare_reply_to(channel: Channel, name: str, nowait: bool) -> None:
+def _declare_reply_to(channel: Channel, name: str, nowait: bool) -> Answer | None:
     """A passive declare of the pseudo queue succeeds; of a reply address, while its consumer is there (RabbitMQ)."""
     if name != REPLY_TO_NAME and channel.connection.reply_sink(name) is None:
         raise Refused(404, f"no queue '{name}' in vhost '{channel.connection.vhost.name}'")
-    if not nowait:
-        channel.reply("queue.declare-ok", name, 0, 1)
+    return None if nowait else ("queue.declare-ok", name, 0, 1)
 
 
 @handles("queue.bind")
 def _queue_bind(
     channel: Channel, _ticket: int, queue: str, exchange: str, key: str, nowait: bool, arguments: Table
-) -> None:
+) -> Answer | None:
     if not queue and not key:
         key = queue_name(channel, "")  # Both empty: the key is the queue's name too (spec 1.7.2.3).
     _bind(channel, exchange, "queue", queue_name(channel, queue), key, arguments, add=True)
-    if not nowait:
-        channel.reply("queue.bind-ok")
+    return None if nowait else ("queue.bind-ok",)
 
 
 @handles("queue.unbind")
-def _queue_unbind(channel: Channel, _ticket: int, queue: str, exchange: str, key: str, arguments: Table) -> None:
+def _queue_unbind(
+    channel: Channel, _ticket: int, queue: str, exchange: str, key: str, arguments: Table
+) -> Answer | None:
     if not queue and not key:
         key = queue_name(channel, "")
     _bind(channel, exchange, "queue", queue_name(channel, queue), key, arguments, add=False)
-    channel.reply("queue.unbind-ok")
+    return ("queue.unbind-ok",)
 
 
 @handles("queue.purge")
-def _queue_purge(channel: Channel, _ticket: int, name: str, nowait: bool) -> None:
+def _queue_purge(channel: Channel, _ticket: int, name: str, nowait: bool) -> Answer | None:
     name = queue_name(channel, name)
     connection = channel.connection
     connection.require("read", "queue", name)
     refuse_stream(connection.vhost, name, "queue.purge")
     count = connection.vhost.queue(name, connection).purge()
-    if not nowait:
-        channel.reply("queue.purge-ok", count)
+    return None if nowait else ("queue.purge-ok", count)
 
 
 @handles("queue.delete")
-def _queue_delete(channel: Channel, _ticket: int, name: str, if_unused: bool, if_empty: bool, nowait: bool) -> None:
+def _queue_delete(
+    channel: Channel, _ticket: int, name: str, if_unused: bool, if_empty: bool, nowait: bool
+) -> Answer | None:
     name = queue_name(channel, name)
     connection = channel.connection
     connection.require("configure", "queue", name, "delete")
     count = connection.vhost.delete_queue(name, connection, if_unused=if_unused, if_empty=if_empty)
-    _answer_when_gone(channel, "queue", name, None if nowait else ("queue.delete-ok", count))
+    return _answer_when_gone(channel, "queue", name, None if nowait else ("queue.delete-ok", count))

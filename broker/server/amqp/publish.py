@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message
-from broker.core.routing import Target, is_cacheable, route
+from broker.core.routing import is_cacheable, route
+from broker.core.sink import Sink
 from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import ACCESS_REFUSED
@@ -38,9 +39,9 @@ REPLY_TO_NAME = "amq.rabbitmq.reply-to"
 _REPLY_TO = REPLY_TO_NAME.encode()
 
 
-Run = tuple[tuple[Target, ...], Exchange | None, list[Message]]
+Run = tuple[tuple[Sink, ...], Exchange | None, list[Message]]
 """Regular messages, in order, that an exchange sends to the same queues."""
-Gathered = dict[tuple[Target, ...], list[Message]]
+Gathered = dict[tuple[Sink, ...], list[Message]]
 """Messages of one exchange by the one queue they go to (a publisher that goes round many gives each its share at once),
 or those of one route to several: what goes to several queues goes out behind all that was before it, so that each queue
 has its messages in order."""
@@ -69,7 +70,7 @@ class Route:
     __slots__ = ("exchange", "following", "method", "origin", "queues", "regular", "run_max", "single")
 
     def __init__(
-        self, method: bytes, exchange: Exchange | None, queues: tuple[Target, ...] | None, origin: bytes, mandatory: int
+        self, method: bytes, exchange: Exchange | None, queues: tuple[Sink, ...] | None, origin: bytes, mandatory: int
     ) -> None:
         self.method = method
         self.following: Route | None = None
@@ -107,7 +108,7 @@ def open_port(connection: Connection, exchange_name: str) -> Port:
     return Port(exchange_name, exchange, cacheable=is_cacheable(vhost.exchanges, exchange), checks_topic=checks_topic)
 
 
-def find_queues(connection: Connection, port: Port, routing_key: str) -> tuple[Target, ...] | None:
+def find_queues(connection: Connection, port: Port, routing_key: str) -> tuple[Sink, ...] | None:
     """The queues for a routing key; None when it takes the message to know. Raises Refused 403 (topic permissions)."""
     vhost = connection.vhost
     if port.exchange is None:
@@ -183,7 +184,7 @@ def publish_run(  # noqa: C901 - one straight line, kept in one piece because a 
     gathered: Gathered = {}
     messages: list[Message] = []
     append = messages.append
-    queues: tuple[Target, ...] | None = None
+    queues: tuple[Sink, ...] | None = None
     exchange: Exchange | None = None
     single = False
     origin = b""

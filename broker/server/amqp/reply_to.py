@@ -23,8 +23,8 @@ class ReplySink:
 
     __slots__ = ("consumer", "dropped_count", "name")
 
-    def __init__(self, channel: Channel, tag: str, address: str, arguments: Mapping[str, Any]) -> None:
-        self.name = address
+    def __init__(self, channel: Channel, tag: str, token: str, arguments: Mapping[str, Any]) -> None:
+        self.name = f"{REPLY_TO_NAME}.{token}"
         self.dropped_count = 0
         self.consumer = Consumer(
             channel,
@@ -50,6 +50,11 @@ class ReplySink:
 
     rejects = False
 
+    def accepts(self, message: Message) -> bool:
+        """Whatever comes; what cannot be delivered at once is dropped."""
+        del message
+        return True
+
     def enqueue_one(self, message: Message) -> bool:
         """Deliver at once."""
         self.enqueue((message,))
@@ -57,26 +62,3 @@ class ReplySink:
 
     def wake(self) -> None:
         """Nothing waits here."""
-
-
-class ReplyAddresses:
-    """All reply consumers of a broker by address."""
-
-    __slots__ = ("_sinks",)
-
-    def __init__(self) -> None:
-        self._sinks: dict[str, ReplySink] = {}
-
-    def add(self, channel: Channel, tag: str, token: str, arguments: Mapping[str, Any]) -> ReplySink:
-        """Register a reply consumer under a fresh address made of `token`."""
-        address = f"{REPLY_TO_NAME}.{token}"
-        sink = self._sinks[address] = ReplySink(channel, tag, address, arguments)
-        return sink
-
-    def remove(self, address: str) -> None:
-        """The consumer is gone."""
-        self._sinks.pop(address, None)
-
-    def find(self, address: str) -> ReplySink | None:
-        """The sink behind an address, None if there is none (any more)."""
-        return self._sinks.get(address)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, has_expiration, memory_of
-from broker.core.routing import remembers, route
+from broker.core.publishing import find
+from broker.core.routing import remembers
 from broker.core.serving import Lease
 from broker.errors import Refused
 from broker.server.amqp import settle
@@ -109,7 +110,7 @@ class Transaction:
                 if one.queues is None and exchange is not None and incoming is not None:
                     incoming.wall_ms = connection.hub.scheduler.wall_ms
                     is_there = exchanges.get(exchange.name) is exchange
-                    queues = route(exchanges, exchange, incoming, one.more_keys) if is_there else ()
+                    queues = find(connection.vhost, exchange, incoming, one.more_keys) if is_there else ()
                     found.append(one._replace(queues=queues))
                 else:
                     found.append(one)

@@ -32,7 +32,7 @@ def _damage(request: Request) -> Generator[None, None, list[str]]:
     broker = request.hub.broker
     seen = set(visible_vhosts(request))
     told = [f"{one} (left aside)" for one in broker.left_aside if _monitors(request)]
-    has_unseen = len(told) < len(broker.left_aside)
+    has_unseen = len(told) < len(broker.aside)
     for vhost in list(broker.vhosts.values()):
         for sentence in damage.sentences(vhost):
             if sentence is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker.core.access import User
+from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, make_origin, origin_names
+from broker.core.publishing import deliver, find
 from broker.core.queue import Queue
-from broker.core.routing import Target, route
 from broker.core.serving import Lease
 from broker.core.vhost import VHost
 from broker.errors import Refused
@@ -114,25 +115,22 @@ def publish(
             raise Refused(ACCESS_REFUSED, f"write access to a queue in vhost '{vhost.name}' refused")
         message = (make_origin(exchange.encode(), routing_key.encode(), known_keys), content)
         publication = Incoming(exchange, routing_key, message, vhost.scheduler.wall_ms)
-        queues = _route(vhost, publication, more_keys)
+        source = _open(vhost, exchange)
+        sinks = find(vhost, source, publication, more_keys)
     except PeerError as error:
         raise _bad(error.text) from None
-    accepted = [queue.enqueue_one(message) for queue in queues]
-    if not any(accepted):
-        publication.forget()
-    return any(accepted)
+    taken, _ = deliver(source, sinks, message, publication)
+    return taken
 
 
-def _route(vhost: VHost, publication: Incoming, more_keys: Sequence[str]) -> tuple[Target, ...]:
-    exchange = publication.exchange
-    if not exchange:
-        found = map(vhost.target, (publication.routing_key, *more_keys))
-        return tuple(dict.fromkeys(queue for queue in found if queue is not None))
-    source = vhost.exchange(exchange)
-    if source.internal:
-        raise Refused(ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange}' in vhost '{vhost.name}'")
-    source.published_count += 1
-    return route(vhost.exchanges, source, publication, more_keys)
+def _open(vhost: VHost, name: str) -> Exchange | None:
+    """The exchange, None for the default one. Raises Refused 403, 404."""
+    if not name:
+        return None
+    exchange = vhost.exchange(name)
+    if exchange.internal:
+        raise Refused(ACCESS_REFUSED, f"cannot publish to internal exchange '{name}' in vhost '{vhost.name}'")
+    return exchange
 
 
 def decode_payload(body: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,6 @@ would, and is answered when it is durable.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Generator
 from typing import Any
 
@@ -217,7 +216,7 @@ def _produce(request: Request, vhost: str, name: str) -> Work:
     if not isinstance(given, list) or not 1 <= len(given) <= RECORDS_MAX:
         raise bad(f"records is a list of 1 to {RECORDS_MAX} records")
     now_ms = request.hub.scheduler.wall_ms
-    keyless = random.randrange(len(topic.partitions))  # One for all, as producers do (KIP-480).
+    keyless = request.hub.env.randrange(len(topic.partitions))  # One for all, as producers do (KIP-480).
     pauses = Pauses()
     asked: list[tuple[int, _Asked]] = []
     headers_count = 0

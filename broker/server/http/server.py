@@ -29,6 +29,7 @@ from broker.server.auth import LoginRefused
 from broker.server.half_open import HalfOpen
 from broker.server.http import (  # noqa: F401 - they fill the table of routes
     browse,
+    catalog,
     groups,
     health,
     policies,
@@ -47,8 +48,6 @@ log = logging.getLogger("jackalope.http")
 READ_BYTES = 65_536
 HEADERS_MAX = 100
 """Fields of one request: each costs h11 more than its octets do. Apache's LimitRequestFields, http.server's figure."""
-TOLD_EVERY_S = 1.0
-"""Failures of requests are logged so often at most: who causes them may do so in a loop."""
 LINGER_S = 2
 SLICE_S = 0.002
 """How long a listing is worked on between checkpoints."""
@@ -58,9 +57,6 @@ _JSON = (b"content-type", b"application/json")
 
 class HttpServer:
     """Serves until cancelled. `statistics` gives version, counts, loop lag and memory."""
-
-    _told_s = -TOLD_EVERY_S
-    _untold = 0
 
     def __init__(
         self,
@@ -91,7 +87,7 @@ class HttpServer:
             try:
                 accepted, peer = await listener.accept()
             except OSError as error:
-                log.warning("accept failed: %s", error)
+                self._hub.log_lines.warning(log, "accept failed: %s", error)
                 await trio.sleep(0.1)
                 continue
             if self._open >= self._limits.http_connections_max and not self._make_room(str(peer[0])):
@@ -125,17 +121,17 @@ class HttpServer:
             self._open -= 1
 
     def note_failure(self, what: str, error: Exception) -> None:
-        """A request has met a bug: one line, with where it was; not more often than every `TOLD_EVERY_S`."""
-        now_s = trio.current_time()
-        if now_s < self._told_s + TOLD_EVERY_S:
-            self._untold += 1
-            return
+        """A request has met a bug: one line, with where it was; one a second at most."""
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
-        more = f" ({self._untold} more since the last line like this)" if self._untold else ""
-        log.error("%s failed, please report it: %s: %s at %s%s", what, type(error).__name__, error, place, more)
-        log.debug("its traceback", exc_info=error)
-        self._told_s, self._untold = now_s, 0
+        told = what, type(error).__name__, error, place
+        text = "%s failed, please report it: %s: %s at %s"
+        if self._hub.log_lines.tell(log, logging.ERROR, text, *told, at_once=1):
+            log.debug("its traceback", exc_info=error)
+
+    def log_closed(self, peer: tuple[str, int]) -> None:
+        """A connection had to go."""
+        self._hub.log_lines.info(log, "closed: peer=%s:%s others wait for its place", *peer)
 
     async def authenticate(self, header: bytes | None, peer_host: str) -> User:
         """Who asks, by HTTP Basic. Raises HttpError 401."""
@@ -150,7 +146,7 @@ class HttpServer:
         try:
             return await self._hub.authenticator.authenticate("PLAIN", b"\0" + name + b"\0" + password, peer_host)
         except LoginRefused as error:
-            log.warning("login refused: %s", error)
+            self._hub.log_lines.warning(log, "login refused: %s", error)
             raise refused from None
 
     async def answer(self, method: str, target: str, body: bytes, user: User, peer_host: str) -> Any:
@@ -346,7 +342,7 @@ class _Exchanges:
 
     def close(self) -> None:
         """It has to go, for others."""
-        log.info("closed: peer=%s:%s others wait for its place", *self.peer)
+        self._server.log_closed(self.peer)
         self.scope.cancel()
 
     async def _handle(self, request: h11.Request, body: bytes) -> None:

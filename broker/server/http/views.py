@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from broker.core.exchange.base import Binding, freeze
 from broker.core.exchange.exchange import Exchange
+from broker.core.proposing import Target
 from broker.core.queue import Queue
-from broker.core.routing import Target
 from broker.core.rules import effective_definition
 from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.stream import Stream
@@ -164,7 +164,7 @@ def connection_view(connection: Connection) -> dict[str, Any]:
         "client_properties": connection.client_properties,
         "recv_oct": connection.received_octets,
         "send_oct": connection.sent_octets,
-        "connected_at": connection.hub.wall_ms() - (connection.hub.now_ms - connection.started_ms),
+        "connected_at": connection.hub.env.wall_ms - (connection.hub.now_ms - connection.started_ms),
     }
 
 

@@ -136,7 +136,7 @@ def on_describe_acls(connection: KafkaConnection, slot: Slot, request: DescribeA
     return DescribeAclsResponse(error_message=None, resources=list(resources.values()))
 
 
-@handles(30)
+@handles(30, changes=True)
 def on_create_acls(connection: KafkaConnection, slot: Slot, request: CreateAclsRequest) -> Steps:
     """Each entry by itself; one that is there already is no error. Durable when answered."""
     hub = connection.hub
@@ -183,7 +183,7 @@ def _create(connection: KafkaConnection, hub: KafkaHub, wanted: AclCreation) -> 
     hub.durability.store.put(acl_key(vhost, acl), NOTHING_MORE)
 
 
-@handles(31)
+@handles(31, changes=True)
 def on_delete_acls(connection: KafkaConnection, slot: Slot, request: DeleteAclsRequest) -> Steps:
     """All entries that any of the filters means, and which they were. Durable when answered."""
     hub = connection.hub

@@ -185,7 +185,7 @@ def _describe_group(*, synonyms: bool) -> list[DescribeConfigsResourceResult]:
 # Changing.
 
 
-@handles(33)
+@handles(33, changes=True)
 def on_alter_configs(connection: KafkaConnection, slot: Slot, request: alter_configs.AlterConfigsRequest) -> Steps:
     """AlterConfigs replaces all that a topic, or a broker, has of its own."""
 
@@ -209,7 +209,7 @@ def on_alter_configs(connection: KafkaConnection, slot: Slot, request: alter_con
     return None
 
 
-@handles(44)
+@handles(44, changes=True)
 def on_incremental_alter_configs(
     connection: KafkaConnection, slot: Slot, request: incremental_alter_configs.IncrementalAlterConfigsRequest
 ) -> Steps:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from broker.server.kafka.handlers import HANDLERS, NEEDS_TURN, NO_ANSWER, Steps
+from broker.server.kafka.handlers import CHANGES, NEEDS_TURN, NO_ANSWER, SERVED, Steps, handler_of
 from broker.server.kafka.owed import Debt
 from broker.server.kafka.sasl import certified, log_in, on_token
 from broker.server.kafka.slot import Slot
@@ -257,7 +257,7 @@ class KafkaConnection:
             on_token(self, slot, bytes(data))
             return
         try:
-            header, request = read_request(data, HANDLERS)
+            header, request = read_request(data, SERVED)
         except UnsupportedVersion as error:
             response = unsupported_version_response(error)
             if response is None:
@@ -271,7 +271,7 @@ class KafkaConnection:
         if not self.hub.may_ask(self, header.api_key):
             self.end(f"request {header.api_key} before authentication")
             return
-        if header.api_key not in HANDLERS:
+        if header.api_key not in SERVED:
             self.end(f"request {header.api_key} is not served")
             return
         if header.client_id:
@@ -281,7 +281,7 @@ class KafkaConnection:
         self._handle(slot, request)
 
     def _handle(self, slot: Slot, request: Any) -> None:
-        response = HANDLERS[slot.header.api_key](self, slot, request)
+        response = handler_of(slot.header.api_key)(self, slot, request)
         if type(response) is GeneratorType:
             self._take_steps(slot, response)
         else:
@@ -294,7 +294,7 @@ class KafkaConnection:
         except StopIteration as done:
             self._answer(slot, done.value)
         else:
-            self.working = True
+            self.working = slot.is_long = True
             if units == NEEDS_TURN:
                 self.hub.long_requests.add(self, self._take_more(slot, steps, has_turn=True))
             else:
@@ -304,18 +304,20 @@ class KafkaConnection:
         """One step an iteration. A bug ends this connection, since what a job raises would end the broker."""
         try:
             yield from self._rest(slot, steps, has_turn=has_turn)
-        except Exception:
-            log.exception("connection ended by a bug: peer=%s:%s", *self.peer[:2])
-            self.end("a bug")
+        except Exception:  # noqa: BLE001 - see end_by_bug
+            self.end_by_bug()
 
     def _rest(self, slot: Slot, steps: Steps, *, has_turn: bool) -> Iterator[int]:
-        """A peer that is gone wants no answer."""
-        while not self.finished:
+        """A peer that is gone wants no answer; but what it has asked to be changed is, as Kafka's controller does."""
+        while not self.finished or slot.header.api_key in CHANGES:
             try:
                 units = next(steps)
             except StopIteration as done:
+                if done.value is None or done.value is NO_ANSWER:
+                    self._answer(slot, done.value)
+                else:  # Still `working`: what is asked behind it may be as long.
+                    yield from slot.answer_in_steps(done.value)
                 self.working = False
-                self._answer(slot, done.value)
                 self._maybe_let_go()
                 self._resume()
                 return
@@ -393,11 +395,16 @@ class KafkaConnection:
 
     def end(self, why: str) -> None:
         """Close: what this peer says is not understood, or not taken."""
-        log.info("closed: peer=%s:%s client=%r %s", *self.peer[:2], self.client_id[:64], why)
+        self.hub.log_closed(self, why)
         self.slots.clear()
         self.held = None
         self.finished = True
         self.touch()
+
+    def end_by_bug(self) -> None:
+        """Close, within an `except`: what is raised further up would end the broker."""
+        self.hub.log_lines.bug(log, "connection ended by a bug: peer=%s:%s", *self.peer[:2])
+        self.end("a bug")
 
     def abort(self) -> None:
         """The peer is gone: let go of everything."""

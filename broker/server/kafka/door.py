@@ -1,4 +1,4 @@
-"""Who comes in over Kafka's protocol, and what they find: wiring, from the configuration to the table of handlers."""
+"""Who comes in over Kafka's protocol, and what they find: wiring, from the configuration to connections."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from broker.config.secret import Secret
 from broker.server.bulk import BulkPump
 from broker.server.half_open import AcceptLimits
 from broker.server.hub import Hub
-from broker.server.kafka import (  # noqa: F401 - they fill handlers.HANDLERS
-    acls,
-    cluster,
-    configs,
-    fetch,
-    group_admin,
-    groups,
-    metadata,
-    produce,
-    scram_admin,
-    single_node,
-)
-from broker.server.kafka import topics as _topics  # noqa: F401
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.hub import KafkaHub
 from broker.server.kafka.settings import KafkaSettings
@@ -108,7 +95,7 @@ def kafka_doors(
         send_timeout_ms=int(config.limits.send_timeout_s * 1000),
         idle_timeout_ms=int(config.limits.kafka_idle_timeout_s * 1000),
     )
-    scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of)
+    scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of, hub.env.random_bytes)
     scram.forget_others(hub.access.users.keys())
     faces: dict[str, KafkaHub] = {}
     for vhost in (config.kafka.vhost, *config.kafka.vhosts.values()):

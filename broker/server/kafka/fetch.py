@@ -86,12 +86,14 @@ class Fetches:
 
     def dispatch(self) -> int:
         """Look again at some of those that were woken; returns the units of work done."""
-        count = min(len(self._woken), DISPATCH_COUNT)
-        for _ in range(count):
-            self._woken.popleft().look_again()
+        units = 0
+        for _ in range(min(len(self._woken), DISPATCH_COUNT)):
+            units += FETCH_UNITS + self._woken.popleft().look_again()
+            if units >= SLICE_UNITS:
+                break
         if self._woken:
             self.hub.hub.scheduler.mark(self)
-        return count * FETCH_UNITS
+        return units
 
 
 class ParkedFetch:
@@ -134,34 +136,46 @@ class ParkedFetch:
             self._is_woken = True
             self._fetches.wake(self)
 
-    def look_again(self) -> None:
-        """Answer if there is enough now."""
+    def look_again(self) -> int:
+        """Answer if there is enough now. The rest of what takes long is a job; returns the units of work done."""
         self._is_woken = False
-        if not self._is_over:
-            self._look()
+        connection = self.slot.connection
+        if self._is_over or connection.finished or not connection.debt.may_read(self):
+            return 0
+        steps = self._maybe_answer()
+        try:
+            units = next(steps)
+        except StopIteration as done:
+            return int(done.value)
+        self._fetches.hub.hub.scheduler.add_job(steps)
+        return units
 
     def _time_is_over(self) -> None:
-        if not self._is_over:
-            self._is_last = True
-            self._look()
+        self._is_last = True
+        self.wake_up()
 
-    def _look(self) -> None:
-        if self.slot.connection.debt.may_read(self):
-            steps = self._maybe_answer()
-            if next(steps, None) is not None:
-                self._fetches.hub.hub.scheduler.add_job(steps)
-
-    def _maybe_answer(self) -> Iterator[int]:
+    def _maybe_answer(self) -> Generator[int, None, int]:
+        """Look, and answer if that is enough; the value is the units of work that were not yielded."""
+        connection = self.slot.connection
         found = Collected(self._fetches, self.slot, self._plan)
-        yield from found.collect(self._request)
-        response = None
-        if not self._is_over and (self._is_last or found.is_enough):
+        units = 0
+        try:
+            units = yield from found.collect(self._request)
+            response = None
+            if not self._is_over and not connection.finished and (self._is_last or found.is_enough):
+                self.forget()
+                response = yield from found.response()
+            found.let_go()
+            if response is not None and self.slot.is_long:
+                yield from self.slot.answer_in_steps(response)
+            elif response is not None:
+                self.slot.answer(response)
+        except Exception:  # noqa: BLE001 - see end_by_bug
             self.forget()
-            response = yield from found.response()
-        found.let_go()
-        if response is not None:
-            self.slot.answer(response)
-        self.slot.connection.debt.has_read()
+            found.let_go()
+            connection.end_by_bug()
+        connection.debt.has_read()
+        return units
 
     def forget(self) -> None:
         """It is answered, or its peer is gone."""
@@ -221,8 +235,8 @@ class Collected:
         self._held = self._uncounted = 0
         self.is_enough = False
 
-    def collect(self, request: FetchRequest) -> Iterator[int]:
-        """Look at all partitions, in slices; yields units of work."""
+    def collect(self, request: FetchRequest) -> Generator[int, None, int]:
+        """Look at all partitions, in slices, while the peer is there; the value is the units that were not yielded."""
         connection = self._slot.connection
         version = self._slot.header.api_version
         plan = self._plan
@@ -234,6 +248,8 @@ class Collected:
                 self._count()
                 yield spent
                 spent = 0
+                if connection.finished:
+                    return 0
             answer, octets = _read(self._fetches, connection, wanted, room - size, version, is_first=not size)
             spent += PARTITION_UNITS
             answer.aborted_transactions = [] if request.isolation_level else None
@@ -246,6 +262,7 @@ class Collected:
                 continue
             self._found.append((wanted, answer, octets))
         self.is_enough = is_news or size >= request.min_bytes
+        return spent
 
     def let_go(self) -> None:
         """The answer counts from now on, or there is none."""
@@ -265,6 +282,8 @@ class Collected:
             if number % TOLD_AT_ONCE == 0:
                 self._count()
                 yield SLICE_UNITS
+                if self._slot.connection.finished:
+                    break  # Nobody is there to be told the rest.
             if octets:
                 self._fetches.sessions.served(self._plan, wanted)
             wanted.seen_high_watermark, wanted.seen_start = answer.high_watermark, answer.log_start_offset

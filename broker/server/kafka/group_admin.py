@@ -156,7 +156,7 @@ def _describe_member(member: MemberDescription) -> DescribedGroupMember:
     )
 
 
-@handles(42)
+@handles(42, changes=True)
 def on_delete_groups(connection: KafkaConnection, slot: Slot, request: DeleteGroupsRequest) -> Steps:
     """DeleteGroups: only those without members, for who may also configure them."""
     hub = connection.hub
@@ -174,7 +174,7 @@ def on_delete_groups(connection: KafkaConnection, slot: Slot, request: DeleteGro
     hub.answer_when_durable(slot, DeleteGroupsResponse(results=results))
 
 
-@handles(47)
+@handles(47, changes=True)
 def on_offset_delete(connection: KafkaConnection, slot: Slot, request: OffsetDeleteRequest) -> Steps:
     """OffsetDelete: offsets of topics that no member subscribes to (KIP-496)."""
     hub = connection.hub

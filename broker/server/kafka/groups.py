@@ -158,7 +158,7 @@ def on_heartbeat(connection: KafkaConnection, slot: Slot, request: HeartbeatRequ
     )
 
 
-@handles(13)
+@handles(13, changes=True)
 def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupRequest) -> Steps:
     """LeaveGroup: the member, or several from version 3 on, each with an answer of its own."""
     groups = connection.hub.groups
@@ -188,7 +188,7 @@ def on_leave_group(connection: KafkaConnection, slot: Slot, request: LeaveGroupR
     )
 
 
-@handles(8)
+@handles(8, changes=True)
 def on_offset_commit(connection: KafkaConnection, slot: Slot, request: OffsetCommitRequest) -> Steps:
     """OffsetCommit: answered when the offsets are durable. A long one goes on in parts, each checked by itself: members
     that lose their place meanwhile are told so with the rest."""

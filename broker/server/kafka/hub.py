@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import heapq
 import logging
-import secrets
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access_lists import CLUSTER_NAME, Kind, Operation
+from broker.core.scheduler import SLICE_UNITS
+from broker.log.pledges import Pledge
 from broker.server.auth import is_loopback
 from broker.server.kafka.fetch import Fetches
 from broker.server.kafka.long_requests import LongRequests
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from broker.server.hub import Hub
     from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.slot import Slot
+    from broker.server.log_lines import LogLines
     from broker.server.scram import Scram
 
 log = logging.getLogger("jackalope.kafka")
@@ -34,7 +35,9 @@ log = logging.getLogger("jackalope.kafka")
 BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
 ADMINISTRATOR = "administrator"
-WATCH_EVERY_MS = 500
+WATCH_EVERY_MS, WATCHED_AT_ONCE = 500, 500
+TIMERS_AT_ONCE = 500
+"""Called in one step: each notes that something may go on in a later slice, or ends a connection."""
 CLOSE_WAIT_MS = 5000
 """How long a peer that was told the end may leave its socket open."""
 UNAUTHENTICATED_BYTES_MAX = 64 << 10
@@ -50,6 +53,25 @@ class Timer:
         self.call: Callable[[], None] | None = call
 
 
+class Answer(Pledge):
+    """A response that is true once what it tells is committed. One that never will be is not given: the end of the
+    connection, with that of the process, tells the client that it does not know."""
+
+    __slots__ = ("hub", "response", "slot")
+
+    def __init__(self, hub: KafkaHub, slot: Slot, response: Any) -> None:
+        self.hub = hub
+        self.slot = slot
+        self.response = response
+        hub.waiting_count += 1
+
+    def kept(self, committed: bool) -> None:
+        """See `Pledge.kept`."""
+        self.hub.waiting_count -= 1
+        if committed:
+            self.slot.answer(self.response)
+
+
 class KafkaHub:
     """See the module. `hub` is the process's, `topics` those of the vhost that these clients see."""
 
@@ -59,19 +81,20 @@ class KafkaHub:
         self.topics = topics
         self.durability = durability
         self.settings = settings
-        self.connections: set[KafkaConnection] = set()
+        self.connections: dict[KafkaConnection, None] = {}
         self.numbers = count(1)
         self.touched = hub.touched
         self.owed = Owed(settings.answers_bytes_max, settings.answers_per_connection_bytes_max)
-        self.fetches = Fetches(self, secrets.randbits(31))
+        self.fetches = Fetches(self, hub.env.randrange(1 << 31))
         self.long_requests = LongRequests(hub.scheduler)
-        self._held: set[KafkaConnection] = set()
-        self._waiting: deque[tuple[int, Slot, Any]] = deque()
+        self._held: dict[KafkaConnection, None] = {}
+        self.waiting_count = 0  # Answers that wait for the disk.
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_numbers = count()
+        self._calls_timers = self._is_watching = False
         self._watch_ms = 0
         self.groups = hub.groups_of(settings.vhost)
-        durability.on_synced.append(self._synced)
+        durability.on_synced.append(self._release_held)
         hub.on_tick.append(self._tick)
         hub.next_dues.append(lambda: self._timers[0][0] if self._timers else None)
 
@@ -85,21 +108,26 @@ class KafkaHub:
         """The wall clock, as of the event that is handled."""
         return self.hub.scheduler.wall_ms
 
+    @property
+    def log_lines(self) -> LogLines:
+        """Those of the process."""
+        return self.hub.log_lines
+
     # Connections.
 
     def add(self, connection: KafkaConnection) -> None:
         """A connection was accepted; it counts as half open until its user is known and it has made a request."""
-        self.connections.add(connection)
+        self.connections[connection] = None
         self.hub.hosts.add(connection.peer[0])
         self.hub.half_open.add(connection)
 
     def remove(self, connection: KafkaConnection) -> None:
         """Its socket is closed."""
         if connection in self.connections:
-            self.connections.discard(connection)
+            del self.connections[connection]
             self.hub.hosts.remove(connection.peer[0])
         self.hub.half_open.discard(connection)
-        self._held.discard(connection)
+        self._held.pop(connection, None)
 
     def heard(self, connection: KafkaConnection) -> None:
         """It has made a request before its login, or its first; who need not log in is no longer half open."""
@@ -161,21 +189,7 @@ class KafkaHub:
 
     def answer_when_durable(self, slot: Slot, response: Any) -> None:
         """Answer when everything done so far is durable."""
-        store = self.durability.store
-        frame = store.frame if store.dirty else store.frame - 1
-        if frame <= store.synced_frame:
-            slot.answer(response)
-            return
-        self._waiting.append((frame, slot, response))
-        self.durability.wait_frame(frame)
-
-    def _synced(self, frame: int) -> None:
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= frame:
-            _, slot, response = waiting.popleft()
-            slot.answer(response)
-        if self._held:
-            self._release_held()
+        self.durability.store.pledge_all(Answer(self, slot, response))
 
     # Publishers that wait.
 
@@ -186,11 +200,11 @@ class KafkaHub:
     def hold(self, slot: Slot, request: Any) -> None:
         """Handle the request when there is room."""
         slot.connection.hold(slot, request)
-        self._held.add(slot.connection)
+        self._held[slot.connection] = None
 
     def _release_held(self) -> None:
-        if self.has_room():
-            held, self._held = self._held, set()
+        if self._held and self.has_room():
+            held, self._held = self._held, {}
             for connection in held:
                 connection.release()
 
@@ -205,20 +219,44 @@ class KafkaHub:
         return timer
 
     def _tick(self, now_ms: int) -> None:
-        timers = self._timers
-        while timers and timers[0][0] <= now_ms:
-            call = heapq.heappop(timers)[2].call
-            if call is not None:
-                call()
-        if self._held:
-            self._release_held()
+        if not self._calls_timers and self._call_timers(now_ms):
+            self._calls_timers = True
+            self.hub.scheduler.add_job(self._call_more_timers())
+        self._release_held()
         if now_ms >= self._watch_ms:
             self._watch_ms = now_ms + WATCH_EVERY_MS
-            for connection in list(self.connections):
-                self._watch(connection, now_ms)
+            if not self._is_watching:
+                self._is_watching = True
+                job = self._watch_all()
+                if next(job, None) is not None:
+                    self.hub.scheduler.add_job(job)
             debt = self.owed.in_the_way(now_ms)
             if debt is not None:
                 self.turn_out(debt.connection, "others wait for what it does not take")
+
+    def _call_timers(self, now_ms: int) -> bool:
+        """Call some of what is due; whether there may be more."""
+        timers = self._timers
+        for _ in range(TIMERS_AT_ONCE):
+            if not timers or timers[0][0] > now_ms:
+                return False
+            call = heapq.heappop(timers)[2].call
+            if call is not None:
+                call()
+        return True
+
+    def _call_more_timers(self) -> Iterator[int]:
+        while self._call_timers(self.now_ms):
+            yield SLICE_UNITS
+        self._calls_timers = False
+
+    def _watch_all(self) -> Iterator[int]:
+        for number, connection in enumerate(list(self.connections), 1):
+            if connection in self.connections:  # Not gone meanwhile.
+                self._watch(connection, self.now_ms)
+            if number % WATCHED_AT_ONCE == 0:
+                yield SLICE_UNITS
+        self._is_watching = False
 
     def _watch(self, connection: KafkaConnection, now_ms: int) -> None:
         """Close who does not log in, takes nothing, or has said nothing for too long."""
@@ -239,8 +277,13 @@ class KafkaHub:
 
     def turn_out(self, connection: KafkaConnection, why: str) -> None:
         """Close a connection that has done nothing forbidden."""
-        log.info("closed: peer=%s:%s client=%r %s", *connection.peer[:2], connection.client_id[:64], why)
+        self.log_closed(connection, why)
         connection.transport.close()
+
+    def log_closed(self, connection: KafkaConnection, why: str) -> None:
+        """Say that the broker ends a connection."""
+        text = "closed: peer=%s:%s client=%r %s"
+        self.log_lines.info(log, text, *connection.peer[:2], connection.client_id[:64], why)
 
     # The node.
 
@@ -252,7 +295,7 @@ class KafkaHub:
         """Counts of what is there."""
         return {
             "kafka_connections": len(self.connections),
-            "kafka_waiting_for_disk": len(self._waiting),
+            "kafka_waiting_for_disk": self.waiting_count,
             "kafka_answers_bytes": self.owed.octets,
             "topics_partitions": self.topics.partition_count,
             "kafka_apis": len(APIS),

@@ -14,7 +14,7 @@ from broker.core.topics.partition import EARLIEST, EARLIEST_LOCAL, LATEST, LATES
 from broker.core.topics.proposing import check_name
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
-from broker.server.kafka.handlers import HANDLERS, Steps, each_partition, handles, in_turn
+from broker.server.kafka.handlers import SERVED, Steps, each_partition, handles, in_turn
 from broker.server.kafka.rights import OPERATIONS_UNITS, operations
 from protocol.kafka.apis import APIS, NEVER
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
@@ -76,7 +76,7 @@ def on_api_versions(connection: KafkaConnection, slot: Slot, request: ApiVersion
         api_keys=[
             ApiVersion(api_key=api.key, min_version=api.advertised_min, max_version=api.max_version)
             for api in APIS.values()
-            if api.key in HANDLERS
+            if api.key in SERVED
         ]
     )
 

@@ -63,7 +63,8 @@ def certified(connection: KafkaConnection, name: str) -> User | None:
     try:
         return authenticator.authenticate_nowait(EXTERNAL, b"", connection.peer[0], name)
     except LoginRefused as refused:
-        log.warning("certificate of no user: peer=%s:%s reason=%s", *connection.peer[:2], refused)
+        text = "certificate of no user: peer=%s:%s reason=%s"
+        connection.hub.log_lines.warning(log, text, *connection.peer[:2], refused)
         return None
 
 
@@ -129,8 +130,8 @@ def _admit(connection: KafkaConnection, slot: Slot, user: User, exchange: Exchan
 
 def _refuse(connection: KafkaConnection, slot: Slot, refused: LoginRefused) -> None:
     """Say no after a while, then close: what was tried is in the log alone."""
-    log.warning("login refused: peer=%s:%s reason=%s", *connection.peer[:2], refused)
     hub = connection.hub
+    hub.log_lines.warning(log, "login refused: peer=%s:%s reason=%s", *connection.peer[:2], refused)
     is_raw = connection.expects_token
     connection.hold(slot, None)  # Nothing else is taken, and nobody releases it.
 

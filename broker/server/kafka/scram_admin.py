@@ -85,7 +85,7 @@ def _describe(hub: KafkaHub, name: str, count: int) -> DescribeUserScramCredenti
     )
 
 
-@handles(51)
+@handles(51, changes=True)
 def on_alter_user_scram_credentials(
     connection: KafkaConnection, slot: Slot, request: AlterUserScramCredentialsRequest
 ) -> Steps:

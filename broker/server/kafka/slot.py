@@ -1,34 +1,63 @@
-"""A slot: the place of one answer among those of its connection, which are sent in the order of the requests."""
+"""A slot: the place of one answer among those of its connection, which are sent in the order of the requests.
+
+What was asked in many steps is written in many steps as well.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from broker.server.kafka.owed import held_size
-from protocol.kafka.headers import RequestHeader, write_response
+from protocol.kafka.headers import RequestHeader, response_steps, write_response
 
 if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection
     from broker.server.machine import Octets
 
+WRITE_UNITS = 500
+"""What it costs to write the elements between two pauses."""
+
 
 class Slot:
     """The place of one answer among those of its connection."""
 
-    __slots__ = ("answered", "connection", "header", "held", "parts")
+    __slots__ = ("answered", "connection", "header", "held", "is_long", "parts")
 
     def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
         self.connection = connection
         self.header = header
         self.answered = False
+        self.is_long = False  # What is asked takes many steps.
         self.parts: Octets = ()
         self.held = 0  # Octets of them that are in memory.
 
     def answer(self, response: Any) -> None:
         """Send this when all answers before it have gone. The peer may be gone: then nothing happens."""
         connection = self.connection
-        if not connection.finished and not self.answered:
+        if connection.finished or self.answered:
+            return
+        if self.is_long:
+            connection.hub.hub.scheduler.add_job(self._guarded(response))
+        else:
             self._has(write_response(self.header, response))
+
+    def _guarded(self, response: Any) -> Iterator[int]:
+        try:
+            yield from self.answer_in_steps(response)
+        except Exception:  # noqa: BLE001 - see end_by_bug
+            self.connection.end_by_bug()
+
+    def answer_in_steps(self, response: Any) -> Iterator[int]:
+        """Do what `answer` does; yields units of work, and stops when the peer is gone."""
+        steps = response_steps(self.header, response)
+        while not self.connection.finished and not self.answered:
+            try:
+                next(steps)
+            except StopIteration as done:
+                self._has(done.value)
+            else:
+                yield WRITE_UNITS
 
     def answer_raw(self, parts: Octets) -> None:
         """The same of octets that are a frame already."""

@@ -72,7 +72,7 @@ def require(connection: KafkaConnection, operation: Operation, name: str) -> Non
         raise TopicRefused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, f"no permission to {operation} topic '{name}'")
 
 
-@handles(19)
+@handles(19, changes=True)
 def on_create_topics(connection: KafkaConnection, slot: Slot, request: CreateTopicsRequest) -> Steps:
     """CreateTopics: -1 partitions or replicas are the defaults; a name that is there twice is an error of each."""
     counts = Counter(one.name for one in request.topics)
@@ -148,7 +148,7 @@ def _configs(connection: KafkaConnection, topic: Topic) -> list[CreatableTopicCo
     return [CreatableTopicConfigs(name=name, value=topic.value_of(name), config_source=source(name)) for name in KEYS]
 
 
-@handles(20)
+@handles(20, changes=True)
 def on_delete_topics(connection: KafkaConnection, slot: Slot, request: DeleteTopicsRequest) -> Steps:
     """DeleteTopics, by name or id."""
     wanted = request.topics
@@ -202,7 +202,7 @@ def _delete(connection: KafkaConnection, wanted: DeleteTopicState, *, is_again: 
     return result
 
 
-@handles(37)
+@handles(37, changes=True)
 def on_create_partitions(connection: KafkaConnection, slot: Slot, request: CreatePartitionsRequest) -> Steps:
     """CreatePartitions: `count` is what the topic is to have in all."""
     grow = partial(_grow, connection, validate_only=request.validate_only)
@@ -236,7 +236,7 @@ def _grow(
     return result
 
 
-@handles(21)
+@handles(21, changes=True)
 def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRecordsRequest) -> Steps:
     """DeleteRecords: everything below an offset goes, -1 being the high watermark."""
     hub = connection.hub

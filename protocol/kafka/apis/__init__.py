@@ -96,6 +96,8 @@ _ROWS = (
     _row(48, "DescribeClientQuotas", 0, 1, 1),
     _row(50, "DescribeUserScramCredentials", 0, 0, 0),
     _row(51, "AlterUserScramCredentials", 0, 0, 0),
+    _row(55, "DescribeQuorum", 0, 2, 0),
+    _row(57, "UpdateFeatures", 0, 2, 0),
     _row(60, "DescribeCluster", 0, 2, 0),
     _row(61, "DescribeProducers", 0, 0, 0),
     _row(65, "DescribeTransactions", 0, 0, 0),

@@ -12,6 +12,8 @@ from tools.bench.kafka_control import fetch_kafka, kafka_missing
 
 TOOLS = "org.apache.kafka.tools."
 REASSIGN = TOOLS + "reassign.ReassignPartitionsCommand"
+FEATURES = TOOLS + "FeatureCommand"
+QUORUM = TOOLS + "MetadataQuorumCommand"
 CONFIGS = "kafka.admin.ConfigCommand"
 
 
@@ -28,14 +30,14 @@ def jars():
 
 @pytest.fixture
 def tool(jars, server):
-    """Runs a tool against the broker; what it has printed. It has to end with 0."""
+    """Runs a tool against the broker; what it has printed. It has to end with `status`."""
 
-    def run(command, *arguments):
+    def run(command, *arguments, status=0):
         done = subprocess.run(
             ["java", "-Xmx200m", "-cp", f"{jars}/*", command, "--bootstrap-server", server, *arguments],
             capture_output=True, text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
     return run
@@ -77,3 +79,22 @@ def test_log_directories(tool, server, topic):
     [directory] = json.loads(told)["brokers"][0]["logDirs"]
     assert (directory["error"], directory["logDir"][0]) == (None, "/")
     assert {one["partition"] for one in directory["partitions"]} == {f"{topic}-0", f"{topic}-1"}
+
+
+def test_the_quorum(tool):
+    """kafka-metadata-quorum: one voter, which leads and lags behind nobody."""
+    told = dict(line.split(":", 1) for line in tool(QUORUM, "describe", "--status").splitlines() if ":" in line)
+    told = {name: value.strip() for name, value in told.items()}
+    assert (told["LeaderId"], told["MaxFollowerLag"], told["CurrentObservers"]) == ("1", "0", "[]")
+    assert [voter["id"] for voter in json.loads(told["CurrentVoters"])] == [1]
+    assert int(told["HighWatermark"]) > 0
+    [row] = [line.split() for line in tool(QUORUM, "describe", "--replication").splitlines() if line[:1].isdigit()]
+    assert (row[0], row[3], row[-1]) == ("1", "0", "Leader")
+
+
+def test_features(tool):
+    """kafka-features: what is not supported cannot be had; whatever there is, is described."""
+    tool(FEATURES, "describe")
+    printed = tool(FEATURES, "upgrade", "--feature", "no.such=1", status=1)
+    assert "Could not upgrade no.such to 1." in printed
+    assert "Invalid update version 1 for feature no.such. Local controller 1 does not support this feature." in printed

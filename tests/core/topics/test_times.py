@@ -101,6 +101,6 @@ def test_who_waits_is_woken_for_every_frame():
         partition.append(batch(1, NOW_MS), NOW_MS)
         cut.write.run()
         world.store.finish(cut)
-        world.topics.synced(cut.frame)
+        world.store.pledges.committed(cut.frame)
         world.sync()
         assert woken == [1, 2]

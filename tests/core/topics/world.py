@@ -62,7 +62,8 @@ class World:
     def sync(self):
         """Write and sync what there is, and tell who waits."""
         self.store.flush()
-        self.topics.synced(self.store.synced_frame)
+        self.store.pledges.committed(self.store.synced_frame)
+        self.broker.synced()
 
     def checkpoint(self):
         """One, to its end."""

@@ -16,6 +16,7 @@ from broker.server.amqp.connection import Connection
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.auth import Authenticator
 from broker.server.durability import Durability
+from broker.server.env import Env
 from broker.server.hub import Hub
 from protocol.amqp import content as wire
 from protocol.amqp.frames import PROTOCOL_HEADER, method_frame
@@ -48,19 +49,28 @@ class World:
 
     def __init__(self, disk=None, wall_ms=1_000_000, **settings):
         self.disk = disk
+        numbers = random.Random(0 if disk is None else disk.starts)  # Another run gives other tokens.
+        self.now_ns = itertools.count(1_000_000_000, 1000)
+        self.env = Env(
+            monotonic_ns=lambda: next(self.now_ns),
+            time_ns=lambda: wall_ms * 1_000_000,
+            random_bytes=numbers.randbytes,
+            randrange=random.Random(1).randrange,
+            new_worker=InlineWorker,
+        )
         self.store = None
         if disk is not None:
             numbers = itertools.count(len(disk.names("logs")) * 1000 + 1)
             self.store = open_store(disk, lambda: next(numbers).to_bytes(16, "big"))
-        self.durability = Durability(self.store, InlineWorker) if disk is not None else None
+        self.durability = Durability(self.store, self.env) if disk is not None else None
         self.closing = weakref.finalize(self, os.close, self.durability.flusher.fd) if disk is not None else None
-        self.broker = Broker(random.Random(1).randrange, store=self.store)
+        self.broker = Broker(self.env.randrange, store=self.store)
         self.broker.scheduler.wall_ms = wall_ms
         self.broker.restore(0)
         self.broker.add_vhost("/")
         self.access = Access()
         self.authenticator = Authenticator(self.access)
-        self.hub = Hub(self.broker, self.access, self.authenticator, self.durability)
+        self.hub = Hub(self.broker, self.access, self.authenticator, self.durability, env=self.env)
         self.settings = AmqpSettings(**settings)
         self.ports = itertools.count(1000)
         self.allow("guest", ".*", ".*", ".*")

@@ -496,7 +496,7 @@ def test_a_round_over_one_and_several_queues_keeps_each_in_order(world, client):
     """And a reply consumer among them has its own, at once."""
     replies = world.connect()
     replies.consume("amq.rabbitmq.reply-to", no_ack=True)
-    address = world.hub.reply_addresses.find(next(iter(world.hub.reply_addresses._sinks))).name
+    address = next(iter(world.hub.reply_sinks))
     client.call(1, "exchange.declare", 0, "both", "fanout", False, True, False, False, False, {})
     for name in "ab":
         client.declare(name, durable=True)

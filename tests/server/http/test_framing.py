@@ -9,7 +9,8 @@ import trio.testing
 from http_world import HttpWorld
 
 from broker.server.http.api import route_to
-from broker.server.http.server import HEADERS_MAX, TOLD_EVERY_S, _Exchanges
+from broker.server.http.server import HEADERS_MAX, _Exchanges
+from broker.server.log_lines import WINDOW_S, LogLines
 
 LOGIN = "Authorization: Basic " + base64.b64encode(b"guest:guest").decode() + "\r\n"
 
@@ -107,10 +108,10 @@ def _bug(_request):
     raise ZeroDivisionError("a bug")
 
 
-def test_a_bug(http, caplog, monkeypatch):
+def test_a_bug(http, caplog):
     """It is an answer and one line, and a hundred of them are no hundred lines."""
     now = 1000.0
-    monkeypatch.setattr(trio, "current_time", lambda: now)
+    http.hub.log_lines = LogLines(lambda: now)
     with caplog.at_level(logging.INFO, "jackalope.http"):
         answer = talk(http, get("/api/test-framing-bug") * 100 + get())
         assert answer.count(b"HTTP/1.1 500 Internal Server Error\r\n") == 100
@@ -118,7 +119,7 @@ def test_a_bug(http, caplog, monkeypatch):
         assert len(caplog.records) == 1
         assert "ZeroDivisionError: a bug at test_framing.py:" in caplog.text
         assert "Traceback" not in caplog.text
-        now += TOLD_EVERY_S
+        now += WINDOW_S
         talk(http, get("/api/test-framing-bug"))
     assert len(caplog.records) == 2
     assert "(99 more since the last line like this)" in caplog.records[1].getMessage()

@@ -68,13 +68,13 @@ def test_names_are_for_those_who_may_see_them():
         status, reason = http.refused("GET", path, user="stranger")
         assert (status, reason) == (503, f"queue 'q' in vhost '/' cannot be read; {UNSEEN}")
     http.broker.vhosts["/"].queues["q"].broken = secret.queues["q"].broken = False
-    http.broker.left_aside = ["queue 'odd' in vhost 'secret': x"]
+    http.broker.aside = {catalog.key(catalog.QUEUE, "secret", "odd"): "x"}
     http.broker.conflicts = ["vhosts.secret.queues.q: x"]
     for path in ("health", "health/checks/storage", "health/checks/topology"):
         status, body = http.ask("GET", path, user="stranger")
         assert status == 503
         assert "secret" not in str(body)
-    http.broker.left_aside = []
+    http.broker.aside = {}
     assert http.good("GET", "health", user="stranger")["conflicts"] == []
 
 

@@ -229,3 +229,85 @@ def test_whom_a_cluster_is_asked_of(client):
     """A broker is no controller, and there is no third kind (KIP-919)."""
     for kind, code in ((1, 0), (2, ErrorCode.MISMATCHED_ENDPOINT_TYPE), (9, ErrorCode.UNSUPPORTED_ENDPOINT_TYPE)):
         assert client.ask("DescribeCluster", 2, endpoint_type=kind).error_code == code
+
+
+class TestQuorum:
+    """KIP-595: the one voter, and the journal as the log of metadata."""
+
+    @staticmethod
+    def ask(client, version, *topics):
+        """Describe [(topic, partitions)]."""
+        partition = made("DescribeQuorum", "topics.partitions")
+        asked = [
+            made("DescribeQuorum", "topics")(
+                topic_name=name, partitions=[partition(partition_index=n) for n in indexes]
+            )
+            for name, indexes in topics
+        ]
+        return client.ask("DescribeQuorum", version, topics=asked)
+
+    @pytest.mark.parametrize("version", [0, 1, 2])
+    def test_this_node_leads_and_is_the_voter(self, world, client, version):
+        """Its high watermark is what is synced, and goes on with what is changed."""
+        before = None
+        for name in ("first", "second"):
+            answer = self.ask(client, version, ("__cluster_metadata", [0]))
+            [one] = answer.topics[0].partitions
+            assert (answer.error_code, one.error_code, one.leader_id, one.leader_epoch) == (0, 0, 1, 1)
+            [voter] = one.current_voters
+            assert (voter.replica_id, voter.replica_directory_id, one.observers) == (1, NO_UUID, [])
+            assert voter.log_end_offset == one.high_watermark == world.store.journal.synced
+            assert voter.last_caught_up_timestamp == (world.kafka.wall_ms if version else -1)
+            assert [node.node_id for node in answer.nodes] == ([1] if version > 1 else [])
+            assert before is None or one.high_watermark > before
+            before = one.high_watermark
+            world.kafka.topics.create(name, 1, {})
+            world.settle()
+
+    @pytest.mark.parametrize("asked", [
+        [("there", [0])], [("__cluster_metadata", [1])], [("__cluster_metadata", [0, 0])],
+        [("__cluster_metadata", [0]), ("there", [0, 1])],
+    ])  # fmt: skip
+    def test_nothing_else_may_be_asked(self, client, asked):
+        """RaftUtil.hasValidTopicPartition: then all of it is unknown, as Kafka 4.3.1 answers."""
+        answer = self.ask(client, 2, *asked)
+        assert answer.error_code == 0
+        assert [(one.topic_name, [p.error_code for p in one.partitions]) for one in answer.topics] == [
+            (name, [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION] * len(indexes)) for name, indexes in asked
+        ]
+
+    def test_not_for_everybody(self, world):
+        """It is the cluster's to describe, and features its to alter."""
+        client = client_of(world, "one", configure=".*", write=".*", read=".*")
+        answer = self.ask(client, 2, ("__cluster_metadata", [0]))
+        assert (answer.error_code, answer.topics) == (ErrorCode.CLUSTER_AUTHORIZATION_FAILED, [])
+        assert client.ask("UpdateFeatures", 2).error_code == ErrorCode.CLUSTER_AUTHORIZATION_FAILED
+
+
+class TestFeatures:
+    """KIP-584: there is none, and none can be had."""
+
+    @pytest.mark.parametrize("version", [0, 1, 2])
+    @pytest.mark.parametrize(("level", "text"), [
+        (1, "Local controller 1 does not support this feature."), (0, "Feature group.version not found."),
+        (-1, "A feature version cannot be less than 0."),
+    ])  # fmt: skip
+    def test_what_is_not_supported(self, client, version, level, text):
+        """The texts of Kafka 4.3.1 for a feature that it does not have."""
+        update = made("UpdateFeatures", "feature_updates")(feature="group.version", max_version_level=level)
+        answer = client.ask("UpdateFeatures", version, feature_updates=[update])
+        assert (answer.error_code, answer.results) == (ErrorCode.INVALID_UPDATE_VERSION, [])
+        front = "The update failed for all features since the following feature had an error: "
+        assert answer.error_message == f"{front}Invalid update version {level} for feature group.version. {text}"
+
+    def test_what_is_asked_wrongly(self, client):
+        """An unknown kind of update comes before all else."""
+        update = made("UpdateFeatures", "feature_updates")(feature="f", max_version_level=-1, upgrade_type=9)
+        answer = client.ask("UpdateFeatures", 1, feature_updates=[update])
+        assert "The controller does not support the given upgrade type." in answer.error_message
+
+    def test_nothing_to_update(self, client):
+        """That succeeds; and no feature is told to who asks for versions."""
+        assert client.ask("UpdateFeatures", 2).error_code == 0
+        answer = client.ask("ApiVersions", 4, client_software_name="x", client_software_version="1")
+        assert (answer.supported_features, answer.finalized_features, answer.finalized_features_epoch) == ([], [], -1)

@@ -5,7 +5,7 @@ from kafka_wire import batch
 from kafka_world import KafkaWorld, made
 from steps import assert_short_steps
 
-from broker.server.kafka.handlers import HANDLERS
+from broker.server.kafka import handlers
 from broker.server.kafka.slot import Slot
 from protocol.kafka.headers import read_request
 from protocol.kafka.readers import ELEMENTS_MAX
@@ -82,6 +82,10 @@ REQUESTS = [
     ("IncrementalAlterConfigs", 1, lambda: {"resources": many("IncrementalAlterConfigs", "resources",
                                                               resource_type=2)}),
     ("DescribeLogDirs", 4, lambda: {"topics": None}),
+    ("DescribeQuorum", 2, lambda: {"topics": [made("DescribeQuorum", "topics")(topic_name=name) for name in NAMES]}),
+    ("DescribeQuorum", 2, lambda: {"topics": [made("DescribeQuorum", "topics")(
+        topic_name="wide", partitions=[made("DescribeQuorum", "topics.partitions")(partition_index=index)
+                                       for index in range(COUNT)])]}),
     ("ElectLeaders", 2, lambda: {"topic_partitions": topics("ElectLeaders", "topic_partitions", "partitions",
                                                             wide=True)}),
     ("AlterPartitionReassignments", 0, lambda: {"topics": topics("AlterPartitionReassignments", "topics", "partitions",
@@ -115,7 +119,7 @@ def test_a_request_for_very_many(name, version, fields):
         counter.run_while_busy(world.broker.scheduler)
         slot = Slot(client.machine, request[0])
         client.machine.slots.append(slot)
-        steps = HANDLERS[slot.header.api_key](client.machine, slot, request[1])
+        steps = handlers.handler_of(slot.header.api_key)(client.machine, slot, request[1])
         ended = []
         answer_when_durable = world.kafka.answer_when_durable
         later = []
@@ -187,15 +191,33 @@ def test_others_are_answered_meanwhile():
     assert versions.api_keys
 
 
-def test_a_peer_that_goes_in_the_middle_takes_its_work_along():
-    """What is left of its request is not done."""
+def test_a_peer_that_goes_in_the_middle_takes_its_question_along():
+    """What is left of it is not looked up."""
     world = KafkaWorld()
     client = world.client()
-    client.machine.receive(client.frame("CreateTopics", 7, topics=many("CreateTopics", "topics", **CREATED)))
+    looked = []
+    client.machine.hub.may_see = lambda _, group_id: looked.append(group_id)
+    client.machine.receive(client.frame("DescribeGroups", 5, groups=NAMES))
     world.broker.scheduler.run_slice()
     client.machine.abort()
     world.settle()
-    assert 0 < world.broker.vhosts["/"].topics.partition_count < COUNT / 10
+    assert 0 < len(looked) < COUNT / 10
+
+
+def test_a_peer_that_goes_in_the_middle_leaves_its_wishes():
+    """What is to be changed is changed whole, as by Kafka's controller, whose step is one for all topics."""
+    world = KafkaWorld()
+    topics_ = world.broker.vhosts["/"].topics
+    for api, version, field, wanted in (
+        ("CreateTopics", 7, {"topics": many("CreateTopics", "topics", **CREATED)[:500]}, 500),
+        ("DeleteTopics", 5, {"topic_names": NAMES[:500]}, 0),
+    ):
+        client = world.client()
+        client.machine.receive(client.frame(api, version, **field))
+        assert topics_.partition_count not in (0, 500)
+        client.machine.abort()
+        world.settle()
+        assert topics_.partition_count == wanted
 
 
 @pytest.mark.parametrize("wrong", ["a step", "the answer"])
@@ -210,7 +232,7 @@ def test_a_bug_in_the_middle_ends_one_connection(wrong, monkeypatch):
             raise KeyError("a bug")
         return object()
 
-    monkeypatch.setitem(HANDLERS, 15, steps)
+    monkeypatch.setitem(handlers._HANDLERS, 15, steps)
     client.machine.receive(client.frame("DescribeGroups", 5, groups=["g"]))
     world.settle()
     assert client.machine.finished

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kafka_wire import NOW_MS, batch
 from kafka_world import KafkaWorld
 
-from broker.server.kafka.handlers import HANDLERS
+from broker.server.kafka.handlers import SERVED
 from protocol.kafka.apis import APIS
 from protocol.kafka.schema import FIXED, NO_UUID
 
@@ -90,7 +90,7 @@ def world():
     return made
 
 
-@pytest.mark.parametrize("key", sorted(HANDLERS))
+@pytest.mark.parametrize("key", sorted(SERVED))
 def test_no_handler_raises(world, caplog, key):
     """An error of the peer's is an answer, or the end of its connection (Kafka's `KafkaApis.handle`)."""
     api = APIS[key]

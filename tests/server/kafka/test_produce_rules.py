@@ -50,6 +50,9 @@ REFUSED = {
     "nothing": (lambda good: b"", ErrorCode.INVALID_RECORD),
     "null": (lambda good: None, ErrorCode.INVALID_RECORD),
     "old magic": (lambda good: good[:16] + b"\x01" + good[17:], ErrorCode.INVALID_RECORD),
+    "oldest magic": (lambda good: good[:16] + b"\x00" + good[17:], ErrorCode.INVALID_RECORD),
+    "magic of the future": (lambda good: good[:16] + b"\x03" + good[17:], ErrorCode.CORRUPT_MESSAGE),
+    "negative magic": (lambda good: good[:16] + b"\xff" + good[17:], ErrorCode.CORRUPT_MESSAGE),
     "two batches": (lambda good: good + good, ErrorCode.INVALID_RECORD),
     "control": (lambda good: batch([b"x"], attributes=0x20), ErrorCode.INVALID_RECORD),
     "transactional": (lambda good: batch([b"x"], attributes=0x10), ErrorCode.INVALID_RECORD),
@@ -113,7 +116,7 @@ def test_each_partition_by_itself(wire):
             data_class(index=7, records=batch([b"x"]))]  # fmt: skip
     response = wire.ask("Produce", 9, acks=-1, timeout_ms=1000, topic_data=[api(name="three", partition_data=data)])
     codes = [one.error_code for one in response.responses[0].partition_responses]
-    assert codes == [0, ErrorCode.INVALID_RECORD, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+    assert codes == [0, ErrorCode.CORRUPT_MESSAGE, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
 
 
 def test_acks(wire, topic):

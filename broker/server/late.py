@@ -1,0 +1,46 @@
+"""Parts of the broker that are imported after it has said that it is ready, or when somebody first needs them.
+
+A part is imported module by module, and others have their turn in between: all of one at once would hold the loop for
+50 to 150 ms.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from importlib import import_module
+
+import trio
+
+AMQP_PART = ("broker.server.amqp.methods_basic", "broker.server.amqp.connection", "broker.server.amqp.door")
+KAFKA_PART = (
+    "broker.server.bulk", "msgspec", "broker.core.groups.coordinator", "broker.server.groups", "protocol.kafka.codec",
+    "broker.server.kafka.fetch", "broker.server.kafka.connection", "broker.server.kafka.hub", "broker.server.scram",
+    "broker.server.kafka.door",
+)  # fmt: skip
+HTTP_PART = (
+    "h11", "broker.core.redelivery", "broker.core.streams.letters", "broker.server.http.messages",
+    "broker.server.http.views", "broker.server.http.api", "broker.server.http.browse", "broker.server.http.topics",
+    "broker.server.http.groups", "broker.server.http.records", "broker.server.http.topology",
+    "broker.server.http.server",
+)  # fmt: skip
+"""Each module after those that it imports."""
+
+
+async def import_part(part: Sequence[str]) -> None:
+    """Import the modules of a part, with a checkpoint after each."""
+    for name in part:
+        import_module(name)
+        await trio.lowlevel.checkpoint()
+
+
+async def first_visitor(sockets: Sequence[socket.socket]) -> None:
+    """Wait until somebody connects to one of these listening sockets; nobody is accepted yet."""
+    async with trio.open_nursery() as nursery:
+        for sock in sockets:
+            nursery.start_soon(_visited, nursery.cancel_scope, sock)
+
+
+async def _visited(others: trio.CancelScope, sock: socket.socket) -> None:
+    await trio.lowlevel.wait_readable(sock)
+    others.cancel()
