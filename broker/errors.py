@@ -20,5 +20,40 @@ class Refused(Exception):
         self.text = text
 
 
+class AccessRefused(Refused):
+    """403: a name that is the broker's own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(403, text)
+
+
+class NotFound(Refused):
+    """404: there is nothing of this name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(404, text)
+
+
+class Locked(Refused):
+    """405: somebody else has it, or its name is not free yet."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(405, text)
+
+
+class PreconditionFailed(Refused):
+    """406: it is not as the request says, or cannot be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(406, text)
+
+
+class NotAllowed(Refused):
+    """530: nothing of this kind can do that."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(530, text)
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message is complete: file, line, what, and the nearest valid name."""

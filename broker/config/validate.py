@@ -21,10 +21,10 @@ from broker.core.exchange.base import Router
 from broker.core.exchange.registry import ROUTERS
 from broker.core.passwords import parse_hash
 from broker.core.policies import make_policy
+from broker.core.proposing import PREDECLARED
 from broker.core.topics.config import KEYS, override_problem, text_of
 from broker.core.topics.errors import TopicRefused
-from broker.core.topics.registry import check_name
-from broker.core.vhost import PREDECLARED
+from broker.core.topics.proposing import check_name
 from broker.errors import Refused
 from protocol.amqp.fields import DEPTH_MAX, encode_table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from broker.core import catalog, damage
 from broker.core.catalog import (
@@ -20,6 +20,7 @@ from broker.core.catalog import (
     read_catalog,
 )
 from broker.core.exchange.base import Choose
+from broker.core.metadata import Change, LocalMetadata, MetadataStore
 from broker.core.scheduler import Scheduler
 from broker.core.vhost import VHost, VHostLimits
 from broker.log.errors import Corrupt
@@ -29,10 +30,14 @@ from broker.log.store import Store
 class Broker:
     """What every face gets. `alarm` is the reason why publishers wait ("low on memory"), None when they need not."""
 
-    __slots__ = ("_choose", "_limits", "alarm", "alarms", "aside", "conflicts", "scheduler", "store", "vhosts")
+    __slots__ = (
+        "_choose", "_limits", "alarm", "alarms", "aside", "conflicts", "metadata", "scheduler", "store", "vhosts",
+    )  # fmt: skip
 
     def __init__(self, choose: Choose, limits: VHostLimits | None = None, store: Store | None = None) -> None:
         self.store = store
+        self.metadata: MetadataStore = LocalMetadata(store)
+        self.metadata.subscribe(self._apply)
         self.scheduler = Scheduler()
         self.vhosts: dict[str, VHost] = {}
         self.alarm: str | None = None
@@ -48,8 +53,14 @@ class Broker:
         """Create a vhost with its predeclared exchanges; returns the one there if there is one."""
         vhost = self.vhosts.get(name)
         if vhost is None:
-            vhost = self.vhosts[name] = VHost(name, self.scheduler, self._choose, self._limits, self.store)
+            vhost = self.vhosts[name] = VHost(
+                name, self.scheduler, self._choose, self.metadata, self._limits, self.store
+            )
         return vhost
+
+    def _apply(self, _revision: int, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self.vhosts[change.names[0]].apply(change)
 
     def restore(self, now_ms: int) -> None:
         """Bring back what the store's catalog knows; logs that belong to no queue any more go. Once, at the start.

@@ -27,15 +27,14 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from broker.core.exchange.base import Binding
-from broker.core.exchange.exchange import Exchange
-from broker.core.queue import Queue
-from broker.log.log import Log
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table, encode_table
 
 if TYPE_CHECKING:
     from broker.core.policies import Policy
+    from broker.core.queue import Queue
+    from broker.log.log import Log
+    from broker.log.store import Store
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
@@ -85,31 +84,34 @@ def value(known: Mapping[str, Any], arguments: Mapping[str, Any]) -> bytes:
     return encode_table(known) + encode_table(arguments)
 
 
-def exchange_key(vhost: str, exchange: Exchange) -> bytes:
-    """The key of an exchange."""
-    return key(EXCHANGE, vhost, exchange.name)
-
-
-def exchange_value(exchange: Exchange, log: Log | None) -> bytes:
-    """Its definition, and the log of what waits in it."""
-    known = {"type": exchange.type, "auto_delete": exchange.auto_delete, "internal": exchange.internal}
+def exchange_known(kind: str, *, auto_delete: bool, internal: bool, log: int | None) -> dict[str, Any]:
+    """What is known of an exchange: its definition, and the log of what waits in it."""
+    known: dict[str, Any] = {"type": kind, "auto_delete": auto_delete, "internal": internal}
     if log is not None:
-        known["log"] = log.number
-    return value(known, exchange.arguments)
+        known["log"] = log
+    return known
 
 
-def queue_key(queue: Queue) -> bytes:
-    """The key of a queue."""
-    return key(QUEUE, queue.vhost, queue.name)
-
-
-def queue_value(queue: Queue) -> bytes:
-    """Its definition, and which log is its."""
-    assert queue.backlog is not None
-    known: dict[str, Any] = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.number}
-    if queue.has_expirations:
+def queue_known(*, auto_delete: bool, log: int | None, expirations: bool = False) -> dict[str, Any]:
+    """What is known of a queue: its definition, and which log is its; none of one that no restart finds."""
+    known: dict[str, Any] = {"auto_delete": auto_delete}
+    if log is not None:
+        known["log"] = log
+    if expirations:
         known["expirations"] = True
-    return value(known, queue.arguments)
+    return known
+
+
+def new_logs(store: Store, count: int) -> list[int]:
+    """What definitions are to call the next `count` logs that are made; makes none."""
+    return list(range(store.next_log, store.next_log + count))
+
+
+def make_log(store: Store, number: int) -> Log:
+    """The log that a new definition names, made."""
+    log = store.create_log(durable=True)
+    assert log.number == number, f"log {log.number} was made for a definition that names {number}"
+    return log
 
 
 def replays_key(queue: Queue) -> bytes:
@@ -132,27 +134,14 @@ def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]
     return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.number else {}
 
 
-def binding_key(vhost: str, binding: Binding) -> bytes:
-    """The key of a binding."""
-    kind = "exchange" if isinstance(binding.destination, Exchange) else "queue"
-    digest = sha256(encode_table(binding.arguments)).hexdigest()[:32]
-    return key(BINDING, vhost, binding.source, kind, binding.destination.name, binding.routing_key, digest)
+def digest(arguments: Mapping[str, Any]) -> str:
+    """What stands for a binding's arguments in its key."""
+    return sha256(encode_table(arguments)).hexdigest()[:32]
 
 
-def binding_value(binding: Binding) -> bytes:
-    """Its arguments."""
-    return value({}, binding.arguments)
-
-
-def policy_key(vhost: str, name: str, *, operator: bool) -> bytes:
-    """The key of a policy."""
-    return key(OPERATOR_POLICY if operator else POLICY, vhost, name)
-
-
-def policy_value(policy: Policy) -> bytes:
-    """A policy."""
-    known = {"pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority}
-    return value(known, policy.definition)
+def policy_known(policy: Policy) -> dict[str, Any]:
+    """What is known of a policy beside its definition."""
+    return {"pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority}
 
 
 def read_catalog(catalog: Mapping[bytes, bytes]) -> Iterator[Entry | Unreadable]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.core.delays import DelayQueue
+from broker.core.exchange.base import Router
 from broker.core.exchange.deduplication import DeduplicationRouter
 from broker.core.exchange.delayed import DelayedRouter
 from broker.core.exchange.exchange import Exchange, ExchangeState
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
     from broker.log.log import Log
 
 
-def wants_log(exchange: Exchange) -> bool:
-    """Whether this exchange has something that a restart must find."""
-    router = exchange.router
-    return exchange.durable and (
-        isinstance(router, DelayedRouter) or (isinstance(router, DeduplicationRouter) and router.persistent)
-    )
+def wants_log(router: Router) -> bool:
+    """Whether a durable exchange of this router has something that a restart must find."""
+    return isinstance(router, DelayedRouter) or (isinstance(router, DeduplicationRouter) and router.persistent)
 
 
 def attach(home: VHost, exchange: Exchange, log: Log | None) -> ExchangeState | None:

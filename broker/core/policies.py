@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from broker.core import catalog
 from broker.core.access import compile_pattern
 from broker.core.arguments import CHECKS, NAME_BYTES_MAX, is_name
+from broker.core.metadata import Change, Proposal, at_once
 from broker.core.rules import INTERVALS, NUMBERS, TEXTS, rules_of
-from broker.errors import Refused
-from protocol.amqp.errors import PRECONDITION_FAILED
+from broker.errors import PreconditionFailed, Refused
 
 if TYPE_CHECKING:
     from broker.core.exchange.exchange import Exchange
@@ -52,7 +52,7 @@ def make_policy(
     """A checked policy, or operator policy. Raises Refused 406 for what cannot be one."""
 
     def refuse(text: str) -> Refused:
-        return Refused(PRECONDITION_FAILED, f"policy '{name}': {text}")
+        return PreconditionFailed(f"policy '{name}': {text}")
 
     if apply_to not in APPLY_TO:
         raise refuse(f"apply-to must be one of {', '.join(APPLY_TO)}")
@@ -78,7 +78,7 @@ def make_policy(
         raise refuse(str(error)) from None
     policy = Policy(name, pattern, apply_to, priority, dict(definition), matches)
     try:
-        catalog.policy_value(policy)
+        catalog.value(catalog.policy_known(policy), policy.definition)
     except (ValueError, TypeError, struct.error):
         raise refuse("cannot be stored: a name is longer than 255 octets, or a number than 64 bits") from None
     return policy
@@ -96,25 +96,48 @@ class Policies:
         self.operator: dict[str, Policy] = {}
 
     def set(self, policy: Policy, *, operator: bool) -> bool:
-        """Add or replace a policy; what it matches follows it at once. Returns whether it is new."""
-        policies = self.operator if operator else self.user
-        is_new = policy.name not in policies
-        policies[policy.name] = policy
-        key = catalog.policy_key(self._home.name, policy.name, operator=operator)
-        self._home.keep(key, catalog.policy_value(policy))
-        self._apply()
-        return is_new
+        """See `propose_set`."""
+        return at_once(self._home.metadata, self.propose_set, policy, operator=operator)
 
     def delete(self, name: str, *, operator: bool) -> bool:
-        """Remove a policy; False when there is none."""
-        known = (self.operator if operator else self.user).pop(name, None) is not None
-        key = catalog.policy_key(self._home.name, name, operator=operator)
+        """See `propose_delete`."""
+        return at_once(self._home.metadata, self.propose_delete, name, operator=operator)
+
+    def propose_set(self, policy: Policy, *, operator: bool) -> Proposal[bool]:
+        """Add or replace a policy; the reply is whether it is new."""
+        kind = catalog.OPERATOR_POLICY if operator else catalog.POLICY
+        names = (self._home.name, policy.name)
+        change = Change(kind, names, catalog.policy_known(policy), policy.definition)
+        is_new = policy.name not in self._of(operator=operator)
+        guard = self._home.guard("absent" if is_new else "present", kind, policy.name)
+        return Proposal((change,), (guard,), is_new)
+
+    def propose_delete(self, name: str, *, operator: bool) -> Proposal[bool]:
+        """Remove a policy; the reply is False when there is none."""
+        change = Change(
+            catalog.OPERATOR_POLICY if operator else catalog.POLICY, (self._home.name, name), {}, {}, gone=True
+        )
         store = self._home.store
-        if not known and (store is None or key not in store.catalog):
-            return False
-        self._home.unkeep(key)
+        # One that a start could not use waits in the catalog alone.
+        if name not in self._of(operator=operator) and (store is None or change.key not in store.catalog):
+            return Proposal((), (), False)
+        return Proposal((change,), (self._home.guard("present", change.kind, name),), True)
+
+    def apply(self, change: Change) -> None:
+        """A policy is there, or gone; what it matches follows at once."""
+        policies, name = self._of(operator=change.kind == catalog.OPERATOR_POLICY), change.names[1]
+        if change.gone:
+            policies.pop(name, None)
+        else:
+            known = change.known
+            pattern = known["pattern"]
+            policies[name] = Policy(
+                name, pattern, known["apply-to"], known["priority"], change.arguments, compile_pattern(pattern)
+            )
         self._apply()
-        return True
+
+    def _of(self, *, operator: bool) -> dict[str, Policy]:
+        return self.operator if operator else self.user
 
     def restore(self, name: str, known: Mapping[str, Any], definition: Mapping[str, Any], *, operator: bool) -> None:
         """A policy of the catalog comes back; one that would be refused today waits there to be replaced or deleted."""
@@ -125,7 +148,7 @@ class Policies:
         except Refused as error:
             self._home.scheduler.report(f"policy '{name}' in vhost '{self._home.name}' is not applied", error)
             return
-        (self.operator if operator else self.user)[name] = policy
+        self._of(operator=operator)[name] = policy
 
     def _apply(self) -> None:
         """What there is follows what applies to it now: at once, or when it is much in slices. What is new follows when
@@ -150,9 +173,12 @@ class Policies:
             if change != self._change:
                 return  # A later change goes through all of them anew.
 
-    def apply_to_queue(self, queue: Queue) -> None:
-        """The queue follows what applies to it now."""
+    def apply_to_queue(self, queue: Queue, *, is_new: bool = False) -> None:
+        """The queue follows what applies to it now; a new one has the rules of its arguments alone."""
         policy, operator = self.of_queue(queue), self.of_queue(queue, operator=True)
+        if is_new and policy is None and operator is None:
+            self._home.retaining.follow(queue)
+            return
         rules = rules_of(
             queue.arguments, policy.definition if policy else None, operator.definition if operator else None
         )

@@ -61,6 +61,8 @@ class Publication(Protocol):
 
 def freeze(value: Any) -> Any:
     """A hashable stand-in for a field value: equal arguments make equal bindings. Types count (1 is not true)."""
+    if value == {}:
+        return ()  # Most bindings have none.
     if isinstance(value, Mapping):
         return tuple(sorted((key, freeze(item)) for key, item in value.items()))
     if isinstance(value, list):
@@ -83,7 +85,12 @@ class Binding:
         self.destination = destination
         self.routing_key = routing_key
         self.arguments = arguments
-        self.key = (id(destination), routing_key, arguments_key)
+        self.key = key_of(destination, routing_key, arguments_key)
+
+
+def key_of(destination: Destination, routing_key: str, arguments_key: Any) -> tuple[int, str, Any]:
+    """What tells a binding from the others of its exchange; `arguments_key` is what `freeze` makes of its arguments."""
+    return id(destination), routing_key, arguments_key
 
 
 class Router(Protocol):

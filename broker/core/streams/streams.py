@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core import arguments as checks
+from broker.core.metadata import Proposal, at_once
+from broker.core.proposing import DeclareOk, declare_ok
 from broker.core.streams import declaration
 from broker.core.streams.position import Decoded
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
-from broker.errors import Refused
-from protocol.amqp.errors import PRECONDITION_FAILED
+from broker.core.topics.proposing import deletion_of
+from broker.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from broker.core.topics.topic import Topic
@@ -32,6 +34,7 @@ class Streams:
             topics.on_changed.append(self._changed)
             topics.on_deleted.append(self._deleted)
             topics.is_taken = self._is_taken
+            topics.deletion_of = self._deletion_of
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -70,9 +73,23 @@ class Streams:
     def _is_taken(self, name: str) -> bool:
         return name in self._vhost.queues or self._vhost.unbinding.is_leaving("queue", name)
 
+    def _deletion_of(self, topic: Topic) -> Proposal[None]:
+        stream = self._by_name.get(topic.name)
+        return deletion_of(topic, self._vhost.name) if stream is None else self._vhost.deletion(stream, None)
+
     def declare(
         self, name: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
     ) -> Stream:
+        """See `propose_declare`."""
+        at_once(
+            self._vhost.metadata, self.propose_declare, name, arguments, durable=durable, exclusive=exclusive,
+            auto_delete=auto_delete,
+        )  # fmt: skip
+        return self._by_name[name]
+
+    def propose_declare(
+        self, name: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
+    ) -> Proposal[DeclareOk]:
         """Create it, or check that the one there is equivalent. Raises Refused 406."""
         vhost = self._vhost
         queue = vhost.queues.get(name)
@@ -87,26 +104,23 @@ class Streams:
             declaration.check(arguments, place)
         if found is not None:
             declaration.check_equivalent(found.topic, vhost.name, arguments)
-            return found
+            return Proposal((), (), declare_ok(found))
         vhost.unbinding.check("queue", name)
         if vhost.topics is None:
-            raise Refused(PRECONDITION_FAILED, f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
+            raise PreconditionFailed(f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
+        count, overrides = declaration.partitions_of(arguments), declaration.overrides_of(arguments)
         try:
-            vhost.topics.create(name, declaration.partitions_of(arguments), declaration.overrides_of(arguments))
+            proposal = vhost.topics.propose_create(name, count, overrides)
         except TopicRefused as refused:
-            raise Refused(PRECONDITION_FAILED, f"cannot declare stream {place}: {refused.text}") from None
-        vhost.store.promised_count += 1  # type: ignore[union-attr]  # Where there are topics there is a store.
-        return self._by_name[name]
+            raise PreconditionFailed(f"cannot declare stream {place}: {refused.text}") from None
+        return Proposal(proposal.changes, proposal.guards, DeclareOk(name, 0, 0))
 
-    def delete(self, stream: Stream, *, if_unused: bool = False, if_empty: bool = False) -> int:
-        """The topic goes with all that is in it; returns how much that was. Raises Refused 406."""
+    def propose_delete(self, stream: Stream, *, if_unused: bool = False, if_empty: bool = False) -> Proposal[int]:
+        """The topic goes with all that is in it; the reply is how much that was. Raises Refused 406."""
         vhost = self._vhost
         count = stream.ready_count
         if if_unused and stream.consumers:
-            raise Refused(PRECONDITION_FAILED, f"queue '{stream.name}' in vhost '{vhost.name}' in use")
+            raise PreconditionFailed(f"queue '{stream.name}' in vhost '{vhost.name}' in use")
         if if_empty and count:
-            raise Refused(PRECONDITION_FAILED, f"queue '{stream.name}' in vhost '{vhost.name}' not empty")
-        assert vhost.topics is not None
-        vhost.topics.delete(stream.topic)
-        vhost.store.promised_count += 1  # type: ignore[union-attr]  # As above.
-        return count
+            raise PreconditionFailed(f"queue '{stream.name}' in vhost '{vhost.name}' not empty")
+        return vhost.deletion(stream, count)

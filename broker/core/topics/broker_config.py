@@ -3,21 +3,19 @@
 It has two scopes: that of all brokers (Kafka's resource ""), and over it that of this one. Most keys are defaults of
 topics, under the broker's names for them (Kafka's `ServerTopicConfigSynonyms`); they hold for every topic that has no
 override of its own but the broker's own topics. The throttles of replication are kept and shown, since
-`kafka-reassign-partitions` sets and deletes them; there is nothing here that they could slow. Pure but for the catalog.
+`kafka-reassign-partitions` sets and deletes them; there is nothing here that they could slow. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from broker.core import catalog
+from broker.core.metadata import Change, Found, Guard, MetadataStore, Proposal
 from broker.core.topics.config import KEYS, LONG_MAX, Key, long_key
 from broker.core.topics.errors import TopicRefused
 from protocol.kafka.errors import ErrorCode
-
-if TYPE_CHECKING:
-    from broker.log.store import Store
 
 Scope = Literal["all", "this"]
 SCOPES: tuple[Scope, ...] = ("this", "all")
@@ -84,11 +82,11 @@ class Sourced(NamedTuple):
 class BrokerConfig:
     """See the module. One a vhost: its topics are those that Kafka's clients see."""
 
-    __slots__ = ("_overrides", "_store", "_vhost", "topic_defaults")
+    __slots__ = ("_metadata", "_overrides", "_vhost", "topic_defaults")
 
-    def __init__(self, vhost: str, store: Store) -> None:
+    def __init__(self, vhost: str, metadata: MetadataStore) -> None:
         self._vhost = vhost
-        self._store = store
+        self._metadata = metadata
         self._overrides: dict[Scope, dict[str, str]] = {"all": {}, "this": {}}
         self.topic_defaults: dict[str, str] = {}
         """By the topics' names of the keys; the same object for good."""
@@ -118,22 +116,23 @@ class BrokerConfig:
                 raise TopicRefused(ErrorCode.INVALID_REQUEST, text) from None
         return kept
 
-    def replace(self, scope: Scope, overrides: Mapping[str, str | None], *, validate_only: bool) -> bool:
-        """All that a scope has; returns whether topics have other defaults now. Raises TopicRefused 42."""
+    def propose_replace(self, scope: Scope, overrides: Mapping[str, str | None]) -> Proposal[None]:
+        """All that a scope has. Raises TopicRefused 42."""
         kept = self.check(overrides)
-        if validate_only or kept == self._overrides[scope]:
-            return False
-        self._overrides[scope] = kept
-        key = catalog.key(catalog.BROKER_CONFIG, self._vhost, scope)
-        if kept:
-            self._store.put(key, catalog.value({}, kept))
-        else:
-            self._store.delete(key)
+        if kept == self._overrides[scope]:
+            return Proposal((), (), None)
+        change = Change(catalog.BROKER_CONFIG, (self._vhost, scope), {}, kept, gone=not kept)
+        found: Found = "present" if self._overrides[scope] else "absent"
+        return Proposal((change,), (Guard(change.kind, change.names, found, self._metadata.revision),), None)
+
+    def apply(self, change: Change) -> bool:
+        """A scope has what a committed change says; returns whether topics have other defaults now."""
+        self._overrides[_scope(change.names[1])] = {} if change.gone else dict(change.arguments)
         return self._follow()
 
     def restore(self, scope: str, overrides: Mapping[str, str]) -> None:
         """What the catalog knows of a scope. Raises TopicRefused for what this version does not know."""
-        self._overrides["this" if scope == "this" else "all"] = self.check(overrides)
+        self._overrides[_scope(scope)] = self.check(overrides)
         self._follow()
 
     def _follow(self) -> bool:
@@ -144,3 +143,7 @@ class BrokerConfig:
         self.topic_defaults.clear()
         self.topic_defaults.update(defaults)
         return True
+
+
+def _scope(name: str) -> Scope:
+    return "this" if name == "this" else "all"

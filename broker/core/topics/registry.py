@@ -15,17 +15,17 @@ then; what came behind it is looked through when a producer first sends to the p
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
+from broker.core.metadata import Change, Proposal, at_once
 from broker.core.topics.broker_config import BrokerConfig
 from broker.core.topics.compaction import Cleaned, compact, is_due
-from broker.core.topics.config import NO_DEFAULTS, check_overrides
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
+from broker.core.topics.proposing import TopicProposing, check_name, collision, deletion_of, starts_of, unpacked
 from broker.core.topics.queues import QueueTopics
 from broker.core.topics.rates import Rates
 from broker.core.topics.retention import expire
@@ -35,47 +35,17 @@ from broker.log.pledges import Pledge
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
+    from broker.core.metadata import MetadataStore
     from broker.core.scheduler import Scheduler
     from broker.log.log import Log
     from broker.log.store import Store
 
-NAME_LENGTH_MAX = 249
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-PARTITIONS_PER_TOPIC_MAX = 10_000
 PRODUCER_IDS_BLOCK = 1000
 FOLLOW_UNITS, FOLLOW_PARTITION_UNITS = 50, 5
 """What it costs a topic to read its configuration again, and each of its partitions."""
 SNAPSHOT_BYTES = 16 << 20
 """What a partition with idempotent producers takes in before their state is written again: it bounds what is looked
 through after a restart."""
-
-
-def check_name(name: str) -> None:
-    """Raises TopicRefused 17 for what is no name of a topic (Kafka: Topic.validate)."""
-    if name in (".", ".."):
-        raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: '{name}' is not allowed")
-    if not _NAME.fullmatch(name):
-        raise TopicRefused(
-            ErrorCode.INVALID_TOPIC_EXCEPTION,
-            f"Topic name is invalid: '{name[:NAME_LENGTH_MAX]}' is not 1 to {NAME_LENGTH_MAX} of [a-zA-Z0-9._-]",
-        )
-
-
-def _packed(numbers: Iterable[int]) -> bytes:
-    """One value of a table, which has room for some thousands only."""
-    return b"".join([number.to_bytes(8, "big") for number in numbers])
-
-
-def _unpacked(value: bytes | list[int]) -> list[int]:
-    """What `_packed` has made; a list is how the first versions wrote few."""
-    if isinstance(value, list):
-        return value
-    return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
-
-
-def _collision(name: str) -> str:
-    """Names that are equal here cannot both exist: metrics write dots as underscores."""
-    return name.replace(".", "_")
 
 
 class _Moved(Pledge):
@@ -95,7 +65,7 @@ class _Moved(Pledge):
             self.topics.moved(self.partitions)
 
 
-class Topics:
+class Topics(TopicProposing):
     """See the module."""
 
     __slots__ = (
@@ -110,7 +80,9 @@ class Topics:
         "_producer_ids_end",
         "_topics",
         "broker_config",
+        "deletion_of",
         "is_taken",
+        "metadata",
         "on_changed",
         "on_deleted",
         "partition_count",
@@ -121,9 +93,12 @@ class Topics:
         "vhost",
     )  # fmt: skip
 
-    def __init__(self, vhost: str, store: Store, partitions_max: int, expire_every_ms: int) -> None:
+    def __init__(
+        self, vhost: str, store: Store, metadata: MetadataStore, partitions_max: int, expire_every_ms: int
+    ) -> None:
         self.vhost = vhost
         self.store = store
+        self.metadata = metadata
         self.partition_count = 0
         self._next_producer_id = self._producer_ids_end = 0
         self._expire_every_ms = expire_every_ms
@@ -135,8 +110,10 @@ class Topics:
         """Called with a topic that is new or has more partitions."""
         self.is_taken: Callable[[str], bool] = lambda _: False
         """Whether something else that publishers and consumers can name has this name."""
+        self.deletion_of: Callable[[Topic], Proposal[None]] = lambda topic: deletion_of(topic, vhost)
+        """The proposal that deletes a topic, and with it what others have made of it."""
         self._moved: _Moved | None = None
-        self.broker_config = BrokerConfig(vhost, store)
+        self.broker_config = BrokerConfig(vhost, metadata)
         self.rates = Rates()
         self.troubles = Troubles()
         self._limit = partitions_max
@@ -167,111 +144,61 @@ class Topics:
             raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"no partition {index} of topic '{name}'")
         return topic.partitions[index]
 
-    # Changes. Each is durable when the frame that is being filled is.
+    # Changes, proposed and committed at once: each is durable when the frame that is being filled is.
 
     def create(
-        self,
-        name: str,
-        partitions: int,
-        overrides: Mapping[str, str | None],
-        *,
-        internal: bool = False,
-        validate_only: bool = False,
+        self, name: str, partitions: int, overrides: Mapping[str, str | None], *, internal: bool = False
     ) -> Topic:
-        """A new topic. Raises TopicRefused: 17 name, 36 exists, 37 partitions, 40 configuration, 44 too many."""
-        check_name(name)
-        if name in self._topics:
-            raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
-        if self.is_taken(name):
-            raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"'{name}' is a queue already")
-        self._check_collision(name)
-        self._check_count(partitions, partitions)
-        topic = Topic(
-            name,
-            self.store.new_uuid(),
-            check_overrides(overrides),
-            internal=internal,
-            defaults=self._defaults(internal),
-        )
-        if validate_only:
-            return topic
-        self._add(topic)
-        self._grow(topic, partitions)
-        self._put(topic)
-        self._tell(topic)
-        return topic
+        """See `propose_create`."""
+        at_once(self.metadata, self.propose_create, name, partitions, overrides, internal=internal)
+        return self._topics[name]
 
-    def _check_collision(self, name: str) -> None:
-        other = self._collisions.get(_collision(name))
-        if other is not None:
-            raise TopicRefused(
-                ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topics: {other}"
-            )
+    def add_partitions(self, topic: Topic, count: int) -> None:
+        """See `propose_partitions`."""
+        at_once(self.metadata, self.propose_partitions, topic, count)
 
-    def claim(self, name: str) -> None:
-        """A queue is to be found by this name. Raises TopicRefused 17 when it cannot."""
-        check_name(name)
-        self._check_collision(name)
-        self._collisions[_collision(name)] = name
-
-    def unclaim(self, name: str) -> None:
-        """It no longer is."""
-        del self._collisions[_collision(name)]
-
-    def _tell(self, topic: Topic) -> None:
-        for call in self.on_changed:
-            call(topic)
-
-    def _check_count(self, partitions: int, more: int) -> None:
-        if not 1 <= partitions <= PARTITIONS_PER_TOPIC_MAX:
-            raise TopicRefused(
-                ErrorCode.INVALID_PARTITIONS,
-                f"a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {partitions}",
-            )
-        if self.partition_count + more > self._limit:
-            raise TopicRefused(ErrorCode.POLICY_VIOLATION, f"there may be {self._limit} partitions in all")
-
-    def add_partitions(self, topic: Topic, count: int, *, validate_only: bool = False) -> None:
-        """Give the topic `count` partitions in all. Raises TopicRefused 37 when that is not more than it has."""
-        topic.check_changeable()
-        if count <= len(topic.partitions):
-            raise TopicRefused(
-                ErrorCode.INVALID_PARTITIONS,
-                f"The topic {topic.name} currently has {len(topic.partitions)} partition(s); {count} would not be an"
-                " increase.",
-            )
-        self._check_count(count, count - len(topic.partitions))
-        if not validate_only:
-            self._grow(topic, count - len(topic.partitions))
-            self._put(topic)
-            self._tell(topic)
-
-    def configure(self, topic: Topic, overrides: Mapping[str, str | None], *, validate_only: bool = False) -> None:
-        """Replace the overrides; None is a default. Raises TopicRefused 40."""
-        topic.check_changeable()
-        checked = check_overrides(overrides)
-        if not validate_only:
-            topic.configure(checked)
-            self._put(topic)
-
-    def _defaults(self, internal: bool) -> Mapping[str, str]:
-        """What holds for a topic that says nothing: the broker's own are as they are."""
-        return NO_DEFAULTS if internal else self.broker_config.topic_defaults
-
-    def follow_defaults(self) -> Iterator[int]:
-        """Topics follow the broker's configuration, in steps that yield units of work."""
-        for topic in list(self._topics.values()):
-            if not topic.gone and topic.follow_defaults():
-                self._put(topic)  # A compacted one has to know where its partitions begin.
-            yield FOLLOW_UNITS + len(topic.partitions) * FOLLOW_PARTITION_UNITS
+    def configure(self, topic: Topic, overrides: Mapping[str, str | None]) -> None:
+        """See `propose_configuration`."""
+        at_once(self.metadata, self.propose_configuration, topic, overrides)
 
     def delete(self, topic: Topic) -> None:
-        """The topic goes with all that is in it; who waits for its data is woken. Raises TopicRefused."""
-        topic.check_changeable()
-        del self._topics[topic.name], self._by_id[topic.id], self._collisions[_collision(topic.name)]
+        """See `propose_delete`."""
+        at_once(self.metadata, self.propose_delete, topic)
+
+    # Changes, applied.
+
+    def apply(self, change: Change) -> bool:
+        """Make, change or end what a committed change names; whether topics are to follow other defaults by it."""
+        if change.kind == catalog.BROKER_CONFIG:
+            return self.broker_config.apply(change)
+        name = change.names[1]
+        topic = self._topics.get(name)
+        if change.gone:
+            assert topic is not None
+            self._end(topic)
+            return False
+        logs = unpacked(change.known["logs"])
+        if topic is None:
+            topic = self.made(
+                name, bytes.fromhex(change.known["id"]), change.arguments, internal=change.known["internal"]
+            )
+            self._add(topic)
+        else:
+            topic.configure(change.arguments)
+        new = logs[len(topic.partitions) :]
+        if new:
+            for number in new:
+                log = catalog.make_log(self.store, number)
+                topic.partitions.append(self._partition(topic, len(topic.partitions), log))
+            self.partition_count += len(new)
+            for call in self.on_changed:
+                call(topic)
+        return False
+
+    def _end(self, topic: Topic) -> None:
+        del self._topics[topic.name], self._by_id[topic.id], self._collisions[collision(topic.name)]
         topic.gone = True
         self.partition_count -= len(topic.partitions)
-        self.store.delete(catalog.key(catalog.TOPIC, self.vhost, topic.name))
         for partition in topic.partitions:
             partition.gone = True
             self.store.delete(self._key(catalog.PRODUCERS, partition))
@@ -281,6 +208,23 @@ class Topics:
             partition.wake()
         for call in self.on_deleted:
             call(topic.name)
+
+    def claim(self, name: str) -> None:
+        """A queue is to be found by this name. Raises TopicRefused 17 when it cannot."""
+        check_name(name)
+        self.check_collision(name)
+        self._collisions[collision(name)] = name
+
+    def unclaim(self, name: str) -> None:
+        """It no longer is."""
+        del self._collisions[collision(name)]
+
+    def follow_defaults(self) -> Iterator[int]:
+        """Topics follow the broker's configuration, in steps that yield units of work."""
+        for topic in list(self._topics.values()):
+            if not topic.gone and topic.follow_defaults():
+                self._put(topic)  # A compacted one has to know where its partitions begin.
+            yield FOLLOW_UNITS + len(topic.partitions) * FOLLOW_PARTITION_UNITS
 
     def delete_records(self, partition: Partition, offset: int) -> int:
         """Drop what is below `offset` of a partition; returns its new start. Raises TopicRefused 1."""
@@ -300,26 +244,17 @@ class Topics:
 
     def _add(self, topic: Topic) -> None:
         self._topics[topic.name] = self._by_id[topic.id] = topic
-        self._collisions[_collision(topic.name)] = topic.name
-
-    def _grow(self, topic: Topic, count: int) -> None:
-        for _ in range(count):
-            log = self.store.create_log(durable=True)
-            topic.partitions.append(self._partition(topic, len(topic.partitions), log))
-        self.partition_count += count
+        self._collisions[collision(topic.name)] = topic.name
 
     def _partition(self, topic: Topic, index: int, log: Log) -> Partition:
         return Partition(topic.name, index, log, topic.config, self._appended, self._save)
 
     def _put(self, topic: Topic) -> None:
-        known: dict[str, Any] = {
-            "id": topic.id.hex(),
-            "internal": topic.internal,
-            "logs": _packed(partition.log.number for partition in topic.partitions),
-        }
-        if topic.config.compact:
-            known["starts"] = _packed(partition.start_offset for partition in topic.partitions)
-        self.store.put(catalog.key(catalog.TOPIC, self.vhost, topic.name), catalog.value(known, topic.overrides))
+        """Where its partitions begin has changed, by what is in them: that comes with the data, in the same frame,
+        whoever decides about definitions."""
+        logs = [partition.log.number for partition in topic.partitions]
+        change = self.definition(topic, topic.overrides, logs, starts_of(topic) if topic.config.compact else [])
+        self.store.put(change.key, catalog.value(change.known, change.arguments))
 
     def _appended(self, partition: Partition, size: int) -> None:
         """A batch of `size` octets came in."""
@@ -414,14 +349,8 @@ class Topics:
 
     def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
         """A topic that the catalog knows comes back; returns the numbers of its logs."""
-        topic = Topic(
-            name,
-            bytes.fromhex(known["id"]),
-            overrides,
-            internal=known["internal"],
-            defaults=self._defaults(known["internal"]),
-        )
-        logs, starts = _unpacked(known["logs"]), _unpacked(known.get("starts", b""))
+        topic = self.made(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
+        logs, starts = unpacked(known["logs"]), unpacked(known.get("starts", b""))
         for index, log in enumerate([self.store.logs[number] for number in logs]):
             partition = self._partition(topic, index, log)
             if index < len(starts):
@@ -433,5 +362,6 @@ class Topics:
             topic.partitions.append(partition)
         self._add(topic)
         self.partition_count += len(topic.partitions)
-        self._tell(topic)
+        for call in self.on_changed:
+            call(topic)
         return logs

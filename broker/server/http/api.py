@@ -16,10 +16,11 @@ from urllib.parse import parse_qs, unquote
 from broker.core.access import User, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.exchange.base import Binding
+from broker.core.proposing import Target
 from broker.core.queue import Queue
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
-from broker.core.vhost import Target, VHost
+from broker.core.vhost import VHost
 from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.server.amqp.delivery import Consumer

@@ -296,7 +296,6 @@ def _create(request: Request, vhost: str, name: str) -> Created | None:
     topic = topics.get(name)
     if topic is None:
         topics.create(name, partitions, overrides)
-        promise(home)
         return CREATED
     if body.get("partitions") is not None and partitions != len(topic.partitions):
         raise _conflict(topic, f"{len(topic.partitions)} partitions, not {partitions}")
@@ -324,12 +323,11 @@ def _alter(request: Request, vhost: str, name: str) -> None:
     only(body, "a change", "partitions", "config")
     count = number(body.get("partitions"), "partitions", len(topic.partitions), 1, PARTITIONS_MAX)
     changes = _config(body.get("config", {}))
-    topics.configure(topic, topic.overrides | changes, validate_only=True)
+    topics.propose_configuration(topic, topic.overrides | changes)
     if count != len(topic.partitions):
         topics.add_partitions(topic, count)
     if changes:
         topics.configure(topic, topic.overrides | changes)
-    promise(home)
 
 
 @route_to("DELETE", "topics/*/*")
@@ -337,7 +335,6 @@ def _delete(request: Request, vhost: str, name: str) -> None:
     home, topic = find_topic(request, vhost, name, "delete")
     not_internal(topic)
     topics_of(home).delete(topic)
-    promise(home)
 
 
 @route_to("DELETE", "topics/*/*/records")

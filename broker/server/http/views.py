@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 from broker.core.exchange.base import Binding, freeze
 from broker.core.exchange.exchange import Exchange
+from broker.core.proposing import Target
 from broker.core.queue import Queue
 from broker.core.rules import effective_definition
 from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.stream import Stream
-from broker.core.vhost import Target, VHost
+from broker.core.vhost import VHost
 from broker.server.amqp.channel import Channel
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.delivery import Consumer

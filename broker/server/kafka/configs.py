@@ -10,11 +10,12 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.core.access_lists import Operation
+from broker.core.metadata import at_once
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.broker_config import ALTERABLE, Sourced
 from broker.core.topics.config import KEYS, ConfigType, Key
 from broker.core.topics.errors import TopicRefused
-from broker.core.topics.registry import check_name
+from broker.core.topics.proposing import check_name
 from broker.core.topics.topic import Topic
 from broker.server.kafka.broker_configs import (
     IDLE,
@@ -270,13 +271,20 @@ def _change(connection: KafkaConnection, kind: int, name: str, wanted: Wanted, v
         _check_named(name, "Default topic resources are not allowed.")
         require(connection, "alter_configs", name)
         topic = _topic(connection, name)
-        hub.topics.configure(topic, wanted(topic.overrides, KEYS), validate_only=validate_only)
+        overrides = wanted(topic.overrides, KEYS)
+        if validate_only:
+            hub.topics.propose_configuration(topic, overrides)
+        else:
+            hub.topics.configure(topic, overrides)
     elif kind == BROKER:
         require_of_cluster(connection, "alter_configs")
         scope = scope_of(connection, name, to_alter=True)
         config = hub.topics.broker_config
-        if config.replace(scope, wanted(config.overrides(scope), ALTERABLE), validate_only=validate_only):
-            hub.hub.scheduler.add_job(hub.topics.follow_defaults())
+        overrides = wanted(config.overrides(scope), ALTERABLE)
+        if validate_only:
+            config.propose_replace(scope, overrides)
+        else:
+            at_once(hub.topics.metadata, config.propose_replace, scope, overrides)
     elif kind == GROUP:
         _require_of_group(connection, "alter_configs", name)
         _check_named(name, "Default group resources are not allowed.")

@@ -11,7 +11,7 @@ from broker.core.access_lists import CLUSTER_NAME
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, MAX_TIMESTAMP
-from broker.core.topics.registry import check_name
+from broker.core.topics.proposing import check_name
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import SERVED, Steps, each_partition, handles, in_turn

@@ -134,7 +134,9 @@ def _create(connection: KafkaConnection, wanted: CreatableTopic, *, validate_onl
     if nulls:
         raise TopicRefused(ErrorCode.INVALID_CONFIG, f"Null value not supported for topic configs: {nulls}")
     overrides = {one.name: one.value for one in wanted.configs}
-    return hub.topics.create(wanted.name, count, overrides, validate_only=validate_only), count
+    if validate_only:
+        return hub.topics.propose_create(wanted.name, count, overrides).reply, count
+    return hub.topics.create(wanted.name, count, overrides), count
 
 
 def _configs(connection: KafkaConnection, topic: Topic) -> list[CreatableTopicConfigs]:
@@ -225,7 +227,10 @@ def _grow(
                 raise TopicRefused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"{more} assignments are needed")
             if any(one.broker_ids != [connection.hub.settings.node_id] for one in wanted.assignments):
                 raise TopicRefused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, "an assignment names an unknown broker")
-        topics.add_partitions(topic, wanted.count, validate_only=validate_only)
+        if validate_only:
+            topics.propose_partitions(topic, wanted.count)
+        else:
+            topics.add_partitions(topic, wanted.count)
     except TopicRefused as refused:
         result.error_code, result.error_message = refused.code, refused.text
     return result

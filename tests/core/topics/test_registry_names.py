@@ -3,7 +3,7 @@
 import pytest
 
 from broker.core.topics.errors import TopicRefused
-from broker.core.topics.registry import check_name
+from broker.core.topics.proposing import check_name
 
 
 @pytest.mark.parametrize(

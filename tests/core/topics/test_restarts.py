@@ -3,7 +3,7 @@
 import pytest
 
 from broker.core import catalog
-from broker.core.topics.registry import PARTITIONS_PER_TOPIC_MAX
+from broker.core.topics.proposing import PARTITIONS_PER_TOPIC_MAX
 from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000

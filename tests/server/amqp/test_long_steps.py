@@ -139,6 +139,7 @@ def test_many_queues_expire_at_once():
     def scenario(counter):
         world = World()
         home = world.broker.vhosts["/"]
+        world.broker.tick(0)
         for number in range(5000):
             declare(home, f"q{number}", {"x-expires": 1000})
         kept = home.queues["q77"]
