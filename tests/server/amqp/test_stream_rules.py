@@ -471,7 +471,7 @@ def test_what_was_compacted_away_is_not_handed_out_from_what_others_have_read(wo
     for number in range(5):
         client.publish("c", b"%d" % number, headers={"x-partition-key": "ab"[number % 2]})
     assert bodies(other.consume("c", x_stream_offset="first")) == [b"0", b"1", b"2", b"3", b"4"]
-    for _ in compact(topic.partitions[0], Cleaned(0, 0, ()), world.hub.wall_ms() + 10_000):
+    for _ in compact(topic.partitions[0], Cleaned(0, 0, ()), world.hub.env.wall_ms + 10_000):
         pass
     assert bodies(reader(world).consume("c", x_stream_offset="first")) == [b"2", b"3", b"4"]
 
