@@ -20,27 +20,23 @@ before what is pending.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from broker.log import entries, extents
 from broker.log.ackset import AckSet
-from broker.log.extents import Batch, Extent, Source, clip
+from broker.log.cutting import VOLATILE_CHUNKS, Cutting, ReplicaPort
+from broker.log.epochs import EpochCache
+from broker.log.errors import OutOfPlace, Uncommitted
+from broker.log.extents import Batch, Extent, clip
 from broker.log.filling import Filling
 from broker.log.gaps import Gap
-from broker.log.reading import Readable
 from broker.log.recovering import NEVER_CUT, NOTHING_KEPT, Pending
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment
-from protocol.kafka.records import Octets, encode_batch, encode_one
-
-_new = tuple.__new__
-"""Of a NamedTuple, at half the price."""
+from protocol.kafka.records import CorruptBatch, Octets, encode_batch, parse_header
 
 OPEN_RECORDS_MAX = 64
 OPEN_BYTES_MAX = 16 << 10
 """A batch is gone on with up to this at least. Larger ones gain a queue nothing, and are settled, whole, later."""
-VOLATILE_CHUNKS = 64
-"""From this number of bitmaps on, those that are settled are looked for and forgotten."""
 
 
 class Layout(NamedTuple):
@@ -63,20 +59,19 @@ class Layout(NamedTuple):
 QUEUE = Layout()
 
 
-class Log(Readable):
+class Log(Cutting):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch",
-        "has_folder", "has_waste", "layout",
-        "number", "render", "seen_offset", "truncated_to", "uuid",
+        "_open", "_open_bytes", "_open_count", "has_folder", "has_waste", "layout", "seen_offset", "uuid",
     )  # fmt: skip
 
-    def __init__(self, number: int, uuid: bytes, epoch: int, filling: Filling, *, durable: bool) -> None:
+    def __init__(self, number: int, uuid: bytes, leader_epoch: int, filling: Filling, *, durable: bool) -> None:
         self.number = number
         self.uuid = uuid
         self.durable = durable  # Whether a restart finds it again.
-        self.epoch = epoch  # Of the leader, stamped on every batch.
+        self.leader_epoch = leader_epoch
+        self.replica: ReplicaPort | None = None
         self._filling = filling
         self.layout = QUEUE
         self.has_waste = False
@@ -93,8 +88,7 @@ class Log(Readable):
         """Everything below may have been delivered before the last start."""
         self.extents: list[Extent] = []
         self.segments: list[Segment] = []
-        self.epochs: list[tuple[int, int]] = []
-        """(leader epoch, offset of its first batch), ascending (KIP-101)."""
+        self.epochs = EpochCache()
         self.volatile = AckSet()
         """What a restart drops, wherever it is: one bit an offset where such and others take turns."""
         self._volatile_chunks_max = VOLATILE_CHUNKS
@@ -105,7 +99,6 @@ class Log(Readable):
         self.alone: Any = None
         """What `render` will make the one record of, whose offset is `_open_first`; None when there is none."""
         self.render: Callable[[Any], bytes] = bytes
-        """Makes the record, with the offset delta 0, of what `append_alone` was given."""
         self.dirty = False
         self.truncated_to: int | None = None
         self.lowest_cut = NEVER_CUT
@@ -118,10 +111,13 @@ class Log(Readable):
         self._recovered_cuts: list[int] = []
         self._cut_end = 0  # Behind the last offset that any frame has carried.
 
-    @property
-    def high_watermark(self) -> int:
-        """What readers of a topic may see; on a single node all that is synced."""
-        return self.synced_offset
+    def begin_epoch(self, leader_epoch: int) -> None:
+        """What is appended here from now on is of this leader epoch; a batch that may still grow is of the last one.
+
+        A log that nobody replicates is led by each run of the broker, so it has the run's epoch.
+        """
+        self._close_batch()
+        self.leader_epoch = leader_epoch
 
     def _mark(self) -> None:
         if not self.dirty:
@@ -155,10 +151,36 @@ class Log(Readable):
         return first
 
     def append_batch(self, octets: Octets, count: int) -> None:
-        """Append a batch of `count` offsets as it is: it says `next_offset` and `epoch` already, see `place_batch`."""
+        """Append a batch of `count` offsets that says `next_offset` and `leader_epoch` already, see `place_batch`."""
         self._close_batch()
         self._add(self.next_offset, count, octets, volatile=False)
         self.next_offset += count
+
+    def append_replica(self, octets: Octets) -> None:
+        """Append whole batches of the leader's, verbatim: they say their own offsets and leader epochs.
+
+        Raises CorruptBatch for what is no batch, and OutOfPlace unless the first begins at `next_offset` and each of
+        the others behind the one before; then nothing is appended. Checksums are looked at by whoever received them.
+        """
+        self._close_batch()
+        batches: list[tuple[int, Pending]] = []
+        whole, position, end = memoryview(octets), 0, self.next_offset
+        while position < len(whole):
+            header = parse_header(whole, position)
+            if header.base_offset != end:
+                raise OutOfPlace(f"log {self.uuid.hex()} ends before {end}, a batch begins at {header.base_offset}")
+            if header.size > len(whole) - position:
+                raise CorruptBatch(f"a batch of {header.size} octets, {len(whole) - position} are there")
+            end = header.next_offset
+            one = whole[position : position + header.size]
+            batches.append((header.leader_epoch, Pending(header.base_offset, end, one, volatile=False)))
+            position += header.size
+        for epoch, batch in batches:
+            self.pending.append(batch)
+            self.epochs.begin(epoch, batch.first)
+        self.next_offset = end
+        if batches and not self.dirty:
+            self._mark()
 
     def _add_batch(self, first: int, records: bytes, count: int, timestamp_ms: int, *, volatile: bool) -> None:
         pack, attributes = self.layout.pack, 0
@@ -169,7 +191,7 @@ class Log(Readable):
             count - 1,
             count,
             records,
-            leader_epoch=self.epoch,
+            leader_epoch=self.leader_epoch,
             base_timestamp_ms=timestamp_ms,
             max_timestamp_ms=timestamp_ms,
             attributes=attributes,
@@ -178,8 +200,8 @@ class Log(Readable):
 
     def _add(self, first: int, count: int, octets: Octets, *, volatile: bool) -> None:
         self.pending.append(Pending(first, first + count, octets, volatile))
-        if not self.epochs or self.epochs[-1][0] < self.epoch:
-            self.epochs.append((self.epoch, first))
+        if self.epochs.latest < self.leader_epoch:
+            self.epochs.begin(self.leader_epoch, first)
         if not self.dirty:
             self._mark()
 
@@ -240,21 +262,18 @@ class Log(Readable):
             self._add_volatile(first, end)
         return first
 
-    def _add_volatile(self, first: int, end: int) -> None:
-        volatile = self.volatile
-        volatile.add(first, end)
-        if len(volatile.chunks) >= self._volatile_chunks_max:
-            volatile.forget_below(self.settled.floor)
-            # As many again may come before the next look: it costs each of them the same, however many are alive.
-            self._volatile_chunks_max = max(VOLATILE_CHUNKS, 2 * len(volatile.chunks))
-
     def settle(self, first: int, end: int) -> None:
-        """[first, end) are done with."""
+        """[first, end) are done with. Raises Uncommitted for what of a replicated log its leader may still lose."""
+        if self.replica is not None and end > self.replica.high_watermark:
+            raise Uncommitted(
+                f"log {self.uuid.hex()}: {first} to {end - 1} were to be settled, "
+                f"the high watermark is {self.replica.high_watermark}"
+            )
         self.settled.add(first, end)
         if self.returns:
             self._forget_returns(first, end)
         if self.alone is not None and first <= self._open_first < end:
-            if self._open_first < self.kept_from:
+            if self._open_first < self.kept_from and self.replica is None:
                 self.alone = None  # It is written nowhere.
             else:
                 self._join()
@@ -264,6 +283,9 @@ class Log(Readable):
 
     def settle_one(self, offset: int) -> None:
         """The same of one offset, for less."""
+        if self.replica is not None:
+            self.settle(offset, offset + 1)  # Its followers are told together with all else of its frame.
+            return
         settled = self.settled
         if offset != settled.floor or settled.chunks:
             settled.add(offset, offset + 1)
@@ -318,106 +340,3 @@ class Log(Readable):
     def dropped(self) -> None:
         """The log is gone: what came alone is written nowhere."""
         self.alone = None
-
-    def epoch_end(self, epoch: int) -> int:
-        """The offset behind the last batch of the leader `epoch` or before (OffsetsForLeaderEpoch)."""
-        for later, first in self.epochs:
-            if later > epoch:
-                return first
-        return self.next_offset
-
-    # Into a frame.
-
-    def cut(self, parts: list[bytes], journal: Source, position: int) -> int:
-        """Add what has changed to a frame that is being filled; returns the position behind it.
-
-        `position` is where the next entry will stand in the journal.
-        """
-        self._close_batch()
-        self.dirty = False
-        if self.truncated_to is not None:
-            parts.append(entries.truncate(self.number, self.truncated_to))
-            position += len(parts[-1])
-            self.truncated_to = None
-        if self._keep_is_unwritten:
-            self._keep_is_unwritten = False
-            parts.append(entries.keep(self.number, self.kept_from))
-            position += len(parts[-1])
-        pending, self.pending = self.pending, []
-        if len(pending) == 1:
-            position = self._cut_run(parts, journal, position, pending, volatile=pending[0].volatile)
-            return self._cut_settled(parts, position)
-        index = 0
-        while index < len(pending):
-            stop = index + 1
-            volatile = pending[index].volatile
-            while stop < len(pending) and pending[stop].volatile == volatile:
-                stop += 1
-            position = self._cut_run(parts, journal, position, pending[index:stop], volatile=volatile)
-            index = stop
-        return self._cut_settled(parts, position)
-
-    def cut_alone(self, parts: list[bytes], journal: Source, position: int) -> int:
-        """The same of what came alone; most of what a frame costs that has one message for each of many logs."""
-        raw, self.alone = self.alone, None
-        first, epoch = self._open_first, self.epoch
-        octets = encode_one(first, self.render(raw), epoch, self._open_ms)
-        size = len(octets)
-        parts += (entries.APPEND_HEAD.pack(entries.APPEND, self.number, size), octets)
-        position += entries.APPEND_HEAD.size
-        self._cut_end = first + 1
-        self.extents.append(_new(Extent, (first, first + 1, journal, position, size)))
-        if not self.epochs or self.epochs[-1][0] < epoch:
-            self.epochs.append((epoch, first))
-        return position + size
-
-    def _cut_run(
-        self, parts: list[bytes], journal: Source, position: int, run: Sequence[Pending], *, volatile: bool
-    ) -> int:
-        """One entry of batches; those that are settled already, and not kept, are written nowhere."""
-        covers = self.settled.covers
-        kept_from = NOTHING_KEPT if volatile else self.kept_from
-        run = [batch for batch in run if batch.end > kept_from or not covers(batch.first, batch.end)]
-        if not run:
-            return position
-        parts.append(
-            entries.APPEND_HEAD.pack(
-                entries.VOLATILE if volatile else entries.APPEND, self.number, sum(len(batch.octets) for batch in run)
-            )
-        )
-        position += entries.APPEND_HEAD.size
-        first, end, start = run[0].first, run[0].first, position
-        for batch in run:
-            parts.append(batch.octets)  # type: ignore[arg-type]  # A bytearray is written as well.
-            if position - start >= extents.EXTENT_BYTES_MAX:
-                self.extents.append(Extent(first, end, journal, start, position - start))
-                first, start = batch.first, position
-            end = batch.end
-            position += len(batch.octets)
-        self.extents.append(Extent(first, end, journal, start, position - start))
-        self._cut_end = end
-        if volatile:
-            for batch in run:
-                self._add_volatile(batch.first, batch.end)
-        return position
-
-    def _cut_settled(self, parts: list[bytes], position: int) -> int:
-        """What was settled and returned, as far as a restart has to know."""
-        unwritten, self._unwritten = self._unwritten, []
-        if len(unwritten) > 1:
-            ranges = entries.merged([one for one in unwritten if one[0] < self._cut_end])
-        else:
-            ranges = unwritten if unwritten and unwritten[0][0] < self._cut_end else []
-        if ranges:
-            parts.append(entries.settle(self.number, ranges))
-            position += len(parts[-1])
-            self.prune()
-        if not self.unreturned:
-            return position
-        for offset, count in self.unreturned.items():
-            if offset in self.volatile:
-                continue  # A restart drops it, and gives its number to another.
-            parts.append(entries.returned(self.number, offset, count))
-            position += len(parts[-1])
-        self.unreturned.clear()
-        return position

@@ -86,7 +86,7 @@ class Readable(Recovering, ABC):
         self.extents[index : index + 1] = parts
         if not self.settled.covers(gap.first, gap.end):
             self.gaps.append(gap)
-            self._filling.gapped.append(self)
+            self._filling.gapped.append(self.uuid)
 
     def recall_gap(self, gap: Gap) -> bool:
         """A gap that an earlier run has found; False if nobody needs what is in it, or it can be read now.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from broker.log.ackset import AckSet
+from broker.log.epochs import EpochCache
 from broker.log.errors import Corrupt
 from broker.log.extents import Extent, Source, shrink
 from broker.log.segment import Segment, clip_segments
@@ -53,7 +54,7 @@ class Recovering(Touched):
     unreturned: dict[int, int]
     extents: list[Extent]
     segments: list[Segment]
-    epochs: list[tuple[int, int]]
+    epochs: EpochCache
     pending: list[Pending]
     lost_segments: list[str]
     lowest_cut: int
@@ -90,7 +91,7 @@ class Recovering(Touched):
         self.volatile.truncate(offset)
         if self.kept_from != NOTHING_KEPT:
             self.kept_from = min(self.kept_from, offset)
-        self.epochs = [(epoch, first) for epoch, first in self.epochs if first < offset]
+        self.epochs.truncate(offset)
         for counts in (self.returns, self.unreturned):
             for above in [other for other in counts if other >= offset]:
                 del counts[above]
@@ -116,8 +117,7 @@ class Recovering(Touched):
             if first < 0:
                 first = header.base_offset
             end = header.next_offset
-            if not self.epochs or self.epochs[-1][0] < header.leader_epoch:
-                self.epochs.append((header.leader_epoch, header.base_offset))
+            self.epochs.begin(header.leader_epoch, header.base_offset)
             at += header.size
         self.extents.append(Extent(first, end, source, position, size))
         self._cut_end = end

@@ -29,6 +29,11 @@ def log_folder(uuid: bytes) -> str:
     return f"logs/{uuid.hex()}"
 
 
+def log_of(folder: str) -> bytes:
+    """The uuid of the log whose segments are in a folder."""
+    return bytes.fromhex(folder.strip("/").removeprefix("logs/"))
+
+
 def is_segment(name: str) -> bool:
     """Whether a file of this name in such a folder is one."""
     return _NAME.fullmatch(name) is not None

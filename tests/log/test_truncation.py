@@ -1,7 +1,6 @@
 """A log that is cut back while its frames and checkpoints are on their way (KIP-101: a follower drops what a leader of
 a later epoch does not have)."""
 
-import itertools
 import random
 
 import pytest
@@ -17,8 +16,7 @@ class Run:
 
     def __init__(self, disk=None):
         self.disk = disk or SimDisk(random.Random(1).randrange)
-        uuids = itertools.count(len(self.disk.names("logs")) * 100 + 1)
-        self.store = open_store(self.disk, lambda: next(uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
         if not self.store.logs:
             self.store.create_log(durable=True)
             self.store.flush()

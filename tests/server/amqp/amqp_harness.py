@@ -40,6 +40,9 @@ class InlineWorker:
         pass
 
 
+_UUIDS = itertools.count(1)
+
+
 class World:
     """One broker; `connect` gives clients. Users: guest (everything), and whoever `allow` adds.
 
@@ -50,8 +53,7 @@ class World:
         self.disk = disk
         self.store = None
         if disk is not None:
-            numbers = itertools.count(len(disk.names("logs")) * 1000 + 1)
-            self.store = open_store(disk, lambda: next(numbers).to_bytes(16, "big"))
+            self.store = open_store(disk, lambda: next(_UUIDS).to_bytes(16, "big"))
         self.durability = Durability(self.store, InlineWorker) if disk is not None else None
         self.closing = weakref.finalize(self, os.close, self.durability.flusher.fd) if disk is not None else None
         self.broker = Broker(random.Random(1).randrange, store=self.store)
