@@ -5,20 +5,20 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 
 | key | the first table |
 |---|---|
-| `x` vhost, name | type, auto_delete, internal, number of the log of one that delays |
-| `q` vhost, name | auto_delete, number of the log, expirations: whether messages with one of their own have come in |
+| `x` vhost, name | type, auto_delete, internal, uuid of the log of one that delays |
+| `q` vhost, name | auto_delete, uuid of the log, expirations: whether messages with one of their own have come in |
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
-| `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
+| `t` vhost, name | of a topic: id, internal, uuids of the logs, starts; the second are its overrides |
 | `B` vhost, scope of the broker's configuration (`topics.broker_config`) | empty; the second are its overrides |
 | `A` vhost, seven parts of an ACL (`access_lists`) | empty |
 | `U` user, SCRAM mechanism | the credential |
-| `R` vhost, queue | number of the queue's log; the second are its replays by id (`replays`) |
+| `R` vhost, queue | uuid of the queue's log; the second are its replays by id (`replays`) |
 | `D` uuid of a log | empty; what of the log cannot be read, see `damage` |
 | `?` a whole key | the value of an entry that a start could not use: it waits there for one that can |
 
 Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`; `H` is a secret
-of 32 octets, which the salts of SCRAM are made of.
+of 32 octets, which the salts of SCRAM are made of; `f` is the format of all this, see `upgrading`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
 BROKER_CONFIG = b"B"
 ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
 REPLAYS = b"R"
+FORMAT = b"f"
 ASIDE, DAMAGE = b"?", b"D"
 KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: "policy",
               OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry",
@@ -94,7 +95,7 @@ def exchange_value(exchange: Exchange, log: Log | None) -> bytes:
     """Its definition, and the log of what waits in it."""
     known = {"type": exchange.type, "auto_delete": exchange.auto_delete, "internal": exchange.internal}
     if log is not None:
-        known["log"] = log.number
+        known["log"] = log.uuid
     return value(known, exchange.arguments)
 
 
@@ -106,7 +107,7 @@ def queue_key(queue: Queue) -> bytes:
 def queue_value(queue: Queue) -> bytes:
     """Its definition, and which log is its."""
     assert queue.backlog is not None
-    known: dict[str, Any] = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.number}
+    known: dict[str, Any] = {"auto_delete": queue.auto_delete, "log": queue.backlog.log.uuid}
     if queue.has_expirations:
         known["expirations"] = True
     return value(known, queue.arguments)
@@ -120,7 +121,7 @@ def replays_key(queue: Queue) -> bytes:
 def replays_value(queue: Queue, rows: Mapping[str, Any]) -> bytes:
     """They, by id, and whose they are."""
     assert queue.backlog is not None
-    return value({"log": queue.backlog.log.number}, rows)
+    return value({"log": queue.backlog.log.uuid}, rows)
 
 
 def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]
     if octets is None or queue.backlog is None:
         return {}
     known, position = decode_table(octets, 0, len(octets))
-    return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.number else {}
+    return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.uuid else {}
 
 
 def binding_key(vhost: str, binding: Binding) -> bytes:

@@ -6,7 +6,7 @@ then; what came behind it is looked through when a producer first sends to the p
 
 | key | value |
 |---|---|
-| `t` vhost, topic | id, internal, numbers of the logs, starts; overrides |
+| `t` vhost, topic | id, internal, uuids of the logs, starts; overrides |
 | `s` vhost, topic, partition | offset up to which it counts, the producers |
 | `m` vhost, topic, partition | its time index, see `times` |
 | `k` vhost, topic, partition | what compaction has done, see `compaction.Cleaned` |
@@ -65,10 +65,8 @@ def _packed(numbers: Iterable[int]) -> bytes:
     return b"".join([number.to_bytes(8, "big") for number in numbers])
 
 
-def _unpacked(value: bytes | list[int]) -> list[int]:
-    """What `_packed` has made; a list is how the first versions wrote few."""
-    if isinstance(value, list):
-        return value
+def _unpacked(value: bytes) -> list[int]:
+    """What `_packed` has made."""
     return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
 
 
@@ -298,7 +296,7 @@ class Topics:
         known: dict[str, Any] = {
             "id": topic.id.hex(),
             "internal": topic.internal,
-            "logs": _packed(partition.log.number for partition in topic.partitions),
+            "uuids": b"".join([partition.log.uuid for partition in topic.partitions]),
         }
         if topic.config.compact:
             known["starts"] = _packed(partition.start_offset for partition in topic.partitions)
@@ -399,8 +397,8 @@ class Topics:
 
     # The start.
 
-    def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
-        """A topic that the catalog knows comes back; returns the numbers of its logs."""
+    def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[bytes]:
+        """A topic that the catalog knows comes back; returns the uuids of its logs."""
         topic = Topic(
             name,
             bytes.fromhex(known["id"]),
@@ -408,8 +406,9 @@ class Topics:
             internal=known["internal"],
             defaults=self._defaults(known["internal"]),
         )
-        logs, starts = _unpacked(known["logs"]), _unpacked(known.get("starts", b""))
-        for index, log in enumerate([self.store.logs[number] for number in logs]):
+        uuids = [known["uuids"][at : at + 16] for at in range(0, len(known["uuids"]), 16)]
+        starts = _unpacked(known.get("starts", b""))
+        for index, log in enumerate([self.store.by_uuid[uuid] for uuid in uuids]):
             partition = self._partition(topic, index, log)
             if index < len(starts):
                 partition.start_offset = starts[index]
@@ -421,4 +420,4 @@ class Topics:
         self._add(topic)
         self.partition_count += len(topic.partitions)
         self._tell(topic)
-        return logs
+        return uuids
