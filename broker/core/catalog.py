@@ -86,6 +86,11 @@ def value(known: Mapping[str, Any], arguments: Mapping[str, Any]) -> bytes:
     return encode_table(known) + encode_table(arguments)
 
 
+def partition_key(kind: bytes, vhost: str, topic: str, index: int) -> bytes:
+    """The key of something that is written down of a partition: PRODUCERS, TIMES, CLEANED."""
+    return key(kind, vhost, topic, str(index))
+
+
 def exchange_key(vhost: str, exchange: Exchange) -> bytes:
     """The key of an exchange."""
     return key(EXCHANGE, vhost, exchange.name)

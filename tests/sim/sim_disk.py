@@ -178,6 +178,7 @@ class SimDisk:
     def remove_folder(self, folder):
         for name in self.names(folder):
             self.remove(f"{folder}/{name}")
+        self.folders.discard(folder)
 
     def sync_folder(self, folder):
         self.maybe_die()

@@ -377,6 +377,18 @@ class Partition:
         self.settled_count += 1
         self.log.settle(first, end)
 
+    def truncate(self, offset: int) -> None:
+        """The log ends before `offset` now, the first of a batch; what was written down of it is for `truncating`.
+
+        Raises Corrupt and OSError.
+        """
+        self.settled_count += 1  # What was read from there on is not to be given again.
+        self.log.truncate(offset)
+        self.times.truncate(offset)
+        self.producers.truncate(offset)
+        self.start_offset = min(self.start_offset, offset)
+        self._begun_offset = min(self._begun_offset, offset)
+
     def wait(self, waiter: Waiter) -> None:
         """Tell it when there is more, until it takes itself out of `waiters`."""
         self.waiters[waiter] = None

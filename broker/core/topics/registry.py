@@ -370,7 +370,7 @@ class Topics:
     # What is known of what the logs hold: who has sent it, and when it is from.
 
     def _key(self, kind: bytes, partition: Partition) -> bytes:
-        return catalog.key(kind, self.vhost, partition.topic_name, str(partition.index))
+        return catalog.partition_key(kind, self.vhost, partition.topic_name, partition.index)
 
     def _save(self, partition: Partition) -> None:
         """Write what a restart would have to look for in the log."""
