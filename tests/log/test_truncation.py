@@ -1,14 +1,18 @@
 """A log that is cut back while its frames and checkpoints are on their way (KIP-101: a follower drops what a leader of
 a later epoch does not have)."""
 
+import os
 import random
 
 import pytest
+from replica_lives import Life
 from sim_disk import SimDisk
 
-from broker.log import checkpoint
+from broker.log import checkpoint, extents
 from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
+
+LIVES = int(os.environ.get("JACKALOPE_TRUNCATION_LIVES", "60"))
 
 
 class Run:
@@ -89,3 +93,15 @@ def test_what_a_checkpoint_was_to_carry_goes_meanwhile(how, step, monkeypatch):
         run.store.flush()
         run.checkpoint()
         assert run.offsets() == expected
+
+
+@pytest.mark.parametrize("seeds", range(0, LIVES, 20))
+def test_many_lives_of_replicas(seeds, monkeypatch):
+    """Twenty each (`make truncation`: 5,000 in all), of many crashes, checkpoints and truncations anywhere."""
+    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 700)
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 2000)
+    monkeypatch.setattr(extents, "EXTENT_BYTES_MAX", 1200)
+    lives = [Life(seed).run() for seed in range(seeds, seeds + 20)]
+    assert sum(life.crashes for life in lives) > 40
+    assert sum(life.truncations for life in lives) > 100
+    assert sum(life.deep for life in lives) > 10, "no segment was cut"
