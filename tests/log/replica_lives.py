@@ -13,14 +13,13 @@ from sim_disk import PowerCut, SimDisk
 
 from broker.log import checkpoint
 from broker.log.recovery import open_store
-from protocol.kafka.compression import open_batch
-from protocol.kafka.records import encode_batch, parse_header, render_record
+from protocol.kafka.records import check_batch, encode_batch, parse_header, render_record
 
 LOGS = 3
 
 
 class Replica:
-    """The model of a log: its batches as (first, end, epoch, value), and what became of its offsets."""
+    """The model of a log: its batches as (first, end, epoch, checksum), and what became of its offsets."""
 
     def __init__(self):
         self.batches = []
@@ -65,12 +64,19 @@ def epochs_of(batches):
 
 
 def batches_of(log):
-    """What a log gives its readers."""
-    found = []
-    for header, data, position in log.read(0):
-        [value] = {record.value for record in open_batch(data, position, header)}
-        found.append((header.base_offset, header.next_offset, header.leader_epoch, value))
-    return found
+    """What a log gives its readers, who have checked what the checksums say."""
+    return [identity(header) for header, _, _ in log.read(0)]
+
+
+def identity(header):
+    """A batch as the model knows it; each has a value of its own, so no two checksums are the same by intention."""
+    return header.base_offset, header.next_offset, header.leader_epoch, header.crc
+
+
+def encoded(first, count, epoch, value):
+    """A batch of so many records of one value."""
+    records = b"".join(render_record(delta, value) for delta in range(count))
+    return encode_batch(first, count - 1, count, records, leader_epoch=epoch, base_timestamp_ms=0, max_timestamp_ms=0)
 
 
 def shape(log):
@@ -104,14 +110,14 @@ class Life:
         self.store = open_store(self.disk, self.disk.new_uuid)
         self.cut = self.steps = None
         self.written = False
-        self.mirror = {}
+        self.mirror = {}  # What frames have handed out for followers.
 
     def open_ports(self):
         """The models say how much is committed."""
         for uuid, log in self.store.by_uuid.items():
             log.replica = self.model[uuid]
             log.render = lambda raw: render_record(0, raw)
-            self.mirror[uuid] = [one for one in self.model[uuid].batches if one in batches_of(log)]
+            self.mirror[uuid] = list(self.model[uuid].batches)
 
     def log(self):
         """Any, and its model."""
@@ -127,11 +133,9 @@ class Life:
             for _ in range(self.random.randint(1, 2)):
                 first, count = model.end, self.random.randint(1, 4)
                 value = b"%d" % next(self.values) + bytes(self.random.choice((0, 10, 300)))
-                records = b"".join(render_record(delta, value) for delta in range(count))
-                octets += encode_batch(
-                    first, count - 1, count, records, leader_epoch=model.epoch, base_timestamp_ms=0, max_timestamp_ms=0
-                )
-                model.batches.append((first, first + count, model.epoch, value))
+                one = encoded(first, count, model.epoch, value)
+                model.batches.append(identity(parse_header(one)))
+                octets += one
             log.append_replica(octets)
 
     def lead(self):
@@ -144,7 +148,7 @@ class Life:
             log.append(render_record(0, value), 1, 0)
         else:
             log.append_alone(value, 0)
-        model.batches.append((model.end, model.end + 1, model.epoch, value))
+        model.batches.append(identity(parse_header(encoded(model.end, 1, model.epoch, value))))
 
     def meet_a_leader(self):
         """Of a later epoch; what it does not have is cut, at times more than once in a frame."""
@@ -192,8 +196,9 @@ class Life:
         log, _ = self.log()
         self.store.drop_log(log)
         log = self.store.create_log(durable=True, uuid=log.uuid)
-        self.model[log.uuid] = Replica()
-        self.open_ports()
+        self.model[log.uuid] = log.replica = Replica()
+        log.render = lambda raw: render_record(0, raw)
+        self.mirror[log.uuid] = []
 
     # What the disk does, a step at a time.
 
@@ -218,8 +223,8 @@ class Life:
             mirror[:] = [batch for batch in mirror if batch[0] < one.first]
             for octets in one.octets:
                 header = parse_header(octets)
-                [value] = {record.value for record in open_batch(bytes(octets), 0, header)}
-                mirror.append((header.base_offset, header.next_offset, header.leader_epoch, value))
+                check_batch(bytes(octets), 0, header)
+                mirror.append(identity(header))
             model = self.model[one.log.uuid]
             assert mirror[-1][1] == one.end if one.octets else True
             assert [batch for batch in mirror if batch[0] >= one.first] == [
