@@ -161,6 +161,7 @@ class Log(Cutting):
 
         Raises CorruptBatch for what is no batch, and OutOfPlace unless the first begins at `next_offset` and each of
         the others behind the one before; then nothing is appended. Checksums are looked at by whoever received them.
+        The octets are the log's from now on: nobody else may change them any more.
         """
         self._close_batch()
         batches: list[tuple[int, Pending]] = []
