@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from broker.log.ackset import AckSet
 from broker.log.epochs import EpochCache
 from broker.log.errors import Corrupt
-from broker.log.extents import Extent, Source, shrink
+from broker.log.extents import Extent, Source, is_empty, shrink
 from broker.log.segment import Segment, clip_segments
 from protocol.kafka.records import Octets, parse_header
 
@@ -96,10 +96,19 @@ class Recovering(Touched):
             for above in [other for other in counts if other >= offset]:
                 del counts[above]
 
-    def _cut_files(self, extents: list[Extent], offset: int) -> None:
+    def _is_over(self, first: int, end: int) -> bool:
+        """Whether batches of these offsets, if there are any, are not needed."""
+        return is_empty(first, end) or self.is_done(first, end)
+
+    def _cut_files(
+        self,
+        extents: list[Extent],
+        offset: int,
+        is_done: Callable[[int, int], bool] = is_empty,
+    ) -> None:
         self.extents = extents
         self.lost_segments += [one.name for one in self.segments if one.base >= offset]
-        self.segments = clip_segments(self.segments, offset)
+        self.segments = clip_segments(self.segments, offset, is_done)
 
     def recover_append(self, data: bytes, start: int, size: int, source: Source, position: int) -> None:
         """An APPEND that recovery has read: batches at `start` of `data`, which lie at `position` of `source`."""
@@ -155,10 +164,10 @@ class Recovering(Touched):
     def recovered(self) -> None:
         """All entries have been read: no offset that was settled is given out again. Raises Corrupt and OSError."""
         for offset in self._recovered_cuts:
-            self.extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
+            self.extents = [shrink(one, offset, self._is_over) if one.end == offset else one for one in self.extents]
         if self._recovered_cuts:
             # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
-            self._cut_files(self.extents, self.recovered_cut)
+            self._cut_files(self.extents, self.recovered_cut, self._is_over)
             self._recovered_cuts.clear()
         self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
         # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.

@@ -95,6 +95,32 @@ def test_what_a_checkpoint_was_to_carry_goes_meanwhile(how, step, monkeypatch):
         assert run.offsets() == expected
 
 
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_what_a_segment_has_behind_a_cut_may_be_anything(is_settled, monkeypatch):
+    """A checkpoint that was cut off while it wrote there leaves old octets beside new ones, sector by sector; whether
+    the batch before the cut is there, or was settled and left out."""
+    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 0)
+    run = Run()
+    for value in (b"a", b"b", b"c"):
+        run.append(value)
+        run.store.flush()
+    if is_settled:
+        run.log.settle(1, 2)
+    run.checkpoint()
+    run.log.truncate(2)
+    run.append(b"y")
+    run.store.flush()
+    [segment] = run.log.segments
+    inode = run.disk.files[segment.name]
+    assert segment.size < len(inode.data)
+    inode.data[segment.size :] = b"\x02" * (len(inode.data) - segment.size)
+    inode.synced = bytes(inode.data)
+    for _ in range(2):
+        run = run.restart()
+        assert run.offsets() == ([0, 2] if is_settled else [0, 1, 2])
+        run.checkpoint()
+
+
 @pytest.mark.parametrize("seeds", range(0, LIVES, 20))
 def test_many_lives_of_replicas(seeds, monkeypatch):
     """Twenty each (`make truncation`: 5,000 in all), of many crashes, checkpoints and truncations anywhere."""
