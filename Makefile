@@ -11,7 +11,7 @@ UV_COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header p
 ROUNDS ?= 5
 SECONDS_EACH ?= 3
 
-.PHONY: run test style types debian-tools compat faults faults-short bench bench-kafka kafka-control lock clean
+.PHONY: run test style types debian-tools compat faults faults-short truncation bench bench-kafka kafka-control lock clean
 
 $(READY): requirements.lock pyproject.toml
 	@echo "installing into $(VENV), once: this takes a minute or so"
@@ -54,6 +54,9 @@ faults: $(READY_DEV) debian-tools ## Floods, kills, power cuts, failing disks, m
 
 faults-short: $(READY_DEV) debian-tools
 	JACKALOPE_FAULTS=short $(BIN)/python -m pytest -m faults tests/faults -o faulthandler_timeout=600 $(PYTEST_ARGS)
+
+truncation: $(READY_DEV) ## 5,000 lives of replicated logs, with power cuts anywhere; some ten minutes.
+	JACKALOPE_TRUNCATION_LIVES=5000 $(BIN)/python -m pytest tests/log/test_truncation.py -k lives $(PYTEST_ARGS)
 
 bench: $(READY_DEV) debian-tools ## Side by side with Debian's rabbitmq-server; takes a while. See bench-kafka too.
 	$(BIN)/jackalope bench amqp --rounds $(ROUNDS) --seconds $(SECONDS_EACH)

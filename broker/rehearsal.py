@@ -33,12 +33,13 @@ def conflicts_with(config: Config, directory: Path | None, limits: VHostLimits) 
     with tempfile.TemporaryDirectory(prefix="jackalope-check-") as folder:
         store = open_store(RealDisk(Path(folder)), lambda: uuid4().bytes, begin=False)
         try:
-            found, numbers = catalog_of(directory) if directory is not None else ({}, set())
+            found, uuids = catalog_of(directory) if directory is not None else ({}, {})
             store.catalog.update(found)
             broker = Broker(lambda _: 0, limits, store)
             broker.scheduler.report = lambda *_: None  # Of policies that are not applied: a start says so.
-            for number in numbers:
-                store.logs[number] = Log(number, uuid4().bytes, 0, store.filling, durable=True)
+            for number, uuid in uuids.items():
+                log = Log(number, uuid, 0, store.filling, durable=True)
+                store.logs[number] = store.by_uuid[uuid] = log
             broker.restore(0)
             left = [f"{one} (left aside, cannot be used)" for one in broker.left_aside]
             return [*left, *declare_topology(broker, config, 0)]

@@ -22,6 +22,7 @@ from broker.core.catalog import (
 from broker.core.exchange.base import Choose
 from broker.core.metadata import Change, LocalMetadata, MetadataStore
 from broker.core.scheduler import Scheduler
+from broker.core.upgrading import upgrade
 from broker.core.vhost import VHost, VHostLimits
 from broker.log.errors import Corrupt
 from broker.log.store import Store
@@ -71,12 +72,13 @@ class Broker:
         store = self.store
         if store is None:
             return
+        upgrade(store)
         try:
             damage.recall(store)
         except OSError as error:
             self.scheduler.report("damage that is known cannot be looked at", error)
         self._try_again(store)
-        owned: set[int] = set()
+        owned: set[bytes] = set()
         for entry in read_catalog(store.catalog):
             if isinstance(entry, Unreadable):
                 self.leave_aside(entry.key, entry.why)
@@ -88,7 +90,7 @@ class Broker:
                 owned.update(self._restore(entry, store, now_ms))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not keep the others away
                 self.leave_aside(entry.key, f"{type(error).__name__}: {error}")
-        orphans = [log for log in store.logs.values() if log.number not in owned]
+        orphans = [log for log in store.logs.values() if log.uuid not in owned]
         for log in orphans if not self.aside else ():
             store.drop_log(log)
         for vhost in self.vhosts.values():
@@ -139,8 +141,8 @@ class Broker:
         del self.aside[key]
         self.store.delete(ASIDE + key)
 
-    def _restore(self, entry: Entry, store: Store, now_ms: int) -> Collection[int]:
-        """One entry comes back; returns the numbers of its logs."""
+    def _restore(self, entry: Entry, store: Store, now_ms: int) -> Collection[bytes]:
+        """One entry comes back; returns the uuids of its logs."""
         vhost = self.add_vhost(entry.names[0])
         clean = store.recovered.clean
         if entry.kind in (POLICY, OPERATOR_POLICY):
@@ -152,13 +154,13 @@ class Broker:
             assert vhost.topics is not None
             return vhost.topics.restore(entry.names[1], entry.known, entry.arguments)
         elif entry.kind == EXCHANGE:
-            log = store.logs[entry.known["log"]] if "log" in entry.known else None
+            log = store.by_uuid[entry.known["log"]] if "log" in entry.known else None
             vhost.restore_exchange(entry.names[1], entry.known, entry.arguments, log, clean=clean)
-            return () if log is None else (log.number,)
+            return () if log is None else (log.uuid,)
         elif entry.kind == QUEUE:
-            log = store.logs[entry.known["log"]]
+            log = store.by_uuid[entry.known["log"]]
             vhost.restore_queue(entry.names[1], entry.known, entry.arguments, log, now_ms=now_ms, clean=clean)
-            return (log.number,)
+            return (log.uuid,)
         else:
             _, source, kind, destination, routing_key, _ = entry.names
             vhost.restore_binding(source, kind, destination, routing_key, entry.arguments)

@@ -5,20 +5,20 @@ and may be as deep as on the wire. Exclusive queues are not in it: they go with 
 
 | key | the first table |
 |---|---|
-| `x` vhost, name | type, auto_delete, internal, number of the log of one that delays |
-| `q` vhost, name | auto_delete, number of the log, expirations: whether messages with one of their own have come in |
+| `x` vhost, name | type, auto_delete, internal, uuid of the log of one that delays |
+| `q` vhost, name | auto_delete, uuid of the log, expirations: whether messages with one of their own have come in |
 | `b` vhost, source, destination kind, destination, routing key, digest of the arguments | empty |
 | `p`, `o` vhost, name of a policy or an operator policy | pattern, apply-to, priority; the second is its definition |
-| `t` vhost, name | of a topic: id, internal, numbers of the logs, starts; the second are its overrides |
+| `t` vhost, name | of a topic: id, internal, uuids of the logs, starts; the second are its overrides |
 | `B` vhost, scope of the broker's configuration (`topics.broker_config`) | empty; the second are its overrides |
 | `A` vhost, seven parts of an ACL (`access_lists`) | empty |
 | `U` user, SCRAM mechanism | the credential |
-| `R` vhost, queue | number of the queue's log; the second are its replays by id (`replays`) |
+| `R` vhost, queue | uuid of the queue's log; the second are its replays by id (`replays`) |
 | `D` uuid of a log | empty; what of the log cannot be read, see `damage` |
 | `?` a whole key | the value of an entry that a start could not use: it waits there for one that can |
 
 Keys `s`, `k` and `m` (vhost, topic, partition) and `n` have values of their own, see `topics.registry`; `H` is a secret
-of 32 octets, which the salts of SCRAM are made of.
+of 32 octets, which the salts of SCRAM are made of; `f` is the format of all this, see `upgrading`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ from protocol.amqp.fields import decode_table, encode_table
 if TYPE_CHECKING:
     from broker.core.policies import Policy
     from broker.core.queue import Queue
-    from broker.log.log import Log
-    from broker.log.store import Store
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"
 BROKER_CONFIG = b"B"
 ACL, SCRAM, SCRAM_SECRET = b"A", b"U", b"H"
 REPLAYS = b"R"
+FORMAT = b"f"
 ASIDE, DAMAGE = b"?", b"D"
 KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: "policy",
               OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry",
@@ -84,7 +83,12 @@ def value(known: Mapping[str, Any], arguments: Mapping[str, Any]) -> bytes:
     return encode_table(known) + encode_table(arguments)
 
 
-def exchange_known(kind: str, *, auto_delete: bool, internal: bool, log: int | None) -> dict[str, Any]:
+def partition_key(kind: bytes, vhost: str, topic: str, index: int) -> bytes:
+    """The key of something that is written down of a partition: PRODUCERS, TIMES, CLEANED."""
+    return key(kind, vhost, topic, str(index))
+
+
+def exchange_known(kind: str, *, auto_delete: bool, internal: bool, log: bytes | None) -> dict[str, Any]:
     """What is known of an exchange: its definition, and the log of what waits in it."""
     known: dict[str, Any] = {"type": kind, "auto_delete": auto_delete, "internal": internal}
     if log is not None:
@@ -92,7 +96,7 @@ def exchange_known(kind: str, *, auto_delete: bool, internal: bool, log: int | N
     return known
 
 
-def queue_known(*, auto_delete: bool, log: int | None, expirations: bool = False) -> dict[str, Any]:
+def queue_known(*, auto_delete: bool, log: bytes | None, expirations: bool = False) -> dict[str, Any]:
     """What is known of a queue: its definition, and which log is its; none of one that no restart finds."""
     known: dict[str, Any] = {"auto_delete": auto_delete}
     if log is not None:
@@ -100,18 +104,6 @@ def queue_known(*, auto_delete: bool, log: int | None, expirations: bool = False
     if expirations:
         known["expirations"] = True
     return known
-
-
-def new_logs(store: Store, count: int) -> list[int]:
-    """What definitions are to call the next `count` logs that are made; makes none."""
-    return list(range(store.next_log, store.next_log + count))
-
-
-def make_log(store: Store, number: int) -> Log:
-    """The log that a new definition names, made."""
-    log = store.create_log(durable=True)
-    assert log.number == number, f"log {log.number} was made for a definition that names {number}"
-    return log
 
 
 def replays_key(queue: Queue) -> bytes:
@@ -122,7 +114,7 @@ def replays_key(queue: Queue) -> bytes:
 def replays_value(queue: Queue, rows: Mapping[str, Any]) -> bytes:
     """They, by id, and whose they are."""
     assert queue.backlog is not None
-    return value({"log": queue.backlog.log.number}, rows)
+    return value({"log": queue.backlog.log.uuid}, rows)
 
 
 def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]:
@@ -131,7 +123,7 @@ def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]
     if octets is None or queue.backlog is None:
         return {}
     known, position = decode_table(octets, 0, len(octets))
-    return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.number else {}
+    return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.uuid else {}
 
 
 def digest(arguments: Mapping[str, Any]) -> str:

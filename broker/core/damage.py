@@ -26,9 +26,8 @@ LOOKED_AT_ONCE = 1000
 
 def recall(store: Store) -> None:
     """Before anything is counted: what earlier runs have found. Raises OSError."""
-    logs = {log.uuid: log for log in store.logs.values()}
     for key in [key for key in store.catalog if key[:1] == catalog.DAMAGE]:
-        log = logs.get(key[1:])
+        log = store.by_uuid.get(key[1:])
         found = [log.recall_gap(gap) for gap in _gaps(store.catalog[key])] if log is not None else []
         if not any(found):
             store.delete(key)
@@ -36,7 +35,7 @@ def recall(store: Store) -> None:
 
 def note(store: Store) -> list[Log]:
     """What was found since the last time is written; returns the logs."""
-    found = list(dict.fromkeys(store.filling.gapped))
+    found = [store.by_uuid[uuid] for uuid in dict.fromkeys(store.filling.gapped) if uuid in store.by_uuid]
     store.filling.gapped.clear()
     for log in found:
         if log.durable:
@@ -46,7 +45,7 @@ def note(store: Store) -> list[Log]:
 
 def let_go(log: Log) -> None:
     """What was damaged outside of segments has been moved on without it, and cannot be put back: it is done with."""
-    for gap in log.lost:
+    for gap in log.lost if log.replica is None else ():  # Other brokers have what is lost here.
         if not gap.place.startswith("logs/"):
             log.settle(gap.first, gap.end)
 

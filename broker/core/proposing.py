@@ -146,7 +146,7 @@ class Proposing:
         log = None
         router = ROUTERS[kind](arguments, self._choose)  # It checks the arguments.
         if self.store is not None and durable and exchange_state.wants_log(router):
-            (log,) = catalog.new_logs(self.store, 1)
+            log = self.store.new_uuid()
         known = catalog.exchange_known(kind, auto_delete=auto_delete, internal=internal, log=log)
         change = Change(catalog.EXCHANGE, (self.name, name), known, arguments, kept=durable, durable=durable)
         return Proposal((change,), (self.guard("absent", catalog.EXCHANGE, name),), None)
@@ -200,7 +200,7 @@ class Proposing:
         log = None
         # An exclusive queue ends with its connection, so no restart finds it, durable or not.
         if durable and not exclusive and self.store is not None:
-            (log,) = catalog.new_logs(self.store, 1)
+            log = self.store.new_uuid()
         change = Change(
             catalog.QUEUE,
             (self.name, name),

@@ -173,8 +173,7 @@ class VHost(Proposing):
                 exchange.state.close()
             self.unbinding.leave(exchange)
             return
-        number = change.known.get("log")
-        log = catalog.make_log(self.store, number) if self.store is not None and number is not None else None
+        log = self._make_log(change)
         self._make_exchange(name, change.known, change.arguments, log, durable=change.durable)
 
     def _make_exchange(
@@ -194,6 +193,11 @@ class VHost(Proposing):
         exchange.state = exchange_state.attach(self, exchange, log)
         return exchange
 
+    def _make_log(self, change: Change) -> Log | None:
+        """The log that a new definition names, if it names one."""
+        uuid = change.known.get("log")
+        return self.store.create_log(durable=True, uuid=uuid) if self.store is not None and uuid is not None else None
+
     def _apply_queue(self, change: Change) -> None:
         name = change.names[1]
         if change.gone:
@@ -204,8 +208,7 @@ class VHost(Proposing):
             queue.close()
             self.forget_destination(queue)
             return
-        number = change.known.get("log")
-        log = catalog.make_log(self.store, number) if self.store is not None and number is not None else None
+        log = self._make_log(change)
         queue = self._make_queue(
             name, change.known, change.arguments, log, durable=change.durable, owner=change.owner,
             now_ms=self.scheduler.now_ms,
@@ -323,6 +326,6 @@ class VHost(Proposing):
         its frame, whoever decides about definitions."""
         if queue.kept and queue.backlog is not None:
             known = catalog.queue_known(
-                auto_delete=queue.auto_delete, log=queue.backlog.log.number, expirations=queue.has_expirations
+                auto_delete=queue.auto_delete, log=queue.backlog.log.uuid, expirations=queue.has_expirations
             )
             self.keep(catalog.key(catalog.QUEUE, self.name, queue.name), catalog.value(known, queue.arguments))

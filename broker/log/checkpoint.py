@@ -31,7 +31,7 @@ from broker.log.extents import Extent, Source, clip
 from broker.log.log import Log
 from broker.log.recovering import NEVER_CUT, NOTHING_KEPT
 from broker.log.rewriting import Rewriting, plan
-from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder
+from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder, log_of
 from broker.log.store import Store
 
 CARRY_BYTES_MAX = 64 << 10
@@ -110,6 +110,8 @@ class Checkpoint:
         self._rewritings: list[Rewriting] = []
         self._dead: list[tuple[Log, str]] = []
         self._doomed: list[str] = []
+        self._reused: set[str] = set()
+        """Of the folders that are doomed those of a log that has come back: only files that it does not name go."""
         self._named: dict[str, set[str]] = {}
 
     def steps(self) -> Generator[Step, None, None]:
@@ -139,6 +141,7 @@ class Checkpoint:
             yield None
         # What is doomed by now the new checkpoint will not name; what is dropped from here on it may.
         self._doomed, store.doomed = store.doomed, []
+        self._reused = {name for name in self._doomed if name.endswith("/") and log_of(name) in store.by_uuid}
         payloads: list[list[bytes]] = [[]]
         yield from self._capture(payloads)
         captured = store.frame if store.dirty else store.frame - 1
@@ -159,10 +162,11 @@ class Checkpoint:
         if isinstance(old, CheckpointFile):
             old.close()
             self._doomed.append(old.name)
-        yield lambda: _remove(store.disk, self._doomed + [name for _, name in self._dead])
-        if not store.swept:
+        gone = [name for name in self._doomed if name not in self._reused] + [name for _, name in self._dead]
+        yield lambda: _remove(store.disk, gone)
+        if self._named:
             yield lambda: _sweep(store.disk, self._named)
-            store.swept = True
+        store.swept = True
 
     def _give_back(self) -> None:
         """What was to be removed, and what was made for nothing, is left for the next checkpoint."""
@@ -289,12 +293,14 @@ class Checkpoint:
             for segment in dead:
                 segment.close()
                 self._dead.append((log, segment.name))
-        if log.lost_segments or not self._store.swept:
+        folder = log_folder(log.uuid)
+        is_swept = folder + "/" in self._reused or (log.has_folder and not self._store.swept)
+        if log.lost_segments or is_swept:
             named = {segment.name for segment in log.segments}
             self._dead += [(log, name) for name in set(log.lost_segments) - named]
             log.lost_segments.clear()
-            if log.has_folder and not self._store.swept:
-                self._named[log_folder(log.uuid)] = named
+            if is_swept:
+                self._named[folder] = named
 
     def _capture_log(self, log: Log, add: Callable[[bytes], None]) -> None:
         log.volatile.forget_below(log.settled.floor)
@@ -302,7 +308,7 @@ class Checkpoint:
         segments = [entries.SegmentState(one.base, one.end, one.size) for one in log.segments]
         # What a restart drops is settled for whoever reads this.
         settled = log.settled.union(log.volatile)
-        add(entries.state(log.number, log.next_offset, settled, segments, log.epochs, ()))
+        add(entries.state(log.number, log.next_offset, settled, segments, log.epochs.starts, ()))
         if log.kept_from != NOTHING_KEPT:
             add(entries.keep(log.number, log.kept_from))
         anew = [entries.Edition(one.base, one.edition, one.gaps) for one in log.segments if one.edition]

@@ -65,13 +65,13 @@ def files_of(path: Path) -> list[Path]:
     return [*checkpoints[-1:], *journals, *sorted(path.glob("logs/*/*.log"))]
 
 
-def catalog_of(path: Path) -> tuple[dict[bytes, bytes], set[int]]:
-    """(the catalog, the numbers of the logs) as the files of a data directory leave them; damage is stepped over.
+def catalog_of(path: Path) -> tuple[dict[bytes, bytes], dict[int, bytes]]:
+    """(the catalog, the uuids of the logs by their numbers) as the files of a data directory leave them.
 
-    Raises OSError.
+    Damage is stepped over. Raises OSError.
     """
     catalog: dict[bytes, bytes] = {}
-    logs: set[int] = set()
+    logs: dict[int, bytes] = {}
     for file in files_of(path):
         for found in dump(file) if not is_segment(file) else ():
             if not isinstance(found, FoundEntry):
@@ -81,9 +81,9 @@ def catalog_of(path: Path) -> tuple[dict[bytes, bytes], set[int]]:
             elif found.kind == "delete":
                 catalog.pop(found.value[0], None)
             elif found.kind == "open":
-                logs.add(found.value[0])
+                logs[found.value[0]] = found.value[1]
             elif found.kind == "drop":
-                logs.discard(found.value[0])
+                logs.pop(found.value[0], None)
     return catalog, logs
 
 

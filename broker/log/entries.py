@@ -37,7 +37,9 @@ BEGIN, PUT, DELETE, OPEN, DROP, STATE, APPEND, VOLATILE, SETTLE, RETURN, TRUNCAT
 )
 SETTLE_EACH, KEEP, EDITIONS = 16, 17, 18
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FORMAT_VERSIONS = (1, FORMAT_VERSION)
+"""Those that can be read. What is different since 1 is in the catalog's values, so its owner brings them along."""
 _BEGIN = struct.Struct(">BHQQII")
 _PUT = struct.Struct(">BHI")
 _OPEN = struct.Struct(">BI16s")

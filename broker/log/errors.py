@@ -13,3 +13,11 @@ class Corrupt(StorageError):
 
 class Offline(StorageError):
     """A write or a sync failed; nothing more is promised until a restart has read back what the disk really holds."""
+
+
+class OutOfPlace(StorageError):
+    """A batch of another broker does not begin where the log ends."""
+
+
+class Uncommitted(StorageError):
+    """Something of a replicated log was to be settled that a truncation may still take away."""

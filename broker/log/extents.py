@@ -6,7 +6,7 @@ a segment after a restart, which is one extent until somebody reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from broker.log.disk import FileRange
@@ -109,14 +109,23 @@ def clip(extents: Sequence[Extent], offset: int) -> list[Extent]:
     return kept
 
 
-def shrink(extent: Extent, offset: int) -> Extent:
-    """The part of an extent that is below `offset`, the first of a batch. Raises Corrupt and OSError."""
-    position = 0
-    while position < extent.size:
+def is_empty(first: int, end: int) -> bool:
+    """Whether there are no offsets in [first, end)."""
+    return first >= end
+
+
+def shrink(extent: Extent, offset: int, is_done: Callable[[int, int], bool] = is_empty) -> Extent:
+    """The part of an extent that is below `offset`, the first of a batch. Raises Corrupt and OSError.
+
+    Nothing is read once `is_done` says that nobody needs what may follow below `offset`: from there on a checkpoint
+    that did not come to its end may have left anything.
+    """
+    position, end = 0, extent.first
+    while position < extent.size and not is_done(end, offset):
         header = _header(extent.source.read(extent.position + position, HEADER_SIZE), 0, extent)
         if header.base_offset >= offset:
             break
-        position += header.size
+        position, end = position + header.size, header.next_offset
     return extent._replace(end=offset, size=position)
 
 

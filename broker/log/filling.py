@@ -20,8 +20,8 @@ class Filling:
         """Those to which one record came, perhaps more than once; it may be settled, or no longer alone."""
         self.settled: list[tuple[int, int]] = []
         """(log, offset): offsets that earlier frames have carried, settled one by one."""
-        self.gapped: list[Log] = []
-        """Those in which damage was found; whoever owns the catalog notes it there."""
+        self.gapped: list[bytes] = []
+        """The uuids of those in which damage was found; whoever owns the catalog notes it there."""
 
     def __bool__(self) -> bool:
         return bool(self.dirty or self.alone or self.settled)

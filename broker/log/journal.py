@@ -162,7 +162,8 @@ class Write:
 class Journal:
     """The files and the ends. `epoch` is that of this run of the broker."""
 
-    __slots__ = ("_disk", "_flying", "_rotate", "_writes_sync", "end", "epoch", "files", "synced", "written")
+    __slots__ = ("_disk", "_flying", "_flying_payload", "_rotate", "_writes_sync", "end", "epoch", "files", "synced",
+                 "written")  # fmt: skip
 
     def __init__(self, disk: Disk, epoch: int, files: list[JournalFile], end: int) -> None:
         self._disk = disk
@@ -170,6 +171,7 @@ class Journal:
         self.files = files
         self.end = self.written = self.synced = end
         self._flying: Write | None = None
+        self._flying_payload: bytes | None = None  # In one piece, once somebody has read of it.
         self._writes_sync = True
         self._rotate = True  # Every run begins a file of its own: nothing is appended to what an older run left.
 
@@ -195,7 +197,7 @@ class Journal:
 
     def finish(self, write: Write) -> None:
         """The write has succeeded."""
-        self._flying = None
+        self._flying = self._flying_payload = None
         self.written = self.end
         if write.sync:
             self.synced = self.end
@@ -204,8 +206,11 @@ class Journal:
         """Octets from a logical position on, all in one file. Raises OSError."""
         flying = self._flying
         if flying is not None and position >= flying.position:
+            payload = self._flying_payload
+            if payload is None:
+                payload = self._flying_payload = b"".join(flying.parts)
             start = position - flying.position - frames.HEADER_SIZE
-            return b"".join(flying.parts)[start : start + size]
+            return payload[start : start + size]
         for journal_file in reversed(self.files):
             if position >= journal_file.base:
                 assert journal_file.file is not None

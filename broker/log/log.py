@@ -1,4 +1,4 @@
-"""Hot path. A log: record batches by offset, wherever they lie, and which offsets are settled.
+"""Hot path. A log: what goes into it and into a frame, and which offsets are settled. `reading` has what comes out.
 
 Budget: 3 µs per append of a run, 0.5 µs per settled range; held by `jackalope bench log`. Knows nothing of what the
 records say, nor of threads: `Store` cuts what is pending into a frame and tells the log where it went.
@@ -20,34 +20,23 @@ before what is pending.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from operator import attrgetter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from broker.log import entries, extents
 from broker.log.ackset import AckSet
-from broker.log.disk import FileRange
-from broker.log.errors import Corrupt
-from broker.log.extents import Batch, Extent, Source, clip
+from broker.log.cutting import VOLATILE_CHUNKS, Cutting, ReplicaPort
+from broker.log.epochs import EpochCache
+from broker.log.errors import OutOfPlace, Uncommitted
+from broker.log.extents import Batch, Extent, clip
 from broker.log.filling import Filling
-from broker.log.gaps import Gap, cut_out, step_over
-from broker.log.recovering import NEVER_CUT, NOTHING_KEPT, Pending, Recovering
+from broker.log.gaps import Gap
+from broker.log.recovering import NEVER_CUT, NOTHING_KEPT, Pending
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment
-from protocol.kafka.records import BatchHeader, Octets, encode_batch, encode_one, parse_header
-
-_END, _SIZE = attrgetter("end"), attrgetter("size")
-_new = tuple.__new__
-"""Of a NamedTuple, at half the price."""
+from protocol.kafka.records import CorruptBatch, Octets, encode_batch, parse_header
 
 OPEN_RECORDS_MAX = 64
 OPEN_BYTES_MAX = 16 << 10
 """A batch is gone on with up to this at least. Larger ones gain a queue nothing, and are settled, whole, later."""
-RANGE_BYTES_MIN = 32 << 10
-"""Less is sooner read than sent from its file: many may read it, and it has to be asked for piece by piece."""
-VOLATILE_CHUNKS = 64
-"""From this number of bitmaps on, those that are settled are looked for and forgotten."""
 
 
 class Layout(NamedTuple):
@@ -70,20 +59,19 @@ class Layout(NamedTuple):
 QUEUE = Layout()
 
 
-class Log(Recovering):
+class Log(Cutting):
     """One log. Made by `Store.create_log` and by recovery only."""
 
     __slots__ = (
-        "_open", "_open_bytes", "_open_count", "_volatile_chunks_max", "epoch", "gaps",
-        "has_folder", "has_waste", "layout",
-        "number", "render", "seen_offset", "truncated_to", "uuid",
+        "_open", "_open_bytes", "_open_count", "has_folder", "has_waste", "layout", "seen_offset", "uuid",
     )  # fmt: skip
 
-    def __init__(self, number: int, uuid: bytes, epoch: int, filling: Filling, *, durable: bool) -> None:
+    def __init__(self, number: int, uuid: bytes, leader_epoch: int, filling: Filling, *, durable: bool) -> None:
         self.number = number
         self.uuid = uuid
         self.durable = durable  # Whether a restart finds it again.
-        self.epoch = epoch  # Of the leader, stamped on every batch.
+        self.leader_epoch = leader_epoch
+        self.replica: ReplicaPort | None = None
         self._filling = filling
         self.layout = QUEUE
         self.has_waste = False
@@ -100,20 +88,17 @@ class Log(Recovering):
         """Everything below may have been delivered before the last start."""
         self.extents: list[Extent] = []
         self.segments: list[Segment] = []
-        self.epochs: list[tuple[int, int]] = []
-        """(leader epoch, offset of its first batch), ascending (KIP-101)."""
+        self.epochs = EpochCache()
         self.volatile = AckSet()
         """What a restart drops, wherever it is: one bit an offset where such and others take turns."""
         self._volatile_chunks_max = VOLATILE_CHUNKS
         self.gaps: list[Gap] = []
-        """What of it was found to be damaged; no extent has it any more."""
         self.pending: list[Pending] = []
         self._open: list[bytes] = []  # Records of the last batch, which may still grow.
         self._open_first = self._open_count = self._open_bytes = self._open_ms = 0
         self.alone: Any = None
         """What `render` will make the one record of, whose offset is `_open_first`; None when there is none."""
         self.render: Callable[[Any], bytes] = bytes
-        """Makes the record, with the offset delta 0, of what `append_alone` was given."""
         self.dirty = False
         self.truncated_to: int | None = None
         self.lowest_cut = NEVER_CUT
@@ -126,10 +111,13 @@ class Log(Recovering):
         self._recovered_cuts: list[int] = []
         self._cut_end = 0  # Behind the last offset that any frame has carried.
 
-    @property
-    def high_watermark(self) -> int:
-        """What readers of a topic may see; on a single node all that is synced."""
-        return self.synced_offset
+    def begin_epoch(self, leader_epoch: int) -> None:
+        """What is appended here from now on is of this leader epoch; a batch that may still grow is of the last one.
+
+        A log that nobody replicates is led by each run of the broker, so it has the run's epoch.
+        """
+        self._close_batch()
+        self.leader_epoch = leader_epoch
 
     def _mark(self) -> None:
         if not self.dirty:
@@ -163,10 +151,37 @@ class Log(Recovering):
         return first
 
     def append_batch(self, octets: Octets, count: int) -> None:
-        """Append a batch of `count` offsets as it is: it says `next_offset` and `epoch` already, see `place_batch`."""
+        """Append a batch of `count` offsets that says `next_offset` and `leader_epoch` already, see `place_batch`."""
         self._close_batch()
         self._add(self.next_offset, count, octets, volatile=False)
         self.next_offset += count
+
+    def append_replica(self, octets: Octets) -> None:
+        """Append whole batches of the leader's, verbatim: they say their own offsets and leader epochs.
+
+        Raises CorruptBatch for what is no batch, and OutOfPlace unless the first begins at `next_offset` and each of
+        the others behind the one before; then nothing is appended. Checksums are looked at by whoever received them.
+        The octets are the log's from now on: nobody else may change them any more.
+        """
+        self._close_batch()
+        batches: list[tuple[int, Pending]] = []
+        whole, position, end = memoryview(octets), 0, self.next_offset
+        while position < len(whole):
+            header = parse_header(whole, position)
+            if header.base_offset != end:
+                raise OutOfPlace(f"log {self.uuid.hex()} ends before {end}, a batch begins at {header.base_offset}")
+            if header.size > len(whole) - position:
+                raise CorruptBatch(f"a batch of {header.size} octets, {len(whole) - position} are there")
+            end = header.next_offset
+            one = whole[position : position + header.size]
+            batches.append((header.leader_epoch, Pending(header.base_offset, end, one, volatile=False)))
+            position += header.size
+        for epoch, batch in batches:
+            self.pending.append(batch)
+            self.epochs.begin(epoch, batch.first)
+        self.next_offset = end
+        if batches and not self.dirty:
+            self._mark()
 
     def _add_batch(self, first: int, records: bytes, count: int, timestamp_ms: int, *, volatile: bool) -> None:
         pack, attributes = self.layout.pack, 0
@@ -177,7 +192,7 @@ class Log(Recovering):
             count - 1,
             count,
             records,
-            leader_epoch=self.epoch,
+            leader_epoch=self.leader_epoch,
             base_timestamp_ms=timestamp_ms,
             max_timestamp_ms=timestamp_ms,
             attributes=attributes,
@@ -186,8 +201,8 @@ class Log(Recovering):
 
     def _add(self, first: int, count: int, octets: Octets, *, volatile: bool) -> None:
         self.pending.append(Pending(first, first + count, octets, volatile))
-        if not self.epochs or self.epochs[-1][0] < self.epoch:
-            self.epochs.append((self.epoch, first))
+        if self.epochs.latest < self.leader_epoch:
+            self.epochs.begin(self.leader_epoch, first)
         if not self.dirty:
             self._mark()
 
@@ -248,21 +263,18 @@ class Log(Recovering):
             self._add_volatile(first, end)
         return first
 
-    def _add_volatile(self, first: int, end: int) -> None:
-        volatile = self.volatile
-        volatile.add(first, end)
-        if len(volatile.chunks) >= self._volatile_chunks_max:
-            volatile.forget_below(self.settled.floor)
-            # As many again may come before the next look: it costs each of them the same, however many are alive.
-            self._volatile_chunks_max = max(VOLATILE_CHUNKS, 2 * len(volatile.chunks))
-
     def settle(self, first: int, end: int) -> None:
-        """[first, end) are done with."""
+        """[first, end) are done with. Raises Uncommitted for what of a replicated log its leader may still lose."""
+        if self.replica is not None and end > self.replica.high_watermark:
+            raise Uncommitted(
+                f"log {self.uuid.hex()}: {first} to {end - 1} were to be settled, "
+                f"the high watermark is {self.replica.high_watermark}"
+            )
         self.settled.add(first, end)
         if self.returns:
             self._forget_returns(first, end)
         if self.alone is not None and first <= self._open_first < end:
-            if self._open_first < self.kept_from:
+            if self._open_first < self.kept_from and self.replica is None:
                 self.alone = None  # It is written nowhere.
             else:
                 self._join()
@@ -272,6 +284,9 @@ class Log(Recovering):
 
     def settle_one(self, offset: int) -> None:
         """The same of one offset, for less."""
+        if self.replica is not None:
+            self.settle(offset, offset + 1)  # Its followers are told together with all else of its frame.
+            return
         settled = self.settled
         if offset != settled.floor or settled.chunks:
             settled.add(offset, offset + 1)
@@ -326,281 +341,3 @@ class Log(Recovering):
     def dropped(self) -> None:
         """The log is gone: what came alone is written nowhere."""
         self.alone = None
-
-    def epoch_end(self, epoch: int) -> int:
-        """The offset behind the last batch of the leader `epoch` or before (OffsetsForLeaderEpoch)."""
-        for later, first in self.epochs:
-            if later > epoch:
-                return first
-        return self.next_offset
-
-    # Into a frame.
-
-    def cut(self, parts: list[bytes], journal: Source, position: int) -> int:
-        """Add what has changed to a frame that is being filled; returns the position behind it.
-
-        `position` is where the next entry will stand in the journal.
-        """
-        self._close_batch()
-        self.dirty = False
-        if self.truncated_to is not None:
-            parts.append(entries.truncate(self.number, self.truncated_to))
-            position += len(parts[-1])
-            self.truncated_to = None
-        if self._keep_is_unwritten:
-            self._keep_is_unwritten = False
-            parts.append(entries.keep(self.number, self.kept_from))
-            position += len(parts[-1])
-        pending, self.pending = self.pending, []
-        if len(pending) == 1:
-            position = self._cut_run(parts, journal, position, pending, volatile=pending[0].volatile)
-            return self._cut_settled(parts, position)
-        index = 0
-        while index < len(pending):
-            stop = index + 1
-            volatile = pending[index].volatile
-            while stop < len(pending) and pending[stop].volatile == volatile:
-                stop += 1
-            position = self._cut_run(parts, journal, position, pending[index:stop], volatile=volatile)
-            index = stop
-        return self._cut_settled(parts, position)
-
-    def cut_alone(self, parts: list[bytes], journal: Source, position: int) -> int:
-        """The same of what came alone; most of what a frame costs that has one message for each of many logs."""
-        raw, self.alone = self.alone, None
-        first, epoch = self._open_first, self.epoch
-        octets = encode_one(first, self.render(raw), epoch, self._open_ms)
-        size = len(octets)
-        parts += (entries.APPEND_HEAD.pack(entries.APPEND, self.number, size), octets)
-        position += entries.APPEND_HEAD.size
-        self._cut_end = first + 1
-        self.extents.append(_new(Extent, (first, first + 1, journal, position, size)))
-        if not self.epochs or self.epochs[-1][0] < epoch:
-            self.epochs.append((epoch, first))
-        return position + size
-
-    def _cut_run(
-        self, parts: list[bytes], journal: Source, position: int, run: Sequence[Pending], *, volatile: bool
-    ) -> int:
-        """One entry of batches; those that are settled already, and not kept, are written nowhere."""
-        covers = self.settled.covers
-        kept_from = NOTHING_KEPT if volatile else self.kept_from
-        run = [batch for batch in run if batch.end > kept_from or not covers(batch.first, batch.end)]
-        if not run:
-            return position
-        parts.append(
-            entries.APPEND_HEAD.pack(
-                entries.VOLATILE if volatile else entries.APPEND, self.number, sum(len(batch.octets) for batch in run)
-            )
-        )
-        position += entries.APPEND_HEAD.size
-        first, end, start = run[0].first, run[0].first, position
-        for batch in run:
-            parts.append(batch.octets)  # type: ignore[arg-type]  # A bytearray is written as well.
-            if position - start >= extents.EXTENT_BYTES_MAX:
-                self.extents.append(Extent(first, end, journal, start, position - start))
-                first, start = batch.first, position
-            end = batch.end
-            position += len(batch.octets)
-        self.extents.append(Extent(first, end, journal, start, position - start))
-        self._cut_end = end
-        if volatile:
-            for batch in run:
-                self._add_volatile(batch.first, batch.end)
-        return position
-
-    def _cut_settled(self, parts: list[bytes], position: int) -> int:
-        """What was settled and returned, as far as a restart has to know."""
-        unwritten, self._unwritten = self._unwritten, []
-        if len(unwritten) > 1:
-            ranges = entries.merged([one for one in unwritten if one[0] < self._cut_end])
-        else:
-            ranges = unwritten if unwritten and unwritten[0][0] < self._cut_end else []
-        if ranges:
-            parts.append(entries.settle(self.number, ranges))
-            position += len(parts[-1])
-            self.prune()
-        if not self.unreturned:
-            return position
-        for offset, count in self.unreturned.items():
-            if offset in self.volatile:
-                continue  # A restart drops it, and gives its number to another.
-            parts.append(entries.returned(self.number, offset, count))
-            position += len(parts[-1])
-        self.unreturned.clear()
-        return position
-
-    # What comes out.
-
-    def read(self, offset: int, *, kept: bool = False) -> Iterator[Batch]:
-        """The batches from the one that holds `offset` on, in order, without those that are wholly settled; with `kept`
-        also those of them that are kept.
-
-        Lazy: at most one extent is in memory at a time. Raises Corrupt and OSError. What is appended meanwhile is seen.
-        """
-        covers = self.is_done if kept else self.settled.covers
-        while True:
-            self.prune()
-            index = bisect_right(self.extents, offset, key=_END)
-            if index >= len(self.extents):
-                break
-            extent = self.extents[index]
-            try:
-                if extent.size > extents.EXTENT_BYTES_MAX:
-                    parts = extents.split(extent)
-                    self.extents[index : index + 1] = parts
-                    extent = parts[0]
-                if not covers(max(offset, extent.first), extent.end):
-                    for header, data, position in extents.batches(extent):
-                        if header.next_offset > offset and not covers(header.base_offset, header.next_offset):
-                            yield Batch(header, data, position)
-                            offset = header.next_offset
-            except Corrupt as error:
-                self._step_over(extent, error)
-                continue
-            offset = extent.end
-        # Only who comes so far ends the batch that may still grow.
-        self._close_batch()
-        for pending in list(self.pending):
-            if pending.end > offset and not covers(pending.first, pending.end):
-                yield Batch(parse_header(pending.octets), bytes(pending.octets), 0)
-
-    def _step_over(self, extent: Extent, error: Corrupt) -> None:
-        """This extent is damaged: what of it can be read takes its place, and the gap is noted.
-
-        Raises what was met if that cannot be found again, and OSError.
-        """
-        index = next((index for index, one in enumerate(self.extents) if one is extent), -1)
-        if index < 0:
-            return  # It has been moved, dropped or cut meanwhile: whoever reads looks again.
-        parts, gap = step_over(extent)
-        if gap is None:
-            raise error
-        self.extents[index : index + 1] = parts
-        if not self.settled.covers(gap.first, gap.end):
-            self.gaps.append(gap)
-            self._filling.gapped.append(self)
-
-    def recall_gap(self, gap: Gap) -> bool:
-        """A gap that an earlier run has found; False if nobody needs what is in it, or it can be read now.
-
-        Raises OSError.
-        """
-        if self.settled.covers(gap.first, gap.end):
-            return False
-        for index, extent in enumerate(self.extents):
-            parts = cut_out(extent, gap) if extent.first <= gap.first < extent.end else None
-            if parts is not None:
-                self.extents[index : index + 1] = parts
-                self.gaps.append(gap)
-                return True
-        return False
-
-    @property
-    def lost(self) -> list[Gap]:
-        """The gaps that have something in them that is not settled."""
-        return [gap for gap in self.gaps if not self.settled.covers(gap.first, gap.end)]
-
-    @property
-    def lost_count(self) -> int:
-        """How many offsets are in them and not settled."""
-        return sum(gap.end - gap.first - self.settled.count(gap.first, gap.end) for gap in self.gaps)
-
-    def stored(self, offset: int, bytes_max: int, end: int) -> list[FileRange]:
-        """Whole extents from `offset` on, below `end`, of up to `bytes_max` octets, as they lie in files.
-
-        Nothing of them is read or checked. None where `offset` is not where one begins, or the first is too large, too
-        small to be worth it, or still on its way to its file. Raises Corrupt and OSError.
-        """
-        self.prune()
-        found: list[FileRange] = []
-        index = bisect_right(self.extents, offset, key=_END)
-        while index < len(self.extents):
-            extent = self.extents[index]
-            if extent.first < offset or not extent.size >= RANGE_BYTES_MIN:
-                break
-            try:
-                if extent.size > max(bytes_max, extents.EXTENT_BYTES_MAX) and not extents.is_one_batch(extent):
-                    self.extents[index : index + 1] = extents.split(extent)
-                    extent = self.extents[index]
-            except Corrupt as error:
-                self._step_over(extent, error)
-                break
-            if extent.size > bytes_max or extent.end > end:
-                break
-            one = extent.source.range(extent.position, extent.size)
-            if one is None:
-                break
-            found.append(one)
-            bytes_max -= extent.size
-            offset = extent.end
-            index += 1
-        return found
-
-    def first_header(self, offset: int) -> BatchHeader | None:
-        """Of the batch with `offset`, or of one not long before; None if there is none. Reads a header only.
-
-        Raises Corrupt and OSError.
-        """
-        self._close_batch()
-        while (index := bisect_right(self.extents, offset, key=_END)) < len(self.extents):
-            extent = self.extents[index]
-            try:
-                return extents.first_header(extent)
-            except Corrupt as error:
-                self._step_over(extent, error)
-        return parse_header(self.pending[0].octets) if self.pending else None
-
-    def first_since(self, timestamp_ms: int) -> BatchHeader | None:
-        """Of the first batch from a time on, also among what is kept, as far as their times never fall; None if there
-        is none. Raises Corrupt and OSError."""
-        low, high = 0, len(self.extents)
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                header = extents.first_header(self.extents[middle])
-            except Corrupt as error:
-                self._step_over(self.extents[middle], error)
-                low, high = 0, len(self.extents)
-                continue
-            if header.max_timestamp_ms < timestamp_ms:
-                low = middle + 1
-            else:
-                high = middle
-        start = self.extents[low - 1].first if low else 0
-        return next((one for one, _, _ in self.read(start, kept=True) if one.max_timestamp_ms >= timestamp_ms), None)
-
-    @property
-    def size_bytes(self) -> int:
-        """Octets of what is in extents or pending, settled or not."""
-        return sum(one.size for one in self.extents) + sum(len(one.octets) for one in self.pending)
-
-    @property
-    def kept(self) -> tuple[int, int]:
-        """(offsets, about how many octets) of what is settled and kept all the same; offsets that only memory has had
-        count where they lie between others."""
-        all_extents, settled, kept_from = self.extents, self.settled, self.kept_from
-        start = bisect_right(all_extents, kept_from, key=_END)
-        if start == len(all_extents):
-            return 0, 0
-        # There may be tens of thousands; of those that are wholly settled only the sizes are looked at.
-        stop = max(bisect_right(all_extents, settled.floor, key=_END), start)
-        size = sum(map(_SIZE, islice(all_extents, start, stop)))
-        count = all_extents[stop - 1].end - max(all_extents[start].first, kept_from) if stop > start else 0
-        settled_end = settled.end
-        for one in islice(all_extents, stop, None):
-            if one.first >= settled_end:
-                break
-            some = settled.count(max(one.first, kept_from), one.end)
-            count += some
-            size += one.size * some // (one.end - one.first)
-        return count, size
-
-    @property
-    def live_count(self) -> int:
-        """Offsets that are in extents or pending and not settled: what a restart would find, and more to come."""
-        settled = self.settled
-        self._close_batch()
-        ranges = [(one.first, one.end) for one in self.extents]
-        ranges += [(one.first, one.end) for one in self.pending]
-        return sum(end - first - settled.count(first, end) for first, end in ranges)

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from broker.log.ackset import AckSet
+from broker.log.epochs import EpochCache
 from broker.log.errors import Corrupt
-from broker.log.extents import Extent, Source, shrink
+from broker.log.extents import Extent, Source, is_empty, shrink
 from broker.log.segment import Segment, clip_segments
 from protocol.kafka.records import Octets, parse_header
 
@@ -53,7 +54,7 @@ class Recovering(Touched):
     unreturned: dict[int, int]
     extents: list[Extent]
     segments: list[Segment]
-    epochs: list[tuple[int, int]]
+    epochs: EpochCache
     pending: list[Pending]
     lost_segments: list[str]
     lowest_cut: int
@@ -90,15 +91,24 @@ class Recovering(Touched):
         self.volatile.truncate(offset)
         if self.kept_from != NOTHING_KEPT:
             self.kept_from = min(self.kept_from, offset)
-        self.epochs = [(epoch, first) for epoch, first in self.epochs if first < offset]
+        self.epochs.truncate(offset)
         for counts in (self.returns, self.unreturned):
             for above in [other for other in counts if other >= offset]:
                 del counts[above]
 
-    def _cut_files(self, extents: list[Extent], offset: int) -> None:
+    def _is_over(self, first: int, end: int) -> bool:
+        """Whether batches of these offsets, if there are any, are not needed."""
+        return is_empty(first, end) or self.is_done(first, end)
+
+    def _cut_files(
+        self,
+        extents: list[Extent],
+        offset: int,
+        is_done: Callable[[int, int], bool] = is_empty,
+    ) -> None:
         self.extents = extents
         self.lost_segments += [one.name for one in self.segments if one.base >= offset]
-        self.segments = clip_segments(self.segments, offset)
+        self.segments = clip_segments(self.segments, offset, is_done)
 
     def recover_append(self, data: bytes, start: int, size: int, source: Source, position: int) -> None:
         """An APPEND that recovery has read: batches at `start` of `data`, which lie at `position` of `source`."""
@@ -116,8 +126,7 @@ class Recovering(Touched):
             if first < 0:
                 first = header.base_offset
             end = header.next_offset
-            if not self.epochs or self.epochs[-1][0] < header.leader_epoch:
-                self.epochs.append((header.leader_epoch, header.base_offset))
+            self.epochs.begin(header.leader_epoch, header.base_offset)
             at += header.size
         self.extents.append(Extent(first, end, source, position, size))
         self._cut_end = end
@@ -155,10 +164,10 @@ class Recovering(Touched):
     def recovered(self) -> None:
         """All entries have been read: no offset that was settled is given out again. Raises Corrupt and OSError."""
         for offset in self._recovered_cuts:
-            self.extents = [shrink(one, offset) if one.end == offset else one for one in self.extents]
+            self.extents = [shrink(one, offset, self._is_over) if one.end == offset else one for one in self.extents]
         if self._recovered_cuts:
             # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
-            self._cut_files(self.extents, self.recovered_cut)
+            self._cut_files(self.extents, self.recovered_cut, self._is_over)
             self._recovered_cuts.clear()
         self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
         # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.

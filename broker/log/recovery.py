@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from broker.log import checkpoint, entries, frames, journal
 from broker.log.disk import Disk
+from broker.log.epochs import EpochCache
 from broker.log.errors import Corrupt, StorageError
 from broker.log.extents import Extent, Source
 from broker.log.journal import Journal, JournalFile
@@ -27,7 +28,8 @@ VERSION_FILE = "format"
 LOST_AND_FOUND = "lost+found"
 """Every new ext file system has it."""
 _LOG_FOLDER = re.compile(r"[0-9a-f]{32}")
-VERSION = b"jackalope storage %d\n" % entries.FORMAT_VERSION
+VERSIONS = [b"jackalope storage %d\n" % version for version in entries.FORMAT_VERSIONS]
+VERSION = VERSIONS[-1]
 
 
 def open_store(disk: Disk, new_uuid: Callable[[], bytes], *, begin: bool = True) -> Store:
@@ -45,12 +47,11 @@ def open_store(disk: Disk, new_uuid: Callable[[], bytes], *, begin: bool = True)
 
 
 def _check_version(disk: Disk) -> None:
+    """Raises StorageError unless this is a directory of ours that can be read, or an empty one."""
     names = disk.names("")
     if VERSION_FILE in names:
-        file = disk.open(VERSION_FILE)
-        found = file.read(0, 100)
-        file.close()
-        if found != VERSION:
+        found = _read_version(disk)
+        if found not in VERSIONS:
             raise StorageError(
                 f"the data directory is of another format: {found.decode('ascii', 'replace').strip()!r} instead of "
                 f"{VERSION.decode().strip()!r}"
@@ -64,10 +65,20 @@ def _check_version(disk: Disk) -> None:
         )
 
 
+def _read_version(disk: Disk) -> bytes:
+    file = disk.open(VERSION_FILE)
+    found = file.read(0, 100)
+    file.close()
+    return found
+
+
 def _make_version(disk: Disk) -> None:
     _check_version(disk)  # Another may have been first.
-    if VERSION_FILE in disk.names(""):
-        return
+    if VERSION_FILE not in disk.names(""):
+        _write_version(disk)
+
+
+def _write_version(disk: Disk) -> None:
     disk.remove(VERSION_FILE + ".new")
     file = disk.open(VERSION_FILE + ".new", create=True)
     file.write(0, (VERSION,))
@@ -112,7 +123,8 @@ class _Recovery:
         store.recovered = self._found
         self._check_segments()
         for log in store.logs.values():
-            log.epoch = store.journal.epoch
+            store.by_uuid[log.uuid] = log  # Only now: in between another may have had its uuid.
+            log.leader_epoch = store.journal.epoch
             log.recovered()
         # All has been read and found good; up to here nothing was changed.
         self._cut(end)
@@ -122,6 +134,8 @@ class _Recovery:
         store.journal.sync_files()
         disk.sync_folder(journal.FOLDER)
         self._remove_strangers()
+        if _read_version(disk) != VERSION:
+            _write_version(disk)  # Before anything is in it that an older broker could not read.
         store.mark_start()
         if begin or self._has_cut:
             # Where something was cut, what was begun has to have a whole frame again.
@@ -298,7 +312,7 @@ class _Recovery:
         store = self._store
         if kind == entries.BEGIN:
             version, store.generation, self._replay_from, self._epoch, store.next_log = value
-            if version != entries.FORMAT_VERSION:
+            if version not in entries.FORMAT_VERSIONS:
                 raise Corrupt(f"format version {version} is not known")
         elif kind == entries.PUT:
             store.catalog[value[0]] = value[1]
@@ -357,7 +371,7 @@ class _Recovery:
         folder = log_folder(log.uuid)
         log.next_offset = state.next_offset
         log.settled = state.settled
-        log.epochs = state.epochs
+        log.epochs = EpochCache(state.epochs)
         for first, end in state.volatile:
             log.settled.add(first, end)
         for base, end, size in state.segments:

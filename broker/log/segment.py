@@ -11,10 +11,10 @@ from __future__ import annotations
 import errno
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from broker.log.disk import Disk, File, FileRange
-from broker.log.extents import Extent, shrink
+from broker.log.extents import Extent, is_empty, shrink
 
 SEGMENT_BYTES_MAX = 64 << 20
 """A segment is freed as a whole; larger ones hold more of what is settled, smaller ones are more files."""
@@ -27,6 +27,11 @@ _NAME = re.compile(r"[0-9]{20}(-[0-9]{5})?\.log")
 def log_folder(uuid: bytes) -> str:
     """Where the segments of a log are."""
     return f"logs/{uuid.hex()}"
+
+
+def log_of(folder: str) -> bytes:
+    """The uuid of the log whose segments are in a folder."""
+    return bytes.fromhex(folder.strip("/").removeprefix("logs/"))
 
 
 def is_segment(name: str) -> bool:
@@ -124,11 +129,13 @@ class Segment:
         self._handles.close(self.name)
 
 
-def clip_segments(segments: Sequence[Segment], offset: int) -> list[Segment]:
+def clip_segments(
+    segments: Sequence[Segment], offset: int, is_done: Callable[[int, int], bool] = is_empty
+) -> list[Segment]:
     """The segments up to `offset`, the first of a batch. Raises Corrupt and OSError."""
     kept = [one for one in segments if one.base < offset]
     for one in kept[-1:]:
         if one.end > offset:
-            one.size = shrink(Extent(one.base, one.end, one, 0, one.size), offset).size
+            one.size = shrink(Extent(one.base, one.end, one, 0, one.size), offset, is_done).size
             one.end = offset
     return kept

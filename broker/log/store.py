@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.log import entries
+from broker.log.cutting import Shipped
 from broker.log.disk import Disk
 from broker.log.extents import OpenSource
 from broker.log.filling import Filling
@@ -29,14 +30,15 @@ HANDLES_MAX = 256
 
 
 class Cut:
-    """A frame on its way: the write, and the logs that will have been synced up to here."""
+    """A frame on its way: the write, the logs that will have been synced up to here, and what followers get of it."""
 
-    __slots__ = ("ends", "frame", "write")
+    __slots__ = ("ends", "frame", "shipped", "write")
 
-    def __init__(self, frame: int, write: Write, ends: list[tuple[Log, int]]) -> None:
+    def __init__(self, frame: int, write: Write, ends: list[tuple[Log, int]], shipped: list[Shipped]) -> None:
         self.frame = frame
         self.write = write
         self.ends = ends
+        self.shipped = shipped
 
 
 @dataclass(slots=True)
@@ -57,8 +59,8 @@ class Store:
     """An open data directory. Made by `recovery.open_store`."""
 
     __slots__ = (
-        "_catalog_entries", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "filling", "frame",
-        "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "pledges",
+        "_catalog_entries", "by_uuid", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "filling",
+        "frame", "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "pledges",
         "promised_count", "recovered", "swept", "sync", "synced_frame",
     )  # fmt: skip
 
@@ -68,6 +70,8 @@ class Store:
         self.handles = Handles(disk, HANDLES_MAX)
         self.sync = True  # flush: ack. Otherwise a frame counts when it is written (flush: os).
         self.logs: dict[int, Log] = {}
+        """By number, which is this directory's own; no number is given out twice."""
+        self.by_uuid: dict[bytes, Log] = {}
         self.catalog: dict[bytes, bytes] = {}
         self.next_log = 1
         self.generation = 0
@@ -104,18 +108,25 @@ class Store:
         if self.catalog.pop(key, None) is not None:
             self._catalog_entries.append(entries.delete(key))
 
-    def create_log(self, *, durable: bool) -> Log:
-        """A new, empty log. One that is not durable may be read like any other, and is gone after a restart."""
-        log = Log(self.next_log, self.new_uuid(), self.journal.epoch, self.filling, durable=durable)
+    def create_log(self, *, durable: bool, uuid: bytes | None = None) -> Log:
+        """A new, empty log. One that is not durable may be read like any other, and is gone after a restart.
+
+        It has the `uuid` of 16 octets that other brokers know it by, or one that nobody has had.
+        """
+        if uuid is None:
+            uuid = self.new_uuid()
+        assert uuid not in self.by_uuid
+        log = Log(self.next_log, uuid, self.journal.epoch, self.filling, durable=durable)
         self.next_log += 1
-        self.logs[log.number] = log
+        log.has_folder = log_folder(uuid) + "/" in self.doomed  # A log that comes back, sooner than its old files go.
+        self.logs[log.number] = self.by_uuid[uuid] = log
         if durable:
             self._catalog_entries.append(entries.open_log(log.number, log.uuid))
         return log
 
     def drop_log(self, log: Log) -> None:
         """The log is gone, with all that is in it; its files are removed after the next checkpoint."""
-        del self.logs[log.number]
+        del self.logs[log.number], self.by_uuid[log.uuid]
         log.dropped()
         for segment in log.segments:
             segment.close()
@@ -159,9 +170,12 @@ class Store:
         start = journal.end + HEADER_SIZE
         position = start + sum(map(len, parts))
         # Logs that are opened in this frame stand before what they hold; a log that is dropped in it holds nothing.
-        ends = []
+        ends: list[tuple[Log, int]] = []
+        shipped: list[Shipped] = []
         for log in dirty:
             if self.logs.get(log.number) is log:
+                if log.replica is not None:
+                    shipped.append(log.shipped())
                 position = log.cut(parts, journal, position)
                 ends.append((log, log.next_offset))
             else:
@@ -170,12 +184,14 @@ class Store:
             if log.alone is not None:  # Else it was settled, or is no longer alone.
                 position = log.cut_alone(parts, journal, position)
                 ends.append((log, log.next_offset))
+                if log.replica is not None:
+                    shipped.append(Shipped(log, log.next_offset - 1, log.next_offset, parts[-1:], [], {}))
         number = self.frame
         self.frame += 1
         if not parts:
             self._synced(number, ends)
             return None
-        return Cut(number, journal.begin(parts, sync=self.sync), ends)
+        return Cut(number, journal.begin(parts, sync=self.sync), ends, shipped)
 
     def finish(self, cut: Cut) -> None:
         """The frame is on the disk."""

@@ -4,6 +4,8 @@ RabbitMQ imports definitions that conflict without a word (rabbit_definitions: a
 here each conflict is told, with its line.
 """
 
+from uuid import uuid4
+
 import pytest
 from click.testing import CliRunner
 
@@ -179,7 +181,7 @@ def test_one_address_of_two_listeners(tmp_path):
 def test_conflicts_with_a_data_directory(tmp_path):
     """They are found beside a running broker, which has the lock, and nothing of the directory is changed."""
     data = tmp_path / "data"
-    store = open_store(RealDisk(data), lambda: bytes(16))
+    store = open_store(RealDisk(data), lambda: uuid4().bytes)
     broker = Broker(lambda _: 0, None, store)
     path = tmp_path / "c.yaml"
     path.write_text(FIRST + "    topics:\n      t: {partitions: 3}\n")

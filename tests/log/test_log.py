@@ -18,7 +18,7 @@ def disk():
 
 
 def open_on(disk):
-    return open_store(disk, lambda: b"\1" * 16)
+    return open_store(disk, disk.new_uuid)
 
 
 def append(log, **how):

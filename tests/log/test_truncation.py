@@ -1,15 +1,18 @@
 """A log that is cut back while its frames and checkpoints are on their way (KIP-101: a follower drops what a leader of
 a later epoch does not have)."""
 
-import itertools
+import os
 import random
 
 import pytest
+from replica_lives import Life
 from sim_disk import SimDisk
 
-from broker.log import checkpoint
+from broker.log import checkpoint, extents
 from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
+
+LIVES = int(os.environ.get("JACKALOPE_TRUNCATION_LIVES", "60"))
 
 
 class Run:
@@ -17,8 +20,7 @@ class Run:
 
     def __init__(self, disk=None):
         self.disk = disk or SimDisk(random.Random(1).randrange)
-        uuids = itertools.count(len(self.disk.names("logs")) * 100 + 1)
-        self.store = open_store(self.disk, lambda: next(uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
         if not self.store.logs:
             self.store.create_log(durable=True)
             self.store.flush()
@@ -91,3 +93,41 @@ def test_what_a_checkpoint_was_to_carry_goes_meanwhile(how, step, monkeypatch):
         run.store.flush()
         run.checkpoint()
         assert run.offsets() == expected
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_what_a_segment_has_behind_a_cut_may_be_anything(is_settled, monkeypatch):
+    """A checkpoint that was cut off while it wrote there leaves old octets beside new ones, sector by sector; whether
+    the batch before the cut is there, or was settled and left out."""
+    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 0)
+    run = Run()
+    for value in (b"a", b"b", b"c"):
+        run.append(value)
+        run.store.flush()
+    if is_settled:
+        run.log.settle(1, 2)
+    run.checkpoint()
+    run.log.truncate(2)
+    run.append(b"y")
+    run.store.flush()
+    [segment] = run.log.segments
+    inode = run.disk.files[segment.name]
+    assert segment.size < len(inode.data)
+    inode.data[segment.size :] = b"\x02" * (len(inode.data) - segment.size)
+    inode.synced = bytes(inode.data)
+    for _ in range(2):
+        run = run.restart()
+        assert run.offsets() == ([0, 2] if is_settled else [0, 1, 2])
+        run.checkpoint()
+
+
+@pytest.mark.parametrize("seeds", range(0, LIVES, 20))
+def test_many_lives_of_replicas(seeds, monkeypatch):
+    """Twenty each (`make truncation`: 5,000 in all), of many crashes, checkpoints and truncations anywhere."""
+    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 700)
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 2000)
+    monkeypatch.setattr(extents, "EXTENT_BYTES_MAX", 1200)
+    lives = [Life(seed).run() for seed in range(seeds, seeds + 20)]
+    assert sum(life.crashes for life in lives) > 40
+    assert sum(life.truncations for life in lives) > 100
+    assert sum(life.deep for life in lives) > 10, "no segment was cut"

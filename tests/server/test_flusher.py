@@ -79,7 +79,7 @@ def spaces():
 @pytest.fixture
 def flusher(disk, spaces):
     """A flusher over a store with two segments, one of which is open for reading."""
-    store = open_store(disk, lambda: b"\1" * 16)
+    store = open_store(disk, disk.new_uuid)
 
     def never(error):
         raise error

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -31,7 +32,7 @@ def failed_start(data, *sets, config=None):
 
 def opened(data):
     """The store of a directory."""
-    return open_store(RealDisk(data), lambda: bytes(16), begin=False)
+    return open_store(RealDisk(data), lambda: uuid4().bytes, begin=False)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@
 synced.
 """
 
+import itertools
+
 from broker.log.errors import StorageError
 
 SECTOR = 512
@@ -109,6 +111,11 @@ class SimDisk:
         self.files = {}
         self.synced_files = {}
         self.unsynced = {}  # Folder -> changes (path, inode or None) since its last sync.
+        self.uuids = itertools.count(1)
+
+    def new_uuid(self):
+        """One that nobody on this disk has had."""
+        return next(self.uuids).to_bytes(16, "big")
 
     def tick(self):
         if self.left is None:
@@ -173,6 +180,7 @@ class SimDisk:
     def remove_folder(self, folder):
         for name in self.names(folder):
             self.remove(f"{folder}/{name}")
+        self.folders.discard(folder)
 
     def sync_folder(self, folder):
         self.maybe_die()

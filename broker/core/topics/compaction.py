@@ -67,6 +67,11 @@ class Cleaned(NamedTuple):
         pairs = (_HORIZON.unpack_from(octets, _STATE.size + index * _HORIZON.size) for index in range(count))
         return Cleaned(offset, tombstones, tuple((first, second) for first, second in pairs))
 
+    def clipped(self, offset: int) -> Cleaned:
+        """The same of a log that ends before `offset` now."""
+        horizons = tuple((ms, min(one, offset)) for ms, one in self.horizons)
+        return Cleaned(min(self.offset, offset), min(self.tombstones, offset), horizons)
+
     def removable(self, before_ms: int) -> int:
         """Tombstones below this offset were seen by a pass before that time."""
         return max((offset for ms, offset in self.horizons if ms <= before_ms), default=0)

@@ -130,7 +130,7 @@ class Partition:
     @property
     def leader_epoch(self) -> int:
         """Of what is appended now."""
-        return self.log.epoch
+        return self.log.leader_epoch
 
     def configure(self, config: TopicConfig) -> None:
         """From now on it has this configuration."""
@@ -173,7 +173,7 @@ class Partition:
             set_max_timestamp(octets, facts.largest_ms)  # Offsets are looked for by it.
         log = self.log
         base = log.next_offset
-        place_batch(octets, base, log.epoch)
+        place_batch(octets, base, log.leader_epoch)
         log.append_batch(octets, header.records)
         self.times.note(log.next_offset, stamp if stamp >= 0 else facts.largest_ms, len(octets))
         if header.producer_id >= 0:
@@ -345,19 +345,11 @@ class Partition:
 
     def epoch_at(self, offset: int) -> int:
         """The leader epoch in which `offset` was appended; -1 when that is not known."""
-        found = -1
-        for epoch, first in self.log.epochs:
-            if first > offset:
-                break
-            found = epoch
-        return found
+        return self.log.epochs.at(offset)
 
     def epoch_end(self, epoch: int) -> tuple[int, int]:
         """(largest epoch up to `epoch`, offset behind it), (-1, -1) when there is none (KIP-101)."""
-        known = [one for one, _ in self.log.epochs if one <= epoch]
-        if not known or epoch > self.leader_epoch:
-            return -1, -1
-        return known[-1], self.log.epoch_end(known[-1])
+        return self.log.epochs.end_of(epoch, self.log.next_offset) if epoch <= self.leader_epoch else (-1, -1)
 
     # What goes.
 
@@ -384,6 +376,18 @@ class Partition:
         """
         self.settled_count += 1
         self.log.settle(first, end)
+
+    def truncate(self, offset: int) -> None:
+        """The log ends before `offset` now, the first of a batch; what was written down of it is for `truncating`.
+
+        Raises Corrupt and OSError.
+        """
+        self.settled_count += 1  # What was read from there on is not to be given again.
+        self.log.truncate(offset)
+        self.times.truncate(offset)
+        self.producers.truncate(offset)
+        self.start_offset = min(self.start_offset, offset)
+        self._begun_offset = min(self._begun_offset, offset)
 
     def wait(self, waiter: Waiter) -> None:
         """Tell it when there is more, until it takes itself out of `waiters`."""

@@ -37,15 +37,22 @@ def check_name(name: str) -> None:
         )
 
 
+UUID_BYTES = 16
+
+
 def packed(numbers: Iterable[int]) -> bytes:
     """One value of a table, which has room for some thousands only."""
     return b"".join([number.to_bytes(8, "big") for number in numbers])
 
 
-def unpacked(value: bytes | list[int]) -> list[int]:
-    """What `packed` has made; a list is how the first versions wrote few."""
-    if isinstance(value, list):
-        return value
+def uuids_of(known: Mapping[str, Any]) -> list[bytes]:
+    """The uuids of a topic's logs, by partition."""
+    uuids: bytes = known["uuids"]
+    return [uuids[at : at + UUID_BYTES] for at in range(0, len(uuids), UUID_BYTES)]
+
+
+def unpacked(value: bytes) -> list[int]:
+    """What `packed` has made."""
     return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
 
 
@@ -95,7 +102,7 @@ class TopicProposing:
         self.check_collision(name)
         self._check_count(partitions, partitions)
         topic = self.made(name, self.store.new_uuid(), check_overrides(overrides), internal=internal)
-        logs = catalog.new_logs(self.store, partitions)
+        logs = [self.store.new_uuid() for _ in range(partitions)]
         starts = [0] * partitions if topic.config.compact else []
         guards = [
             Guard(kind, (self.vhost, name), "absent", self.metadata.revision) for kind in (catalog.TOPIC, catalog.QUEUE)
@@ -112,7 +119,8 @@ class TopicProposing:
                 f"The topic {topic.name} currently has {has} partition(s); {count} would not be an increase.",
             )
         self._check_count(count, count - has)
-        logs = [partition.log.number for partition in topic.partitions] + catalog.new_logs(self.store, count - has)
+        new = [self.store.new_uuid() for _ in range(count - has)]
+        logs = [*(partition.log.uuid for partition in topic.partitions), *new]
         starts = [*starts_of(topic), *[0] * (count - has)] if topic.config.compact else []
         change = self.definition(topic, topic.overrides, logs, starts)
         return Proposal((change,), (self._unchanged(topic),), None)
@@ -123,7 +131,7 @@ class TopicProposing:
         checked = check_overrides(overrides)
         configured = self.made(topic.name, topic.id, checked, internal=topic.internal)
         starts = starts_of(topic) if configured.config.compact else []
-        change = self.definition(topic, checked, [partition.log.number for partition in topic.partitions], starts)
+        change = self.definition(topic, checked, [partition.log.uuid for partition in topic.partitions], starts)
         return Proposal((change,), (self._unchanged(topic),), None)
 
     def propose_delete(self, topic: Topic) -> Proposal[None]:
@@ -139,10 +147,10 @@ class TopicProposing:
         return Topic(name, topic_id, overrides, internal=internal, defaults=self._defaults(internal))
 
     def definition(
-        self, topic: Topic, overrides: Mapping[str, str], logs: Iterable[int], starts: Sequence[int]
+        self, topic: Topic, overrides: Mapping[str, str], logs: Iterable[bytes], starts: Sequence[int]
     ) -> Change:
         """The definition of a topic; `starts` are there where it is compacted: they cannot be told from the logs."""
-        known: dict[str, Any] = {"id": topic.id.hex(), "internal": topic.internal, "logs": packed(logs)}
+        known: dict[str, Any] = {"id": topic.id.hex(), "internal": topic.internal, "uuids": b"".join(logs)}
         if starts:
             known["starts"] = packed(starts)
         return Change(catalog.TOPIC, (self.vhost, topic.name), known, overrides)

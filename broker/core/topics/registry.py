@@ -6,7 +6,7 @@ then; what came behind it is looked through when a producer first sends to the p
 
 | key | value |
 |---|---|
-| `t` vhost, topic | id, internal, numbers of the logs, starts; overrides |
+| `t` vhost, topic | id, internal, uuids of the logs, starts; overrides |
 | `s` vhost, topic, partition | offset up to which it counts, the producers |
 | `m` vhost, topic, partition | its time index, see `times` |
 | `k` vhost, topic, partition | what compaction has done, see `compaction.Cleaned` |
@@ -25,7 +25,15 @@ from broker.core.topics.broker_config import BrokerConfig
 from broker.core.topics.compaction import Cleaned, compact, is_due
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.partition import Partition
-from broker.core.topics.proposing import TopicProposing, check_name, collision, deletion_of, starts_of, unpacked
+from broker.core.topics.proposing import (
+    TopicProposing,
+    check_name,
+    collision,
+    deletion_of,
+    starts_of,
+    unpacked,
+    uuids_of,
+)
 from broker.core.topics.queues import QueueTopics
 from broker.core.topics.rates import Rates
 from broker.core.topics.retention import expire
@@ -177,7 +185,7 @@ class Topics(TopicProposing):
             assert topic is not None
             self._end(topic)
             return False
-        logs = unpacked(change.known["logs"])
+        logs = uuids_of(change.known)
         if topic is None:
             topic = self.made(
                 name, bytes.fromhex(change.known["id"]), change.arguments, internal=change.known["internal"]
@@ -187,8 +195,8 @@ class Topics(TopicProposing):
             topic.configure(change.arguments)
         new = logs[len(topic.partitions) :]
         if new:
-            for number in new:
-                log = catalog.make_log(self.store, number)
+            for uuid in new:
+                log = self.store.create_log(durable=True, uuid=uuid)
                 topic.partitions.append(self._partition(topic, len(topic.partitions), log))
             self.partition_count += len(new)
             for call in self.on_changed:
@@ -252,7 +260,7 @@ class Topics(TopicProposing):
     def _put(self, topic: Topic) -> None:
         """Where its partitions begin has changed, by what is in them: that comes with the data, in the same frame,
         whoever decides about definitions."""
-        logs = [partition.log.number for partition in topic.partitions]
+        logs = [partition.log.uuid for partition in topic.partitions]
         change = self.definition(topic, topic.overrides, logs, starts_of(topic) if topic.config.compact else [])
         self.store.put(change.key, catalog.value(change.known, change.arguments))
 
@@ -320,7 +328,7 @@ class Topics(TopicProposing):
     # What is known of what the logs hold: who has sent it, and when it is from.
 
     def _key(self, kind: bytes, partition: Partition) -> bytes:
-        return catalog.key(kind, self.vhost, partition.topic_name, str(partition.index))
+        return catalog.partition_key(kind, self.vhost, partition.topic_name, partition.index)
 
     def _save(self, partition: Partition) -> None:
         """Write what a restart would have to look for in the log."""
@@ -347,11 +355,11 @@ class Topics(TopicProposing):
 
     # The start.
 
-    def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[int]:
-        """A topic that the catalog knows comes back; returns the numbers of its logs."""
+    def restore(self, name: str, known: Mapping[str, Any], overrides: Mapping[str, str]) -> list[bytes]:
+        """A topic that the catalog knows comes back; returns the uuids of its logs."""
         topic = self.made(name, bytes.fromhex(known["id"]), overrides, internal=known["internal"])
-        logs, starts = unpacked(known["logs"]), unpacked(known.get("starts", b""))
-        for index, log in enumerate([self.store.logs[number] for number in logs]):
+        logs, starts = uuids_of(known), unpacked(known.get("starts", b""))
+        for index, log in enumerate([self.store.by_uuid[uuid] for uuid in logs]):
             partition = self._partition(topic, index, log)
             if index < len(starts):
                 partition.start_offset = starts[index]

@@ -59,6 +59,15 @@ class Times:
         if self._marks and self._marks[0][1] < offset:
             self._marks = [mark for mark in self._marks if mark[1] >= offset]
 
+    def truncate(self, offset: int) -> None:
+        """The log ends before `offset` now: what is behind the last mark that stays has to be looked through again."""
+        # What was noted while something before it was not known yet says nothing of that.
+        limit = min(offset, self._before) if self._before else offset
+        self._marks = [mark for mark in self._marks if mark[1] <= limit]
+        self._largest_ms = self._marks[-1][0] if self._marks else -1
+        self._since = 0
+        self._before = offset
+
     def snapshot(self) -> bytes:
         """The marks, for the catalog; nothing when there are none, or not all that could be told."""
         if self._before or not self._marks:
@@ -76,9 +85,10 @@ class Times:
 
         Raises Corrupt and OSError.
         """
-        before = self._before
-        if not before:
-            return
+        while self._before:  # It changes when the log is cut meanwhile.
+            yield from self._look_through(self._before)
+
+    def _look_through(self, before: int) -> Iterator[int]:
         found = Times(self._log)
         found._interval_bytes = self._interval_bytes
         found._marks = [mark for mark in self._marks if mark[1] <= before]
@@ -90,7 +100,7 @@ class Times:
             found.note(header.next_offset, header.max_timestamp_ms, header.size)
             if count % BATCHES_AT_ONCE == 0:
                 yield BATCHES_AT_ONCE
-        if self._before:  # Else somebody could not wait, and it is done.
+        if self._before == before:  # Else somebody could not wait and it is done, or the log was cut.
             largest_ms = found._largest_ms
             later = [mark for mark in self._marks if mark[1] > before]
             self._marks = found._marks + [(max(time_ms, largest_ms), offset) for time_ms, offset in later]
@@ -168,3 +178,9 @@ def _facts(batch: Batch, start: int, until_ms: int | None) -> Generator[int, Non
     # All records have the batch's time; the first that is there is the one.
     facts = yield from examine(batch.data, batch.position, header, begin, header.base_timestamp_ms - ANY_MS)
     return facts._replace(largest_ms=header.max_timestamp_ms)
+
+
+def clipped(octets: bytes, offset: int) -> bytes:
+    """Return what `snapshot` would have written of a log that ends before `offset`."""
+    marks = [mark for mark in _MARK.iter_unpack(octets[_HEAD.size :]) if mark[1] <= offset]
+    return octets[: _HEAD.size] + b"".join([_MARK.pack(*mark) for mark in marks]) if marks else b""

@@ -23,7 +23,7 @@ def test_the_widest_topic_comes_back(overrides):
         found = world.topics.get("wide")
         assert len(found.partitions) == PARTITIONS_PER_TOPIC_MAX
         assert (again.start_offset, again.log.next_offset) == (1, 2)
-        assert [one.log.number for one in found.partitions] == [one.log.number for one in topic.partitions]
+        assert [one.log.uuid for one in found.partitions] == [one.log.uuid for one in topic.partitions]
 
 
 def test_an_older_catalog_is_read():
@@ -39,6 +39,7 @@ def test_an_older_catalog_is_read():
             "starts": [2],
         }
         world.store.put(key, catalog.value(known, {"cleanup.policy": "compact"}))
+        world.store.delete(catalog.FORMAT)
         world.sync()
         again = world.crash(partition)
         assert (again.start_offset, again.log.next_offset) == (2, 3)

@@ -5,12 +5,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.topics import times
+from broker.core.topics.truncating import truncate
 from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
+OTHER = ["restart", "crash", "save", "catch up", "a step of it", "delete", "truncate"]
 STEP = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 4), st.integers(-50, 50)),
-    st.tuples(st.sampled_from(["restart", "crash", "save", "catch up", "delete"]), st.integers(0, 100), st.just(0)),
+    st.tuples(
+        st.sampled_from(["restart", "crash", "save", "catch up", "a step of it", "delete", "truncate"]),
+        st.integers(0, 100),
+        st.just(0),
+    ),
 )
 
 
@@ -19,9 +25,10 @@ def _often(monkeypatch):
     """Marks every few batches, and few of them."""
     monkeypatch.setattr(times, "INTERVAL_BYTES", 200)
     monkeypatch.setattr(times, "MARKS_MAX", 6)
+    monkeypatch.setattr(times, "BATCHES_AT_ONCE", 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(STEP, max_size=30), st.lists(st.integers(-60, 60), min_size=1, max_size=6))
 def test_against_a_model(steps, asked):
     """The first record at or behind a time, and the one with the largest, whatever was kept or dropped."""
@@ -29,21 +36,38 @@ def test_against_a_model(steps, asked):
         partition = world.partition()
         world.sync()
         written = []  # (offset, time) of every record.
+        bases = []
+        catching_up = None
         for what, number, ago in steps:
             if what == "append":
                 time_ms = NOW_MS + ago
                 base = partition.append(batch(number, time_ms), NOW_MS + 1000).base_offset
+                bases.append(base)
                 written += [(base + delta, time_ms) for delta in range(number)]
                 world.sync()
             elif what == "restart":
+                catching_up = None
                 partition = world.restart(partition)
             elif what == "crash":
+                catching_up = None
+                world.sync()  # What was cut is gone.
                 partition = world.crash(partition)
             elif what == "save":
                 world.topics._save(partition)
                 world.sync()
             elif what == "catch up":
-                list(partition.times.catch_up())
+                list(catching_up or partition.times.catch_up())
+            elif what == "a step of it":
+                catching_up = catching_up or partition.times.catch_up()
+                if next(catching_up, None) is None:
+                    catching_up = None
+            elif what == "truncate":
+                bases = [offset for offset in bases if partition.start_offset <= offset < partition.log.next_offset]
+                if bases:
+                    offset = bases[number % len(bases)]
+                    truncate(world.store, "/", partition, offset)
+                    written = [one for one in written if one[0] < offset]
+                    bases = [one for one in bases if one < offset]
             else:
                 partition.delete_before(min(number, partition.high_watermark))
                 world.sync()
@@ -68,6 +92,20 @@ def test_marks_are_kept():
         partition.times._log = Reads(log, reads)
         assert partition.offset_for(NOW_MS + 99).offset == 99
         assert min(reads) > 70  # Six marks at most, so one is that far back.
+
+
+def test_a_cut_behind_what_is_not_looked_through_yet():
+    """What was marked behind that says nothing of what lies before it."""
+    with World() as world:
+        partition = world.partition()
+        partition.append(batch(1, NOW_MS + 50), NOW_MS + 1000)
+        world.sync()
+        partition = world.crash(partition)
+        for _ in range(20):
+            partition.append(batch(1, NOW_MS), NOW_MS + 1000)
+        world.sync()
+        truncate(world.store, "/", partition, 15)
+        assert tuple(partition.offset_for(NOW_MS + 10)) == (NOW_MS + 50, 0)
 
 
 class Reads:

@@ -30,7 +30,7 @@ def append_unseen(partition, octets):
     """A batch as it was stored before its records were looked at."""
     octets = bytearray(octets)
     log = partition.log
-    place_batch(octets, log.next_offset, log.epoch)
+    place_batch(octets, log.next_offset, log.leader_epoch)
     log.append_batch(octets, parse_header(octets).last_offset_delta + 1)
 
 
@@ -49,8 +49,7 @@ class World:
         self.store.close()
 
     def _open(self):
-        uuids = itertools.count(1)
-        self.store = open_store(self.disk, lambda: next(uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
         self.broker = Broker(lambda count: 0, None, self.store)
         self.broker.restore(0)
         self.topics = self.broker.add_vhost("/").topics

@@ -61,8 +61,8 @@ class World:
         )
         self.store = None
         if disk is not None:
-            numbers = itertools.count(len(disk.names("logs")) * 1000 + 1)
-            self.store = open_store(disk, lambda: next(numbers).to_bytes(16, "big"))
+            uuids = itertools.count(disk.starts * 1_000_000 + 1)
+            self.store = open_store(disk, lambda: next(uuids).to_bytes(16, "big"))
         self.durability = Durability(self.store, self.env) if disk is not None else None
         self.closing = weakref.finalize(self, os.close, self.durability.flusher.fd) if disk is not None else None
         self.broker = Broker(self.env.randrange, store=self.store)
