@@ -13,6 +13,7 @@ FILE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 LONGER_FILES = {
     "broker/server/amqp/connection.py": "one state object with the duties its docstring lists; the loop belongs to it",
+    "broker/server/kafka/connection.py": "its sibling, with the framing that both want to share",
 }
 LONGER_FUNCTIONS = {
     "broker/server/amqp/publish.py:publish_run": "one straight line; a call a message costs a tenth",

@@ -11,7 +11,6 @@ import binascii
 import http
 import json
 import logging
-import math
 import re
 import socket
 import traceback
@@ -39,7 +38,8 @@ from broker.server.http import (  # noqa: F401 - they fill the table of routes
     topics,
     topology,
 )
-from broker.server.http.api import Created, HttpError, Listing, LongAnswer, Request, answer, split_target
+from broker.server.http.api import Created, HttpError, LongAnswer, Request, answer, split_target
+from broker.server.http.encoding import encode, no_number, number, to_json, with_columns
 from broker.server.hub import Hub
 from broker.server.unfinished import LARGE_BYTES, Begun
 
@@ -49,8 +49,6 @@ READ_BYTES = 65_536
 HEADERS_MAX = 100
 """Fields of one request: each costs h11 more than its octets do. Apache's LimitRequestFields, http.server's figure."""
 LINGER_S = 2
-SLICE_S = 0.002
-"""How long a listing is worked on between checkpoints."""
 _HEAD_END, _FOLD = re.compile(rb"\n\r?\n"), re.compile(rb"\n[ \t]")
 _JSON = (b"content-type", b"application/json")
 
@@ -178,7 +176,7 @@ class HttpServer:
         """Like `respond`, once what the request has changed is durable. Raises HttpError."""
         durability = self._hub.durability
         if durability is None:
-            return _with_columns(await self._complete(self.respond(method, target, body, user, peer_host)), target)
+            return with_columns(await self._complete(self.respond(method, target, body, user, peer_host)), target)
         promised = durability.store.promised_count
         result = await self._complete(self.respond(method, target, body, user, peer_host))
         if durability.store.promised_count != promised:
@@ -186,7 +184,7 @@ class HttpServer:
                 await durability.synced()
             except OSError as error:
                 raise HttpError(500, "storage_failed", str(error)) from None
-        return _with_columns(result, target)
+        return with_columns(result, target)
 
     async def _complete(self, result: Any) -> Any:
         """The answer of what goes in steps, others having their turns in between. Raises HttpError."""
@@ -204,7 +202,7 @@ class HttpServer:
         self._hub.read_clock()
         parts, query = split_target(target)
         try:
-            fields = json.loads(body, parse_constant=_no_number, parse_float=_number) if body else {}
+            fields = json.loads(body, parse_constant=no_number, parse_float=number) if body else {}
         except (ValueError, RecursionError):
             raise HttpError(400, "bad_request", "the body is not JSON") from None
         if not isinstance(fields, dict):
@@ -223,49 +221,6 @@ class HttpServer:
         result = answer(request)
         self._hub.end_turn()
         return result
-
-
-def _with_columns(result: Any, target: str) -> Any:
-    """The rows of a list with the columns that were asked for (?columns=)."""
-    columns = split_target(target)[1].get("columns", "")
-    if not isinstance(result, Listing) or not columns:
-        return result
-    view = result.view
-    names = columns.split(",")
-    return Listing(result.rows, lambda row: pick(view(row), names))
-
-
-def pick(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """Only these columns; `a.b` reaches into a nested object (RabbitMQ's ?columns=)."""
-    chosen: dict[str, Any] = {}
-    for column in columns:
-        value: Any = row
-        for part in column.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        chosen[column] = value
-    return chosen
-
-
-def _number(text: str) -> float:
-    """1e999 is JSON, and larger than any number here."""
-    found = float(text)
-    if not math.isfinite(found):
-        raise ValueError(text)
-    return found
-
-
-def _no_number(name: str) -> float:
-    """NaN and the infinities are no JSON, and no count of anything."""
-    raise ValueError(name)
-
-
-def to_json(value: Any) -> str:
-    """JSON of anything a field table may hold: bytes as text, decimals and timestamps as numbers."""
-
-    def odd(one: Any) -> Any:
-        return one.decode("utf-8", "replace") if isinstance(one, bytes) else float(one)
-
-    return json.dumps(value, default=odd)
 
 
 class _Exchanges:
@@ -399,7 +354,7 @@ class _Exchanges:
             if method == "HEAD":
                 self._without_body, method = True, "GET"
             result = await self._server.answer(method, request.target.decode("ascii"), body, user, self._peer_host)
-            text = b"" if result is None or isinstance(result, Created) else (await _encode(result)).encode()
+            text = b"" if result is None or isinstance(result, Created) else (await encode(result)).encode()
         except HttpError as error:
             return partial(self._send, error.status, error.body)
         except Exception as error:  # noqa: BLE001 - a bug that one request met must not end the broker
@@ -447,24 +402,3 @@ def _check_headers(request: h11.Request, head: bytearray) -> None:
         raise h11.RemoteProtocolError(f"more than {HEADERS_MAX} header fields", error_status_hint=431)
     if sum(name == b"authorization" for name, _ in request.headers) > 1:
         raise h11.RemoteProtocolError("more than one Authorization", error_status_hint=400)
-
-
-async def _encode(value: Any) -> str:
-    """JSON of an answer; its listings in slices."""
-    if isinstance(value, Listing):
-        return await _encode_listing(value)
-    if isinstance(value, dict) and any(isinstance(one, Listing) for one in value.values()):
-        return "{" + ",".join([f"{to_json(name)}:{await _encode(one)}" for name, one in value.items()]) + "}"
-    return to_json(value)
-
-
-async def _encode_listing(listing: Listing) -> str:
-    parts: list[str] = []
-    due = trio.current_time() + SLICE_S
-    for row in listing.rows:
-        if row is not None:
-            parts.append(to_json(listing.view(row)))
-        if trio.current_time() >= due:
-            await trio.lowlevel.checkpoint()
-            due = trio.current_time() + SLICE_S
-    return "[" + ",".join(parts) + "]"

@@ -10,7 +10,8 @@ from sim_disk import SimDisk
 
 from broker.config.limits import Limits
 from broker.server.http.api import Created, HttpError, LongAnswer, Request, answer, split_target
-from broker.server.http.server import HttpServer, _encode
+from broker.server.http.encoding import encode
+from broker.server.http.server import HttpServer
 
 
 class HttpWorld(World):
@@ -36,7 +37,7 @@ class HttpWorld(World):
             nursery.start_soon(self._turns)
             try:
                 found = await self.server.answer(method, target, octets, user, "127.0.0.1")
-                text = None if found is None or isinstance(found, Created) else await _encode(found)
+                text = None if found is None or isinstance(found, Created) else await encode(found)
             except HttpError as error:
                 return error.status, error.body
             finally:

@@ -5,7 +5,7 @@ from kafka_wire import batch
 from steps import assert_short_steps
 
 from broker.server.http.api import Listing
-from broker.server.http.server import to_json
+from broker.server.http.encoding import to_json
 
 PARTITIONS = 10_000
 
