@@ -113,7 +113,7 @@ def test_what_a_segment_has_behind_a_cut_may_be_anything(is_settled, monkeypatch
     [segment] = run.log.segments
     inode = run.disk.files[segment.name]
     assert segment.size < len(inode.data)
-    inode.data[segment.size :] = b"\x02" * (len(inode.data) - segment.size)
+    inode.data[segment.size :] = b"\xff" * (len(inode.data) - segment.size)
     inode.synced = bytes(inode.data)
     for _ in range(2):
         run = run.restart()
