@@ -96,11 +96,13 @@ def test_the_directory_goes(tmp_path, keep_root):
 TICKER = """
 from broker.log.errors import Corrupt
 from broker.server.amqp.hub import AmqpHub
+from broker.server.amqp.state import State
 from broker.server.ticker import Ticker
 owner = {owner}
 real = owner.{method}
 def fall(self, *arguments):
-    if isinstance(self, AmqpHub) or self._hub.open_count:
+    face = self if isinstance(self, AmqpHub) else self._hub.amqp
+    if face is not None and any(one.state is State.RUNNING for one in face.connections):
         raise {error}
     real(self, *arguments)
 owner.{method} = fall

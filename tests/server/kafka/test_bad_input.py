@@ -10,6 +10,9 @@ from waiting import HANG_MS, HANG_S
 from protocol.kafka.errors import ErrorCode
 from tools.bench.processes import resident_bytes
 
+SESSION_MS = min(HANG_MS, 1_800_000)
+"""Long enough for any machine; no session may be longer (group.max.session.timeout.ms)."""
+
 
 def is_closed(sock):
     """Whether the broker closes; raises TimeoutError when it says nothing at all."""
@@ -124,7 +127,7 @@ def join(wire, protocols=(("range", b""),), protocol_type="consumer", **fields):
     made = [request.SPECS["protocols"].of(name=name, metadata=metadata) for name, metadata in protocols]
     return wire.ask(
         "JoinGroup", 3, protocols=made, protocol_type=protocol_type,
-        **{"group_id": "nonsense", "session_timeout_ms": HANG_MS, "rebalance_timeout_ms": HANG_MS} | fields,
+        **{"group_id": "nonsense", "session_timeout_ms": SESSION_MS, "rebalance_timeout_ms": HANG_MS} | fields,
     )  # fmt: skip
 
 
