@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from broker.config import Config
 from broker.core.broker import Broker
-from broker.core.vhost import VHostLimits
+from broker.core.vhosts.vhost import VHostLimits
 from broker.log.disk import RealDisk
 from broker.log.dump import catalog_of
 from broker.log.log import Log

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.config import Config
 from broker.core.groups.settings import GroupSettings
-from broker.core.vhost import VHostLimits
+from broker.core.vhosts.vhost import VHostLimits
 from broker.errors import ConfigError
 
 if TYPE_CHECKING:

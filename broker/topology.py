@@ -15,10 +15,10 @@ from broker.config.schema import Topic as TopicConfig
 from broker.config.schema import VHost as VHostConfig
 from broker.config.source import Item, where
 from broker.core.broker import Broker
-from broker.core.policies import make_policy
 from broker.core.topics.config import text_of
 from broker.core.topics.errors import TopicRefused
-from broker.core.vhost import VHost
+from broker.core.vhosts.policies import make_policy
+from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 
 KEPT = "what is there stays as it is: write here what it has, or delete it and start again"

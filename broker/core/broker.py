@@ -23,7 +23,7 @@ from broker.core.exchange.base import Choose
 from broker.core.metadata import Change, LocalMetadata, MetadataStore
 from broker.core.scheduler import Scheduler
 from broker.core.upgrading import upgrade
-from broker.core.vhost import VHost, VHostLimits
+from broker.core.vhosts.vhost import VHost, VHostLimits
 from broker.log.errors import Corrupt
 from broker.log.store import Store
 
@@ -98,7 +98,8 @@ class Broker:
                 queue.resume()
 
     def _is_left_over(self, entry: Entry, store: Store) -> bool:
-        """Whether one end of a binding was deleted and the last run has not come to the binding (`core.unbinding`).
+        """Whether one end of a binding was deleted and the last run has not come to the binding
+        (`core.vhosts.unbinding`).
 
         What cannot be read, or waits beside the catalog, was not.
         """

@@ -31,8 +31,8 @@ from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table, encode_table
 
 if TYPE_CHECKING:
-    from broker.core.policies import Policy
-    from broker.core.queue import Queue
+    from broker.core.queues.queue import Queue
+    from broker.core.vhosts.policies import Policy
 
 EXCHANGE, QUEUE, BINDING, POLICY, OPERATOR_POLICY = b"x", b"q", b"b", b"p", b"o"
 TOPIC, PRODUCERS, PRODUCER_IDS, CLEANED, TIMES = b"t", b"s", b"n", b"k", b"m"

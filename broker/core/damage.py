@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from broker.core import catalog
-from broker.core.queue import Queue
+from broker.core.queues.queue import Queue
 from broker.log.gaps import Gap
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table
 
 if TYPE_CHECKING:
-    from broker.core.vhost import VHost
+    from broker.core.vhosts.vhost import VHost
     from broker.log.log import Log
     from broker.log.store import Store
 

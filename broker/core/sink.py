@@ -16,7 +16,7 @@ class Sink(Protocol):
 
     @property
     def deleted(self) -> bool:
-        """It is gone, while bindings to it may be left (`core.unbinding`)."""
+        """It is gone, while bindings to it may be left (`core.vhosts.unbinding`)."""
         ...
 
     @property

@@ -10,8 +10,8 @@ import pytest
 
 from broker.core import catalog
 from broker.core.metadata import Change, LocalMetadata, at_once
-from broker.core.policies import make_policy
 from broker.core.topics.errors import TopicRefused
+from broker.core.vhosts.policies import make_policy
 from broker.errors import Refused
 from tests.core.topics.world import World
 

@@ -3,7 +3,7 @@
 from steps import assert_short_steps
 
 from broker.core.broker import Broker
-from broker.core.queue import Queue
+from broker.core.queues.queue import Queue
 from broker.core.scheduler import Scheduler
 
 

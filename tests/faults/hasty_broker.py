@@ -1,6 +1,6 @@
 """`jackalope`, with limits so small that seconds of load bring checkpoints, segments, full heads."""
 
-from broker.core import backlog
+from broker.core.queues import backlog
 from broker.log import checkpoint, store
 from tools.cli.main import main
 

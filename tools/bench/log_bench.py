@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from broker.core.message import Message, make_origin
-from broker.core.record_format import Renderer, read
+from broker.core.queues.records import Renderer, read
 from broker.log.ackset import AckSet
 from broker.log.checkpoint import Checkpoint
 from broker.log.disk import RealDisk

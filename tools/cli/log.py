@@ -13,7 +13,7 @@ import click
 
 from broker.core.catalog import ACL, ASIDE, KIND_NAMES, REPLAYS, Unreadable, place_of, read_catalog, read_kind
 from broker.core.message import KeyedOrigin, Message, origin_names, unpack_keys
-from broker.core.record_format import read
+from broker.core.queues.records import read
 from broker.log.dump import Damage, Found, FoundBatch, FoundEntry, dump, files_of, is_segment
 from broker.log.verify import torn_end, verify
 from protocol.amqp import content as wire

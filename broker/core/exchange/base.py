@@ -1,10 +1,10 @@
 """What an exchange type is: a `Router`.
 
 A router owns the bindings of one exchange and answers "which destinations does this publication go to?". It knows
-nothing of queues, vhosts, permissions, alternate exchanges or caches: `core.routing` walks exchange-to-exchange
-bindings, removes duplicates and applies alternates; the connection caches results of cacheable routers.
-Routers are pure: time comes with the publication, randomness is handed in at construction. Adding, removing and
-routing may not take time in proportion to the number of bindings, but for the size of the answer and for what is
+nothing of queues, vhosts, permissions, alternate exchanges or caches: `core.exchange.routing` walks
+exchange-to-exchange bindings, removes duplicates and applies alternates; the connection caches results of cacheable
+routers. Routers are pure: time comes with the publication, randomness is handed in at construction. Adding, removing
+and routing may not take time in proportion to the number of bindings, but for the size of the answer and for what is
 prepared once at the first publication after a change.
 """
 
@@ -25,7 +25,8 @@ class Destination(Protocol):
 
     @property
     def deleted(self) -> bool:
-        """It is gone, while bindings to it may be left (`core.unbinding`). Types that choose one leave it out."""
+        """It is gone, while bindings to it may be left (`core.vhosts.unbinding`). Types that choose one leave it
+        out."""
         ...
 
 

@@ -3,8 +3,8 @@
 The exchange of the plugin rabbitmq-message-deduplication by M. Cafasso. A message whose header
 `x-deduplication-header` has a value seen before is not routed; one without that header always is. Arguments:
 `x-cache-size` (required) values are remembered, each for `x-cache-ttl` milliseconds (absent: until others need the
-room) or for the message's own header `x-cache-ttl`. A durable exchange knows them after a restart (see `core.seen`),
-unless `x-cache-persistence` is `memory`.
+room) or for the message's own header `x-cache-ttl`. A durable exchange knows them after a restart (see
+`core.vhosts.deduplication_log`), unless `x-cache-persistence` is `memory`.
 
 Where the plugin forgets an arbitrary value when it is full, this forgets the oldest, and expired ones before it.
 A value counts as seen once a message was routed with it, unless no queue has taken that: one that was refused or
@@ -78,7 +78,7 @@ def _remembered(value: Any) -> Value:
 class DeduplicationRouter(FanoutRouter):
     """A fanout, and the header values that went through it with the wall clock (ms) at which each is forgotten."""
 
-    __slots__ = ("_seen", "_size", "_ttl_ms", "keeper", "persistent")
+    __slots__ = ("_seen", "_size", "_ttl_ms", "log", "persistent")
 
     type_name: ClassVar[str] = "x-message-deduplication"
     cacheable: ClassVar[bool] = False
@@ -100,9 +100,9 @@ class DeduplicationRouter(FanoutRouter):
             text = "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'"
             raise Refused(PRECONDITION_FAILED, text)
         self.persistent = persistence != "memory"
-        self.keeper: SeenKeeper | None = None
+        self.log: SeenKeeper | None = None
         """Set by the vhost that owns the exchange, if what it has seen outlives the process."""
-        # (when it is forgotten, the keeper's number); ordered, since a dict is slow to find its first after many others
+        # (when it is forgotten, the log's number); ordered, since a dict is slow to find its first after many others
         # were taken out in front.
         self._seen: OrderedDict[Value, tuple[int | None, int]] = OrderedDict()
 
@@ -115,25 +115,25 @@ class DeduplicationRouter(FanoutRouter):
         return super().route(publication)
 
     def recall(self, value: Value, expires_ms: int | None, number: int) -> None:
-        """After a restart: the keeper still knows this value; oldest first."""
+        """After a restart: the log still knows this value; oldest first."""
         self._seen[value] = (expires_ms, number)
 
     def _first(self, publication: Publication, value: Value, ttl_ms: Any) -> bool:
         """Remember the value; False if it is remembered already."""
-        seen, keeper, now_ms = self._seen, self.keeper, publication.wall_ms
+        seen, log, now_ms = self._seen, self.log, publication.wall_ms
         known = seen.get(value)
         if known is not None:
             expires_ms, number = known
             if expires_ms is None or expires_ms > now_ms:
-                if keeper is not None:
-                    keeper.dropped(number)
+                if log is not None:
+                    log.dropped(number)
                 return False
             self._forget(value)
         self._make_room(now_ms)
         if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
             ttl_ms = self._ttl_ms
         due_ms = None if ttl_ms is None else max(0, min(now_ms + ttl_ms, DUE_MS_MAX))
-        entry = seen[value] = (due_ms, keeper.note(value, due_ms, now_ms) if keeper is not None else 0)
+        entry = seen[value] = (due_ms, log.note(value, due_ms, now_ms) if log is not None else 0)
         publication.remembered(lambda: self._undo(value, entry))
         return True
 
@@ -154,5 +154,5 @@ class DeduplicationRouter(FanoutRouter):
 
     def _forget(self, value: Value) -> None:
         _, number = self._seen.pop(value)
-        if self.keeper is not None:
-            self.keeper.forget(number)
+        if self.log is not None:
+            self.log.forget(number)

@@ -9,7 +9,8 @@ from broker.core.exchange.base import Binding, Message, Router
 
 
 class ExchangeState(Protocol):
-    """What some exchanges keep beside their bindings (see `core.exchange_state`); it lives and dies with them."""
+    """What some exchanges keep beside their bindings (see `core.vhosts.exchange_state`); it lives and dies with
+    them."""
 
     def recover(self, *, clean: bool) -> None:
         """After a restart, and `clean` if the last stop was in order. Raises Corrupt and OSError."""

@@ -1,16 +1,16 @@
 """Dead letters of a topic's records: what a consumer of a group rejects, into the topic for dead letters.
 
 The letter is the record as it was (key, value, headers and properties), with the headers that tell of deaths in queues
-(`core.deaths`): `x-death` names the topic as the queue, and counts deliveries. Beside them stands where it comes from:
-`x-death-group`, `x-death-partition`, `x-death-offset`. Appended in the turn in which the record is settled.
+(`core.queues.x_death`): `x-death` names the topic as the queue, and counts deliveries. Beside them stands where it
+comes from: `x-death-group`, `x-death-partition`, `x-death-offset`. Appended in the turn in which the record is settled.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.core.deaths import bury
 from broker.core.message import Message, make_origin, origin_names
+from broker.core.queues.x_death import bury
 from broker.core.streams.records import DERIVED, PARTITION_KEY, TIMESTAMP_MS
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError

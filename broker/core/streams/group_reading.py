@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from broker.core.deaths import DELIVERY_LIMIT, REJECTED
 from broker.core.message import Message
+from broker.core.queues.x_death import DELIVERY_LIMIT, REJECTED
 from broker.core.streams.claim import OFFSET_BITS, OFFSET_MASK, Claim
 from broker.core.streams.position import Decoded, Position
 from broker.core.streams.reading import EMPTY_BATCHES, Reading
 
 if TYPE_CHECKING:
+    from broker.core.queues.dispatch import Consumer, Lease
     from broker.core.scheduler import Scheduler
-    from broker.core.serving import Consumer, Lease
     from broker.core.streams.burial import Burial
     from broker.core.streams.start import Start
     from broker.core.streams.stream import Stream

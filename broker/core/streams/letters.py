@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.message import Message
-from broker.core.replay import READY, Seen
 from broker.core.streams.records import DERIVED, TIMESTAMP_MS, Restorer
+from broker.core.vhosts.replay import READY, Seen
 from protocol.amqp import content as wire
 from protocol.amqp.fields import without_entry
 from protocol.kafka.compression import open_batch
@@ -32,7 +32,7 @@ def split_place(place: int) -> tuple[int, int]:
 
 
 class Letters:
-    """See the module. To `core.replay` it is what a queue is."""
+    """See the module. To `core.vhosts.replay` it is what a queue is."""
 
     __slots__ = ("_partitions", "name", "scheduler")
 

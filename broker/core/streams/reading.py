@@ -1,9 +1,10 @@
 """Hot path. What one consumer of a stream takes from: a position in each partition; nothing is taken away.
 
 Budget: 0.5 µs per message handed to a consumer in a batch; held by `jackalope bench kafka` (row topic-to-amqp).
-To its consumer (the `core.serving.Consumer` port) a reading is what a queue is to others: it is woken when there may be
-capacity and told how deliveries ended. An acknowledgement makes room in the prefetch window and nothing else, and so
-does a rejection (RabbitMQ's streams). To the partitions it is a waiter, to the scheduler something to dispatch.
+To its consumer (the `core.queues.dispatch.Consumer` port) a reading is what a queue is to others: it is woken when
+there may be capacity and told how deliveries ended. An acknowledgement makes room in the prefetch window and nothing
+else, and so does a rejection (RabbitMQ's streams). To the partitions it is a waiter, to the scheduler something to
+dispatch.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from broker.core.cursor.lease import BATCH_MAX
 from broker.core.message import Message
+from broker.core.queues.lease_cursor import BATCH_MAX
 from broker.core.streams.position import Decoded, Position
 from broker.log.errors import StorageError
 from protocol.kafka.records import CorruptBatch
 
 if TYPE_CHECKING:
-    from broker.core.rules import Rules
+    from broker.core.queues.dispatch import Consumer, Lease
+    from broker.core.queues.effective_policy import Rules
     from broker.core.scheduler import Scheduler
-    from broker.core.serving import Consumer, Lease
     from broker.core.streams.stream import Stream
     from broker.core.topics.partition import Partition
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from broker.core.deaths import OWN_CHANNEL
 from broker.core.message import Message, make_origin
+from broker.core.queues.x_death import OWN_CHANNEL
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import Long, Timestamp, encode_table, with_entries
@@ -24,7 +24,7 @@ from protocol.kafka.records import VARINTS, Record, varint
 
 EXCHANGE, ROUTING_KEY, PROPERTIES = b"amqp.exchange", b"amqp.routing-key", b"amqp.properties"
 OWN_DEATHS = b"amqp.deaths"
-"""That the broker itself wrote what the headers tell of deaths (`core.deaths`)."""
+"""That the broker itself wrote what the headers tell of deaths (`core.queues.x_death`)."""
 RESERVED = b"amqp."
 PARTITION_KEY, NULL_VALUE, RAW_HEADERS = "x-partition-key", "x-null-value", "x-record-headers"
 LEFT_OUT = "x-left-out"

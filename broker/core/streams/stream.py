@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.message import Message
-from broker.core.rules import Rules
+from broker.core.queues.effective_policy import Rules
 from broker.core.streams.declaration import arguments_of
 from broker.core.streams.records import Renderer
 from broker.core.topics.partition import Partition

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from broker.core import arguments as checks
 from broker.core.metadata import Proposal, at_once
-from broker.core.proposing import DeclareOk, declare_ok
 from broker.core.streams import declaration
 from broker.core.streams.position import Decoded
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.proposing import deletion_of
+from broker.core.vhosts import arguments as checks
+from broker.core.vhosts.proposing import DeclareOk, declare_ok
 from broker.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from broker.core.topics.topic import Topic
-    from broker.core.vhost import VHost
+    from broker.core.vhosts.vhost import VHost
 
 
 class Streams:

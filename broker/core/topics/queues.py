@@ -1,10 +1,11 @@
 """Durable queues that Kafka's clients may read as topics of one partition: `x-kafka-topic`, or a policy `kafka-topic`.
 
 Such a topic is a view of the queue's log and has no entry in the catalog; its id is that of the log. Readers see what
-the log holds: what is not settled, and what is kept although it is (`core.retaining`). They change nothing: the queue
-settles as before, and what it lets go is gone for readers too. Offsets of messages that only memory has had are gaps.
-Records are the queue's own, see `core.record_format`: key is the routing key, value the body, headers `p` or `q`
-(properties), `x` (exchange) and `k` (routing keys that no consumer of AMQP sees: whoever may read the log sees BCC).
+the log holds: what is not settled, and what is kept although it is (`core.queues.retaining`). They change nothing: the
+queue settles as before, and what it lets go is gone for readers too. Offsets of messages that only memory has had are
+gaps. Records are the queue's own, see `core.queues.records`: key is the routing key, value the body, headers `p` or
+`q` (properties), `x` (exchange) and `k` (routing keys that no consumer of AMQP sees: whoever may read the log sees
+BCC).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
-from broker.core.record_format import is_persistent_batch
+from broker.core.queues.records import is_persistent_batch
 from broker.core.topics.config import TopicConfig
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.intake import Examined
@@ -34,8 +35,8 @@ from broker.log.recovering import NOTHING_KEPT
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from broker.core.queue import Queue
-    from broker.core.rules import Rules
+    from broker.core.queues.effective_policy import Rules
+    from broker.core.queues.queue import Queue
     from broker.core.topics.registry import Topics
     from broker.log.extents import Batch
     from broker.log.log import Log

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, make_origin, origin_names
-from broker.core.publishing import deliver
-from broker.core.serving import Lease, Lender
+from broker.core.queues.dispatch import Lease, Lender
 from broker.core.sink import Sink
+from broker.core.vhosts.publishing import deliver
 from broker.errors import Refused
 from broker.server.amqp import properties, settle
 from broker.server.amqp.ack_timeout import AckWatch

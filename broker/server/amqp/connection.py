@@ -17,9 +17,9 @@ from broker.core.access import TopicVerb, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.broker import Broker
 from broker.core.message import Incoming
-from broker.core.publishing import find
 from broker.core.scheduler import SLICE_UNITS
-from broker.core.vhost import VHost
+from broker.core.vhosts.publishing import find
+from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.server.amqp import (  # noqa: F401 - they fill HANDLERS
     handshake,

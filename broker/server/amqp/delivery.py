@@ -13,14 +13,14 @@ from itertools import chain, repeat
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
-from broker.core.cursor.lease import BATCH_MAX
 from broker.core.message import Message
+from broker.core.queues.lease_cursor import BATCH_MAX
 from protocol.amqp import content as wire
 from protocol.amqp.frames import FRAME_HEAD, METHOD, method_frame
 
 if TYPE_CHECKING:
-    from broker.core.queue import Queue
-    from broker.core.serving import Lender
+    from broker.core.queues.dispatch import Lender
+    from broker.core.queues.queue import Queue
     from broker.server.amqp.channel import Channel
 
 _TAG = struct.Struct(">Q")
@@ -51,7 +51,7 @@ def fitted(content: bytes, channel: int, frame_max: int) -> bytes:
 
 
 class Consumer:
-    """One basic.consume (the `core.queue.Consumer` port). `prefetch` 0 means the configured cap."""
+    """One basic.consume (the `core.queues.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
         "_connection", "_head", "_last_length", "_last_prefix", "_number", "_prefixes", "arguments", "channel",

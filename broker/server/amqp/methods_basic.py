@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.core.arguments import not_of_type, type_name
 from broker.core.message import origin_names
 from broker.core.streams.start import GROUP
 from broker.core.streams.stream import Stream
+from broker.core.vhosts.arguments import not_of_type, type_name
 from broker.errors import Refused
 from broker.server.amqp import settle
 from broker.server.amqp.ack_timeout import timeout_of
@@ -23,7 +23,7 @@ from broker.server.amqp.transaction import ENDED, REJECTED, RETURNED, Transactio
 from protocol.amqp.errors import NOT_ALLOWED, NOT_IMPLEMENTED, PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:
-    from broker.core.queue import Queue
+    from broker.core.queues.queue import Queue
     from broker.server.amqp.channel import Answer, Channel
 
 Table = dict[str, Any]

@@ -17,7 +17,7 @@ from protocol.amqp.errors import ACCESS_REFUSED, NOT_IMPLEMENTED, PeerError
 from protocol.amqp.frames import method_frame
 
 if TYPE_CHECKING:
-    from broker.core.vhost import VHost
+    from broker.core.vhosts.vhost import VHost
     from broker.server.amqp.channel import Answer, Channel
 
 Table = dict[str, Any]

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.core.exchange.exchange import Exchange
+from broker.core.exchange.routing import is_cacheable, route
 from broker.core.message import Message
-from broker.core.routing import is_cacheable, route
 from broker.core.sink import Sink
 from broker.errors import Refused
 from protocol.amqp import content as wire

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from broker.core.queues.dispatch import Lender
 from broker.core.scheduler import SLICE_UNITS
-from broker.core.serving import Lender
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel

@@ -13,8 +13,8 @@ from itertools import groupby, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from broker.core.queues.dispatch import Holder, Lease
 from broker.core.scheduler import SLICE_UNITS, Scheduler
-from broker.core.serving import Holder, Lease
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.frames import FRAME_END
 

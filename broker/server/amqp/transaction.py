@@ -14,10 +14,10 @@ from sys import getsizeof
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core.exchange.exchange import Exchange
+from broker.core.exchange.routing import remembers
 from broker.core.message import Incoming, Message, has_expiration, memory_of
-from broker.core.publishing import find
-from broker.core.routing import remembers
-from broker.core.serving import Lease
+from broker.core.queues.dispatch import Lease
+from broker.core.vhosts.publishing import find
 from broker.errors import Refused
 from broker.server.amqp import settle
 from broker.server.amqp.publish import RUN_MAX, Port, Run, enqueue_runs

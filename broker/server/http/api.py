@@ -16,11 +16,11 @@ from urllib.parse import parse_qs, unquote
 from broker.core.access import User, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.exchange.base import Binding
-from broker.core.proposing import Target
-from broker.core.queue import Queue
+from broker.core.queues.queue import Queue
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
-from broker.core.vhost import VHost
+from broker.core.vhosts.proposing import Target
+from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.server.amqp.delivery import Consumer

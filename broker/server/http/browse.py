@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from broker.core.message import Message
-from broker.core.queue import Queue
-from broker.core.redelivery import RETAINED, retained
-from broker.core.replay import READY, Filter, MayWrite, Seen, browse, kind_of_death, replay
+from broker.core.queues.queue import Queue
+from broker.core.queues.redelivery import RETAINED, retained
 from broker.core.streams.letters import Letters, split_place, without_place
-from broker.core.vhost import VHost
+from broker.core.vhosts.replay import READY, Filter, MayWrite, Seen, browse, kind_of_death, replay
+from broker.core.vhosts.vhost import VHost
 from broker.log.errors import StorageError
 from broker.server.http.api import HttpError, Request, find_queue, find_vhost, require, route_to
 from broker.server.http.fields import NUMBER_MAX, bad, number

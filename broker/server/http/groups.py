@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.access_lists import Operation
 from broker.core.groups.values import CONSUMER, GroupDescription, MemberDescription, State
-from broker.core.vhost import VHost
+from broker.core.vhosts.vhost import VHost
 from broker.server.http.api import HttpError, Listing, Request, Work, find_vhost, require, route_to, visible_vhosts
 from broker.server.http.fields import Pauses, bad
 from broker.server.http.topics import AT_ONCE, may_see, promise, topics_of

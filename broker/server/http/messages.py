@@ -11,10 +11,10 @@ from typing import Any
 from broker.core.access import User
 from broker.core.exchange.exchange import Exchange
 from broker.core.message import Incoming, Message, make_origin, origin_names
-from broker.core.publishing import deliver, find
-from broker.core.queue import Queue
-from broker.core.serving import Lease
-from broker.core.vhost import VHost
+from broker.core.queues.dispatch import Lease
+from broker.core.queues.queue import Queue
+from broker.core.vhosts.publishing import deliver, find
+from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.server.amqp import properties as special
 from protocol.amqp import content as wire

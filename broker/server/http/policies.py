@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.core.policies import Policy, make_policy
-from broker.core.vhost import VHost
+from broker.core.vhosts.policies import Policy, make_policy
+from broker.core.vhosts.vhost import VHost
 from broker.server.http.api import CREATED, Created, HttpError, Request, find_vhost, not_there, route_to, visible_vhosts
 
 MAKERS = frozenset({"policymaker", "administrator"})

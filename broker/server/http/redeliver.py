@@ -10,11 +10,11 @@ import re
 from typing import Any
 
 from broker.core.intervals import place_of
-from broker.core.queue import Queue
-from broker.core.redelivery import Into, offset_of, redeliver
-from broker.core.replay import Filter, MayWrite
-from broker.core.replays import REPLAYS_MAX, Replay
-from broker.core.vhost import VHost
+from broker.core.queues.queue import Queue
+from broker.core.queues.redelivery import Into, offset_of, redeliver
+from broker.core.vhosts.replay import Filter, MayWrite
+from broker.core.vhosts.replays import REPLAYS_MAX, Replay
+from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.server.http.api import HttpError, Request, find_queue, require, route_to
 from broker.server.http.browse import MOVED_MAX, Look, look_back, read_filter, reading, write_permission
@@ -35,9 +35,9 @@ def _redeliver(request: Request, vhost: str, name: str) -> dict[str, Any]:
     request is to give them: from `next` to `to`. `into` is an exchange; none is the queue itself. Nothing is copied
     while the broker is `blocked`.
 
-    With an `id` the broker keeps how far the replay is, together with the copies (`core.replays`): whoever asks again
-    says the same, or {id, resume, count}, and nothing is copied twice. `most` is then how many it copies in all; the
-    answer has also what it has done in all, `total` and `total_left`.
+    With an `id` the broker keeps how far the replay is, together with the copies (`core.vhosts.replays`): whoever asks
+    again says the same, or {id, resume, count}, and nothing is copied twice. `most` is then how many it copies in all;
+    the answer has also what it has done in all, `total` and `total_left`.
     """
     home, queue = find_queue(request, vhost, name)
     if not queue.rules.retains:

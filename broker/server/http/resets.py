@@ -21,7 +21,7 @@ from broker.server.http.topics import PARTITIONS_MAX, existing_topic, find_parti
 from protocol.kafka.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from broker.core.vhost import VHost
+    from broker.core.vhosts.vhost import VHost
     from broker.server.groups import Groups
 
 METADATA = "reset"

@@ -17,7 +17,7 @@ from broker.core.topics.partition import Partition
 from broker.core.topics.rates import Flow
 from broker.core.topics.registry import Topics
 from broker.core.topics.topic import Topic
-from broker.core.vhost import VHost
+from broker.core.vhosts.vhost import VHost
 from broker.server.http.api import (
     CREATED,
     MONITORING,

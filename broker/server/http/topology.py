@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from broker.core.exchange.base import Binding, Destination, freeze
-from broker.core.vhost import VHost
+from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.server.http.api import (
     CREATED,

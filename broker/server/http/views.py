@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from broker.core.exchange.base import Binding, freeze
 from broker.core.exchange.exchange import Exchange
-from broker.core.proposing import Target
-from broker.core.queue import Queue
-from broker.core.rules import effective_definition
+from broker.core.queues.effective_policy import effective_definition
+from broker.core.queues.queue import Queue
 from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.stream import Stream
-from broker.core.vhost import VHost
+from broker.core.vhosts.proposing import Target
+from broker.core.vhosts.vhost import VHost
 from broker.server.amqp.channel import Channel
 from broker.server.amqp.connection import Connection
 from broker.server.amqp.delivery import Consumer

@@ -131,7 +131,7 @@ def test_arguments_may_be_digits():
 
 
 class Notes:
-    """A keeper that writes down what it is told."""
+    """A log that writes down what it is told."""
 
     def __init__(self):
         self.live = {}
@@ -153,7 +153,7 @@ class Notes:
 def test_the_keeper_holds_what_the_router_remembers():
     """What is forgotten, for its time or for want of room, is forgotten there too; what it recalls is a duplicate."""
     exchange = Exchange(x_cache_size=3, x_cache_ttl=1000)
-    notes = exchange.router.keeper = Notes()
+    notes = exchange.router.log = Notes()
     for number in range(5):
         exchange.routed(number)
     assert [value for value, _ in notes.live.values()] == [("int", b"2"), ("int", b"3"), ("int", b"4")]
@@ -171,7 +171,7 @@ def test_the_keeper_holds_what_the_router_remembers():
 def test_what_nobody_took_was_not_seen():
     """The publisher of a message that no queue took may send it again; what others have sent since stays."""
     exchange = Exchange(x_cache_size=2)
-    notes = exchange.router.keeper = Notes()
+    notes = exchange.router.log = Notes()
     first = Publishing("k", {"x-deduplication-header": "a"})
     assert exchange.router.route(first)
     first.undo[0]()
@@ -187,7 +187,7 @@ def test_what_nobody_took_was_not_seen():
 def test_much_that_has_expired_goes_a_little_at_a_time():
     """One publication among ten thousand expired values costs what any does, and they end before the cache is full."""
     exchange = Exchange(x_cache_size=100_000, x_cache_ttl=1000)
-    notes = exchange.router.keeper = Notes()
+    notes = exchange.router.log = Notes()
     for number in range(10_000):
         exchange.routed(number)
     exchange.wall_ms += 2000

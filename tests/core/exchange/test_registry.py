@@ -45,15 +45,15 @@ def test_routers_have_no_dict(name):
 
 
 def test_routers_are_pure():
-    """No module here reads a clock, randomness, files or sockets, or knows queues and vhosts."""
+    """No router reads a clock, randomness, files or sockets, or knows queues and vhosts; `routing` walks over them."""
     allowed = {"__future__", "bisect", "collections", "collections.abc", "decimal", "hashlib", "math", "re", "typing"}
-    for path in Path(package.__path__[0]).glob("*.py"):
+    for path in {*Path(package.__path__[0]).glob("*.py")} - {Path(package.__path__[0]) / "routing.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 ours = (
-                    "broker.core.exchange.", "broker.core.arguments", "broker.errors", "protocol.amqp.errors",
+                    "broker.core.exchange.", "broker.core.vhosts.arguments", "broker.errors", "protocol.amqp.errors",
                     "protocol.amqp.fields",
                 )  # fmt: skip
                 assert name in allowed or name.startswith(ours), (path.name, name)

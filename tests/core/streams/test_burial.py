@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_records import record_of
 
-from broker.core.deaths import read_deaths
 from broker.core.message import make_origin
+from broker.core.queues.x_death import read_deaths
 from broker.core.streams.burial import Burial, dead_letter
 from broker.core.streams.records import RESERVED, Restorer
 from protocol.amqp import content as wire

@@ -248,7 +248,7 @@ def test_many_that_wait_are_in_the_log(waits):
         client.send(1, "basic.nack", 0, True, waits == "retries")
         client.raw()
     assert queue.cursor.ready_count == 0
-    kept = queue.keeper.retries if waits == "retries" else ((one[0], one[1]) for one in queue.limbo.letters())
+    kept = queue.limits.retries if waits == "retries" else ((one[0], one[1]) for one in queue.at_least_once.letters())
     kept = [message for _, message in kept]
     assert len(kept) == 300
     assert sum(len(message[1]) for message in kept if message is not None) < 9 << 20

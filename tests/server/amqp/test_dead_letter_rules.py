@@ -9,7 +9,7 @@ from sim_disk import SimDisk, SimFile
 
 from broker.core.exchange import topic
 from broker.core.message import make_origin
-from broker.core.policies import make_policy
+from broker.core.vhosts.policies import make_policy
 from broker.log.errors import Corrupt
 from protocol.amqp import content as wire
 from protocol.amqp.fields import encode_table
@@ -39,8 +39,8 @@ def dropped(world):
 
 def unchecked(monkeypatch):
     """Declarations as a version took them that did not look at lengths."""
-    monkeypatch.setattr("broker.core.arguments.is_name", lambda _: True)
-    monkeypatch.setattr("broker.core.policies.is_name", lambda _: True)
+    monkeypatch.setattr("broker.core.vhosts.arguments.is_name", lambda _: True)
+    monkeypatch.setattr("broker.core.vhosts.policies.is_name", lambda _: True)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_at_least_once_a_stored_queue_keeps_what_cannot_go(reports, kept, monkey
                        x_dead_letter_strategy="at-least-once", x_overflow="reject-publish")  # fmt: skip
     client.publish("q", b"x", delivery_mode=2)
     world.advance(5000)
-    assert len(world.queue("q").limbo) == 1
+    assert len(world.queue("q").at_least_once) == 1
     assert len(reports) == 1
 
 

@@ -223,7 +223,7 @@ def test_a_full_disk_blocks_publishers_and_is_tried_again(world):
 
 def test_a_backlog_is_on_the_disk(world, monkeypatch):
     """Past what a head may hold messages wait in the log, come back in order, and after a restart too."""
-    monkeypatch.setattr("broker.core.backlog.HEAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr("broker.core.queues.backlog.HEAD_BYTES_MAX", 10_000)
     client = world.connect()
     client.declare("d", durable=True)
     for number in range(50):
@@ -239,8 +239,8 @@ def test_a_backlog_is_on_the_disk(world, monkeypatch):
 
 def test_transient_queues_have_a_backlog_too(world, monkeypatch):
     """Without a log until the head is full; what waits in it is gone after a restart, like its queue."""
-    monkeypatch.setattr("broker.core.queue.HEAD_BYTES_MAX", 10_000)
-    monkeypatch.setattr("broker.core.backlog.HEAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr("broker.core.queues.queue.HEAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr("broker.core.queues.backlog.HEAD_BYTES_MAX", 10_000)
     client = world.connect()
     client.declare("t")
     client.declare("d", durable=True)

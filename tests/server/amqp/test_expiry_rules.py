@@ -9,7 +9,7 @@ from amqp_harness import World, deliveries, publish, refusal
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
-from broker.core.policies import make_policy
+from broker.core.vhosts.policies import make_policy
 from broker.errors import Refused
 from broker.log.log import Log
 from protocol.amqp.frames import method_frame
@@ -115,10 +115,10 @@ def test_a_byte_limit_counts_what_a_restart_left_in_the_log():
     for _ in range(50):
         assert client.get("q", no_ack=True)
     world.settle()
-    assert world.queue("q").keeper.ready_bytes == 2850 * 1000
+    assert world.queue("q").limits.ready_bytes == 2850 * 1000
     deliveries(client.consume("q", no_ack=True))
     world.settle()
-    assert world.queue("q").keeper.ready_bytes == 0
+    assert world.queue("q").limits.ready_bytes == 0
 
 
 # Retries.
@@ -151,7 +151,7 @@ def test_a_try_counts_towards_the_limits_again():
         client.send(1, "basic.nack", client.get("q")[0], False, True)
         world.advance(200)
     client.send(1, "basic.ack", client.get("q")[0], False)
-    assert world.queue("q").keeper.ready_bytes == 0
+    assert world.queue("q").limits.ready_bytes == 0
     client.declare("short", durable=True, **QUORUM_RETRY, **retry, x_max_length=2)
     for body in (b"0", b"1"):
         client.publish("short", body, delivery_mode=2)
@@ -197,7 +197,7 @@ def test_what_was_acknowledged_is_not_waited_for():
         client.publish("q", b"x", expiration="1000")
         client.send(1, "basic.ack", client.get("q")[0], False)
     world.advance(2000)
-    assert not world.queue("q").keeper.expiry._overdue
+    assert not world.queue("q").limits.expiry._overdue
 
 
 @pytest.mark.parametrize("arguments", [{"x_max_priority": 3}, {}])
@@ -369,7 +369,7 @@ def test_a_queue_with_a_ttl_that_keeps_up_is_not_woken_for_each_message():
     client.declare("q", x_message_ttl=1000)
     client.consume("q", no_ack=True)
     woken = []
-    expiry = world.queue("q").keeper.expiry
+    expiry = world.queue("q").limits.expiry
     for _ in range(3000):
         client.machine.receive(publish(1, "", "q", b"x"))
         world.hub.end_turn()

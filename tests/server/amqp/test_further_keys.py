@@ -11,9 +11,9 @@ import pytest
 from amqp_harness import World, parse
 from sim_disk import SimDisk
 
-from broker.core.backlog import HEAD_BYTES_MAX
-from broker.core.deaths import Burials
 from broker.core.message import further_keys, make_origin, pack_keys, unpack_keys
+from broker.core.queues.backlog import HEAD_BYTES_MAX
+from broker.core.queues.x_death import Burials
 from protocol.amqp import content as wire
 from protocol.amqp.content import parse_properties
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sim_disk import SimDisk
 
-import broker.core.backlog
-import broker.core.queue
-from broker.core.cursor.lease import LeaseCursor
-from broker.core.cursor.priority import PriorityCursor
-from broker.core.replay import browse, replay
+import broker.core.queues.backlog
+import broker.core.queues.queue
+from broker.core.queues.lease_cursor import LeaseCursor
+from broker.core.queues.priority_cursor import PriorityCursor
+from broker.core.vhosts.replay import browse, replay
 from protocol.amqp import content as wire
 
 MALFORMED = struct.pack(">HI", 0x3000, 4) + b"\x05abc" + b"\x02"
@@ -67,7 +67,7 @@ def test_what_expires_behind_the_head_and_waits_is_not_loaded():
     queue = world.queue("q")
     assert queue.cursor.unloaded_count > 2
     world.advance(2000)
-    assert (len(queue.limbo), queue.cursor.ready_count) == (1, 41)
+    assert (len(queue.at_least_once), queue.cursor.ready_count) == (1, 41)
     got = drained(client, "q")
     assert (len(got), got[-1]) == (41, (False, b"last"))
     assert (queue.cursor.ready_count, queue.cursor.leased_count) == (0, 1)
@@ -149,8 +149,8 @@ def test_malformed_headers_come_back_like_others():
 def test_the_head_is_measured_whatever_the_sizes(durable, monkeypatch):
     """Small and large ones in turns, in one read: what is kept in memory stays near its bound."""
     bound = 2_000_000
-    monkeypatch.setattr(broker.core.queue, "HEAD_BYTES_MAX", bound)
-    monkeypatch.setattr(broker.core.backlog, "HEAD_BYTES_MAX", bound)
+    monkeypatch.setattr(broker.core.queues.queue, "HEAD_BYTES_MAX", bound)
+    monkeypatch.setattr(broker.core.queues.backlog, "HEAD_BYTES_MAX", bound)
     world, client = disk_world()
     client.declare("q", durable=durable)
     for _ in range(60):

@@ -6,7 +6,7 @@ import pytest
 from amqp_harness import World, deliveries, publish
 from steps import assert_short_steps
 
-from broker.core.policies import make_policy
+from broker.core.vhosts.policies import make_policy
 from broker.server.ticker import Ticker
 from protocol.amqp.frames import method_frame
 

@@ -10,11 +10,11 @@ import pytest
 from amqp_harness import World
 from sim_disk import SimDisk
 
-import broker.core.backlog
-import broker.core.queue
-import broker.core.serving
-from broker.core.deaths import read_deaths
-from broker.core.replay import READY, browse
+import broker.core.queues.backlog
+import broker.core.queues.dispatch
+import broker.core.queues.queue
+from broker.core.queues.x_death import read_deaths
+from broker.core.vhosts.replay import READY, browse
 from protocol.amqp import content as wire
 
 RULES = {
@@ -205,7 +205,7 @@ class Life:
         assert queue.cursor.leased_count == len(self.held) + waiting
         if queue.rules.length_bytes_max is not None:
             ready = [one for one in browse(queue, 0, {}, 10_000) if one.state == READY]
-            assert queue.keeper.ready_bytes == sum(wire.body_size(one.message[1]) for one in ready)
+            assert queue.limits.ready_bytes == sum(wire.body_size(one.message[1]) for one in ready)
 
     def dead_letters(self):
         """(number, reason) of everything in the dead letter queue."""
@@ -216,11 +216,11 @@ class Life:
 @pytest.fixture(autouse=True)
 def _small_heads(monkeypatch):
     """Five messages or so are in memory, so that nearly all of it goes through the log."""
-    monkeypatch.setattr(broker.core.queue, "HEAD_BYTES_MAX", 2000)
-    monkeypatch.setattr(broker.core.backlog, "HEAD_BYTES_MAX", 2000)
-    monkeypatch.setattr(broker.core.backlog, "LOAD_BYTES", 600)
-    monkeypatch.setattr(broker.core.serving, "LOW_BYTES", 1000)
-    monkeypatch.setattr(broker.core.queue, "GAUGED_COUNT", 1)
+    monkeypatch.setattr(broker.core.queues.queue, "HEAD_BYTES_MAX", 2000)
+    monkeypatch.setattr(broker.core.queues.backlog, "HEAD_BYTES_MAX", 2000)
+    monkeypatch.setattr(broker.core.queues.backlog, "LOAD_BYTES", 600)
+    monkeypatch.setattr(broker.core.queues.dispatch, "LOW_BYTES", 1000)
+    monkeypatch.setattr(broker.core.queues.queue, "GAUGED_COUNT", 1)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -7,7 +7,7 @@ import pytest
 from amqp_harness import World, publish
 from sim_disk import PowerCut, SimDisk
 
-from broker.core.policies import make_policy
+from broker.core.vhosts.policies import make_policy
 from broker.errors import Refused
 from protocol.amqp import content as wire
 

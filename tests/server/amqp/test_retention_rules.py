@@ -8,10 +8,10 @@ from amqp_harness import World, answer, refusal
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
-from broker.core import backlog
-from broker.core.policies import make_policy
-from broker.core.redelivery import retained
+from broker.core.queues import backlog
+from broker.core.queues.redelivery import retained
 from broker.core.topics.errors import TopicRefused
+from broker.core.vhosts.policies import make_policy
 from broker.log.disk import RealDisk
 from protocol.amqp import content as wire
 

@@ -8,8 +8,8 @@ import pytest
 from http_world import HttpWorld
 from sim_disk import PowerCut, SimDisk
 
-from broker.core.replay import browse
-from broker.core.replays import REPLAYS_MAX
+from broker.core.vhosts.replay import browse
+from broker.core.vhosts.replays import REPLAYS_MAX
 from broker.server.http.api import Request, answer
 from protocol.amqp import content as wire
 
