@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 
 from pamqp import commands
+from sim_disk import SimDisk
 
 from broker.core.access import Access
 from broker.core.broker import Broker
@@ -50,7 +51,9 @@ class World:
 
     def __init__(self, disk=None, wall_ms=1_000_000, **settings):
         self.disk = disk
-        numbers = random.Random(0 if disk is None else disk.starts)  # Another run gives other tokens.
+        # Another run gives other tokens and ids.
+        starts = 0 if disk is None else disk.starts if isinstance(disk, SimDisk) else len(disk.names("logs"))
+        numbers = random.Random(starts)
         self.now_ns = itertools.count(1_000_000_000, 1000)
         self.env = Env(
             monotonic_ns=lambda: next(self.now_ns),
@@ -61,7 +64,7 @@ class World:
         )
         self.store = None
         if disk is not None:
-            uuids = itertools.count(disk.starts * 1_000_000 + 1)
+            uuids = itertools.count(starts * 1_000_000 + 1)
             self.store = open_store(disk, lambda: next(uuids).to_bytes(16, "big"))
         self.durability = Durability(self.store, self.env) if disk is not None else None
         self.closing = weakref.finalize(self, os.close, self.durability.flusher.fd) if disk is not None else None

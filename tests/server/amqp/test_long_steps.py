@@ -7,7 +7,7 @@ from amqp_harness import World, deliveries, publish
 from steps import assert_short_steps
 
 from broker.core.vhosts.policies import make_policy
-from broker.server.ticker import Ticker
+from broker.server.amqp.hub import AmqpHub
 from protocol.amqp.frames import method_frame
 
 COUNT = 50_000
@@ -285,18 +285,18 @@ def test_connections_and_channels_are_watched_in_slices(monkeypatch):
         for client in clients[:10]:
             client.feed(b"".join(method_frame(number, "channel.open", "") for number in range(2, 2001)))
         watched = []
-        watch = Ticker._watch
+        watch = AmqpHub._watch
 
-        def note(ticker, connection, now_ms):
+        def note(face, connection, now_ms):
             watched.append(connection)
-            watch(ticker, connection, now_ms)
+            watch(face, connection, now_ms)
 
-        monkeypatch.setattr(Ticker, "_watch", note)
-        world.broker.scheduler.add_job(Ticker(world.hub, 10_000, 2**40)._sweep())
+        monkeypatch.setattr(AmqpHub, "_watch", note)
+        world.amqp.sweep()
         counter.run(world.broker.scheduler.run_slice)
         assert 0 < len(watched) < 1000
         gone = next(client for client in clients if client.machine not in watched)
-        world.hub.connections.discard(gone.machine)
+        world.amqp.remove(gone.machine)
         clients.remove(gone)
         counter.run_while_busy(world.broker.scheduler)
         assert sorted(map(id, watched)) == sorted(id(client.machine) for client in clients)
