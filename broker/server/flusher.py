@@ -36,6 +36,8 @@ log = logging.getLogger("jackalope.storage")
 
 RETRY_MS = 200
 IDLE_MS = 3000
+IDLE_BYTES_MAX = 64 << 10
+"""Who writes less than this in IDLE_MS is idle: a commit now and then must not keep what is dead on the disk."""
 CHECKPOINT_PAUSE_MS = 2000
 GATHER_BYTES_MAX = 256 << 10
 """What nobody waits for goes with what somebody waits for, with a tick, or when it is more than this."""
@@ -73,6 +75,7 @@ class Flusher:
         self._is_promise = False
         self._pause_ms = 0
         self._idle_ms = 0
+        self._idle_from = 0  # The journal's end when the time that `_idle_ms` counts began.
         self.frames_count = 0
         self.checkpoints_count = 0
 
@@ -145,7 +148,7 @@ class Flusher:
     def tick(self, elapsed_ms: int) -> None:
         """Time has passed: try again what found no space, go on with a checkpoint, begin one that is due.
 
-        When nothing has been written for a while, one is due as soon as it frees a segment.
+        When next to nothing has been written for a while, one is due as soon as it frees a segment.
         """
         if self._retry_ms is not None and self.failed is None:
             self._retry_ms -= elapsed_ms
@@ -154,9 +157,11 @@ class Flusher:
                 assert self._cut is not None
                 self._writer.submit(self._cut.write.run)
         self._pause_ms = max(self._pause_ms - elapsed_ms, 0)
-        self._idle_ms = 0 if self._cut is not None or self.store.dirty else self._idle_ms + elapsed_ms
-        if self._idle_ms >= IDLE_MS and self._steps is None and not self._pause_ms:
-            self._idle_ms = 0
+        self._idle_ms += elapsed_ms
+        if self.store.journal.end - self._idle_from > IDLE_BYTES_MAX:
+            self._idle_ms, self._idle_from = 0, self.store.journal.end
+        if self._idle_ms >= IDLE_MS and self._cut is None and self._steps is None and not self._pause_ms:
+            self._idle_ms, self._idle_from = 0, self.store.journal.end
             if self.store.has_dead_segments:
                 self._steps = Checkpoint(self.store).steps()
         self._advance()

@@ -10,7 +10,7 @@ from sim_disk import SimDisk, SimFile
 from broker.log.checkpoint import Checkpoint
 from broker.log.pledges import Pledge
 from broker.log.recovery import open_store
-from broker.server.flusher import RETRY_MS, Flusher
+from broker.server.flusher import IDLE_BYTES_MAX, IDLE_MS, RETRY_MS, Flusher
 from protocol.kafka.records import render_record
 
 
@@ -131,3 +131,17 @@ def test_handles_that_others_have_are_waited_for(flusher, disk, spaces):
     flusher.collect()
     assert flusher.store.synced_frame >= frame
     assert (flusher.full, spaces) == (False, [False, True])
+
+
+@pytest.mark.parametrize(("octets", "is_idle"), [(100, True), (IDLE_BYTES_MAX // 20, False)])
+def test_disk_is_given_back_although_something_is_written_now_and_then(flusher, disk, octets, is_idle):
+    """A group that commits, a heartbeat of a sensor: who writes little is idle. Who writes much has no time for it."""
+    [log, _] = flusher.store.logs.values()
+    log.settle(0, log.next_offset)
+    flusher.store.flush()
+    segments = {name for name in disk.files if name.startswith("logs/")}
+    for _ in range(3 * IDLE_MS // 50):
+        flusher.store.put(b"k", b"v" * octets)
+        flusher.tick(50)
+        flusher.collect()
+    assert ({name for name in disk.files if name.startswith("logs/")} < segments) == is_idle
