@@ -28,7 +28,7 @@ from broker.core.broker import Broker
 from broker.errors import ConfigError
 from broker.log.disk import RealDisk
 from broker.log.errors import StorageError
-from broker.log.recovery import open_store
+from broker.log.recovery import begin_run, open_store
 from broker.log.store import Store
 from broker.server.auth import Authenticator, apply_users
 from broker.server.clock import Clock
@@ -393,7 +393,7 @@ def open_storage(config: Config) -> Store | None:
 def _flush(store: Store, config: Config) -> None:
     """Write what the configuration has declared. Raises StorageError."""
     try:
-        store.flush()
+        begin_run(store)
     except OSError as error:
         raise StorageError(f"the data directory {config.storage.dir} cannot be written: {error}") from None
 

@@ -141,6 +141,7 @@ class Broker:
         assert self.store is not None
         del self.aside[key]
         self.store.delete(ASIDE + key)
+        self.store.promised_count += 1
 
     def _restore(self, entry: Entry, store: Store, now_ms: int) -> Collection[bytes]:
         """One entry comes back; returns the uuids of its logs."""

@@ -35,8 +35,9 @@ VERSION = VERSIONS[-1]
 def open_store(disk: Disk, new_uuid: Callable[[], bytes], *, begin: bool = True) -> Store:
     """Lock the directory, bring back what it holds, and note that a run has begun.
 
-    Without `begin` that note waits in the frame that is being filled: a start that fails before it is flushed leaves
-    the end of the last run as it was. Raises StorageError (Corrupt among them) and OSError.
+    Without `begin` that note waits in the frame that is being filled, for `begin_run`: a start that fails before it
+    leaves the end of the last run as it was, and a directory of an older format to older brokers. Raises StorageError
+    (Corrupt among them) and OSError.
     """
     _check_version(disk)  # What is not ours gets no lock file.
     disk.lock()
@@ -44,6 +45,13 @@ def open_store(disk: Disk, new_uuid: Callable[[], bytes], *, begin: bool = True)
     for folder in (journal.FOLDER, "logs"):
         disk.make_folder(folder)
     return _Recovery(disk, new_uuid).run(begin=begin)
+
+
+def begin_run(store: Store) -> None:
+    """Write the first frame of a run. Raises OSError."""
+    if _read_version(store.disk) != VERSION:
+        _write_version(store.disk)  # Before anything is in it that an older broker could not read.
+    store.flush()
 
 
 def _check_version(disk: Disk) -> None:
@@ -134,11 +142,11 @@ class _Recovery:
         store.journal.sync_files()
         disk.sync_folder(journal.FOLDER)
         self._remove_strangers()
-        if _read_version(disk) != VERSION:
-            _write_version(disk)  # Before anything is in it that an older broker could not read.
         store.mark_start()
-        if begin or self._has_cut:
-            # Where something was cut, what was begun has to have a whole frame again.
+        if begin:
+            begin_run(store)
+        elif self._has_cut:
+            # What was begun has to have a whole frame again; any version can read this one.
             store.flush()
         return store
 

@@ -81,7 +81,7 @@ class Pump:
         if machine.more:
             machine.proceed()
             more = machine.more
-        elif machine.paused or not self._interest & _IN:
+        elif (machine.paused and not self.lingering) or not self._interest & _IN:
             more = False
         else:
             size = self._size

@@ -97,6 +97,21 @@ def test_what_the_peer_still_sends_does_not_take_the_goodbye_away(pair):
     assert pump.machine.aborted
 
 
+def test_the_peers_end_is_seen_by_a_machine_that_takes_no_more(pair):
+    """One that stops, or has met a bug in the middle of its work: it is paused for good, and its peer closes all the
+    same."""
+    pump, peer = pair
+    peer.sendall(b"connection.close")
+    pump.step(False)
+    pump.machine.paused = True
+    pump.flush()
+    assert peer.recv(100) + peer.recv(100) == GOODBYE
+    peer.close()
+    turn(pump)
+    assert pump.closed
+    assert pump.machine.aborted
+
+
 def test_octets_that_wait_to_be_read_do_not_either(pair):
     """A socket that is closed with unread octets sends a reset at once (RFC 1122, 4.2.2.13)."""
     pump, peer = pair

@@ -69,6 +69,16 @@ def test_a_taken_port(data):
     assert is_clean(data)
 
 
+def test_a_directory_of_an_older_format(data):
+    """A start that fails leaves it to the older broker; one that does not brings it along."""
+    (data / "format").write_text("jackalope storage 1\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        failed_start(data, f"listeners.amqp=127.0.0.1:{taken.getsockname()[1]}")
+    assert (data / "format").read_text() == "jackalope storage 1\n"
+    with running_jackalope("--data", str(data)):
+        assert (data / "format").read_text() == "jackalope storage 2\n"
+
+
 def test_a_strict_topology(data, tmp_path):
     """topology.strict ends the start with every conflict and its line, and leaves no mark."""
     path = tmp_path / "c.yaml"

@@ -324,8 +324,9 @@ class VHost(Proposing):
 
     def _keep_expirations(self, queue: Queue) -> None:
         """The queue has got a message with an expiration of its own. That comes with the message, so it is written in
-        its frame, whoever decides about definitions."""
-        if queue.kept and queue.backlog is not None:
+        its frame, whoever decides about definitions. One that is deleted may still get some, by a transaction that has
+        routed them before: its name may be another queue's by now."""
+        if queue.kept and queue.backlog is not None and not queue.deleted:
             known = catalog.queue_known(
                 auto_delete=queue.auto_delete, log=queue.backlog.log.uuid, expirations=queue.has_expirations
             )

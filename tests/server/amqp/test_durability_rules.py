@@ -71,6 +71,21 @@ def test_what_is_deleted_stays_deleted(world, client):
     assert vhost.binding_count == 0
 
 
+def test_a_transaction_does_not_bring_a_deleted_queue_back(world, client):
+    """It has routed a message with an expiration to a queue that is deleted before the commit, and made anew."""
+    client.declare("a", durable=True)
+    client.call(2, "channel.open", "")
+    client.call(2, "tx.select")
+    client.publish("a", channel=2, expiration="100000", delivery_mode=2)
+    client.call(1, "queue.delete", 0, "a", False, False, False)
+    client.declare("a", durable=True)
+    client.publish("a", b"new", delivery_mode=2)
+    assert [name for name, _, _ in client.call(2, "tx.commit")] == ["tx.commit-ok"]
+    world = world.kill()
+    assert world.broker.left_aside == []
+    assert bodies(world.connect(), "a") == [(True, b"new")]
+
+
 def test_persistent_messages_come_back(world):
     """Persistent ones in durable queues, in order, marked as redelivered after an unclean stop; the others are gone."""
     client = confirming(world)

@@ -52,6 +52,14 @@ def test_dropped_for_good(http):
     assert len(again.store.logs) == logs - 1
 
 
+def test_told_when_it_is_durable(http):
+    """Who is told that an entry is gone does not find it again after a crash."""
+    [wanted, *_] = ids(http).values()
+    promised = http.store.promised_count
+    assert http.ask("DELETE", f"catalog/aside/{wanted}") == (204, None)
+    assert http.store.promised_count > promised  # That is what answers wait by.
+
+
 @pytest.mark.parametrize("tags", [("management",), ("monitoring", "policymaker")])
 def test_for_administrators_alone(http, tags):
     """Nobody else drops one, or learns the names of other vhosts."""
