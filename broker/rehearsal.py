@@ -17,10 +17,8 @@ from broker.log.disk import RealDisk
 from broker.log.dump import catalog_of
 from broker.log.log import Log
 from broker.log.recovery import open_store
+from broker.settings import MEMORY
 from broker.topology import declare_topology
-
-IN_MEMORY = "memory"
-"""The `storage.dir` of a broker that keeps nothing."""
 
 
 def conflicts_with(config: Config, directory: Path | None, limits: VHostLimits) -> list[str]:
@@ -28,7 +26,7 @@ def conflicts_with(config: Config, directory: Path | None, limits: VHostLimits) 
 
     Raises OSError and StorageError.
     """
-    if directory is None and config.storage.dir == IN_MEMORY:
+    if directory is None and config.storage.dir == MEMORY:
         return declare_topology(Broker(lambda _: 0, limits), config, 0)
     with tempfile.TemporaryDirectory(prefix="jackalope-check-") as folder:
         store = open_store(RealDisk(Path(folder)), lambda: uuid4().bytes, begin=False)

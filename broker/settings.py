@@ -13,6 +13,9 @@ from broker.errors import ConfigError
 if TYPE_CHECKING:
     import ssl
 
+MEMORY = "memory"
+"""The storage.dir of a broker that keeps nothing; its ready line says so."""
+
 
 def own_version() -> str:
     """The version of the installed package."""

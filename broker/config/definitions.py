@@ -17,6 +17,9 @@ _OURS = ("listeners", "tls", "storage", "limits", "security", "compat", "log")
 _IGNORED = ("parameters",)
 _HASHING = ("rabbit_password_hashing_sha256", "rabbit_password_hashing_sha512")
 
+_NO_NAME = "\0"
+"""What stands for a name that is no string."""
+
 
 def is_definitions(root: Item) -> bool:
     """Whether a tree is a definitions file: its lists are our mappings, or it names RabbitMQ's version.
@@ -104,7 +107,7 @@ class _Translation:
             return default
         if item is None or not isinstance(item.value, str):
             self.wrong(entry, at, f"'{name}' must be a string")
-            return ""
+            return _NO_NAME
         return item.value
 
     def mapping(self, **values: Any) -> Item:
@@ -124,7 +127,7 @@ class _Translation:
         return self.known(self.vhosts, "vhost", self.text(entry, "vhost", at, "/"), at, entry)
 
     def known(self, among: dict[str, Item], kind: str, name: str, at: str, entry: Item) -> dict[str, Item]:
-        if name not in among and name:  # A name that is no string has been noted.
+        if name not in among and name is not _NO_NAME:  # That has been noted.
             self.wrong(entry, at, f"no {kind} '{name}' in this file")
         value: dict[str, Item] = among[name].value if name in among else self.anything().value
         return value

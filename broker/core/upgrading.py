@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
+from broker.core.topics.proposing import packed, unpacked
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import decode_table, encode_table
 
@@ -49,13 +50,11 @@ def _by_uuid(known: dict[str, Any], uuids: Mapping[int, bytes]) -> None:
 def _topic_by_uuid(known: dict[str, Any], uuids: Mapping[int, bytes]) -> None:
     known["uuids"] = b"".join([uuids[number] for number in _numbers(known.pop("logs"))])
     if "starts" in known:
-        known["starts"] = b"".join([start.to_bytes(8, "big") for start in _numbers(known["starts"])])
+        known["starts"] = packed(_numbers(known["starts"]))
 
 
 def _numbers(value: bytes | list[int]) -> list[int]:
-    if isinstance(value, list):
-        return value
-    return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
+    return value if isinstance(value, list) else unpacked(value)
 
 
 _CHANGES = {

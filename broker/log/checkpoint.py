@@ -142,6 +142,8 @@ class Checkpoint:
         # What is doomed by now the new checkpoint will not name; what is dropped from here on it may.
         self._doomed, store.doomed = store.doomed, []
         self._reused = {name for name in self._doomed if name.endswith("/") and log_of(name) in store.by_uuid}
+        for name in self._reused:
+            store.by_uuid[log_of(name)].has_folder = True  # A log came back: its old files are there until this counts.
         payloads: list[list[bytes]] = [[]]
         yield from self._capture(payloads)
         captured = store.frame if store.dirty else store.frame - 1
@@ -297,7 +299,7 @@ class Checkpoint:
         is_swept = folder + "/" in self._reused or (log.has_folder and not self._store.swept)
         if log.lost_segments or is_swept:
             named = {segment.name for segment in log.segments}
-            self._dead += [(log, name) for name in set(log.lost_segments) - named]
+            self._dead += [(log, name) for name in dict.fromkeys(log.lost_segments) if name not in named]
             log.lost_segments.clear()
             if is_swept:
                 self._named[folder] = named

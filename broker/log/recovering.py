@@ -126,7 +126,8 @@ class Recovering(Touched):
             if first < 0:
                 first = header.base_offset
             end = header.next_offset
-            self.epochs.begin(header.leader_epoch, header.base_offset)
+            if self.epochs.latest < header.leader_epoch:
+                self.epochs.begin(header.leader_epoch, header.base_offset)
             at += header.size
         self.extents.append(Extent(first, end, source, position, size))
         self._cut_end = end
@@ -167,6 +168,7 @@ class Recovering(Touched):
             self.extents = [shrink(one, offset, self._is_over) if one.end == offset else one for one in self.extents]
         if self._recovered_cuts:
             # Once, at the lowest: a checkpoint that did not come to its end may have written over what lies behind.
+            self.extents = [one for one in self.extents if one.size]  # Of the others nothing is needed.
             self._cut_files(self.extents, self.recovered_cut, self._is_over)
             self._recovered_cuts.clear()
         self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)

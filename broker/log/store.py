@@ -118,7 +118,6 @@ class Store:
         assert uuid not in self.by_uuid
         log = Log(self.next_log, uuid, self.journal.epoch, self.filling, durable=durable)
         self.next_log += 1
-        log.has_folder = log_folder(uuid) + "/" in self.doomed  # A log that comes back, sooner than its old files go.
         self.logs[log.number] = self.by_uuid[uuid] = log
         if durable:
             self._catalog_entries.append(entries.open_log(log.number, log.uuid))

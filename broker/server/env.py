@@ -30,6 +30,10 @@ class Env:
     new_worker: Callable[[str, int], Worker] = Worker
     """(name, descriptor) -> who does jobs and writes to the descriptor when one is done."""
 
+    def monotonic_s(self) -> float:
+        """The clock that never jumps, in seconds."""
+        return self.monotonic_ns() / 1e9
+
     @property
     def wall_ms(self) -> int:
         """The wall clock in milliseconds."""

@@ -81,7 +81,7 @@ class Hub:
         self._groups: dict[str, Groups] = {}
         self.half_open = HalfOpen()
         self.hosts = Hosts()
-        self.log_lines = LogLines()
+        self.log_lines = LogLines(env.monotonic_s)
         self.unfinished = Unfinished(unfinished_bytes_max, lambda: self.now_ms)
         if durability is not None:
             durability.on_synced.append(broker.synced)

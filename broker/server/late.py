@@ -6,11 +6,18 @@ A part is imported module by module, and others have their turn in between: all 
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Sequence
 from importlib import import_module
 
 import trio
+
+from broker.log.disk import NO_HANDLES
+
+log = logging.getLogger("jackalope.server")
+
+RETRY_S = 1.0
 
 AMQP_PART = ("broker.server.amqp.methods_basic", "broker.server.amqp.connection", "broker.server.amqp.door")
 KAFKA_PART = (
@@ -28,9 +35,17 @@ HTTP_PART = (
 
 
 async def import_part(part: Sequence[str]) -> None:
-    """Import the modules of a part, with a checkpoint after each."""
+    """Import the modules of a part, with a checkpoint after each; out of handles it waits for some to come back."""
     for name in part:
-        import_module(name)
+        while True:
+            try:
+                import_module(name)
+                break
+            except OSError as error:
+                if error.errno not in NO_HANDLES:
+                    raise
+                log.error("%s cannot be imported yet: %s", name, error)
+                await trio.sleep(RETRY_S)
         await trio.lowlevel.checkpoint()
 
 

@@ -147,19 +147,14 @@ class Scram:
         name, mechanism = exchange.name, exchange.mechanism
         proof = _proof(exchange, message)
         authenticator = self._authenticator
-        if self._password_of(name) is not None and self._known(name, mechanism) is None:
+        is_awaited = self._password_of(name) is not None and self._known(name, mechanism) is None
+        if is_awaited:
             await self._make_once(name, mechanism)
-            # Whoever waited beside this one may have guessed.
-            authenticator.check_failures(name, peer_host)
-            credential = self._known(name, mechanism)
-            if credential is None or not exchange.proves(proof, credential):
-                authenticator.charge(name, peer_host)
-                raise LoginRefused(f"user {name!r} from {peer_host}: {mechanism}: wrong password")
-            exchange.end(credential)
-            return authenticator.admit(name, peer_host)
-        # Charged before the wait and given back after, so that a thousand guesses at once do not all pass the check.
+            authenticator.check_failures(name, peer_host)  # Whoever waited beside this one may have guessed.
+        # Charged before a wait and given back after, so that a thousand guesses at once do not all pass the check.
         authenticator.charge(name, peer_host)
-        await self._make(name, mechanism)
+        if not is_awaited:
+            await self._make(name, mechanism)
         credential = self._known(name, mechanism)
         if credential is None or not exchange.proves(proof, credential):
             why = "wrong password or no such user" if credential is not None else "no such user, or no credentials"

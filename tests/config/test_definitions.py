@@ -110,6 +110,7 @@ def test_an_export_of_one_vhost(tmp_path):
     ("change", "said"),
     [
         ({"queues": [{"name": "q", "vhost": "nope"}]}, "queues[0]: no vhost 'nope' in this file"),
+        ({"queues": [{"name": "q", "vhost": ""}]}, "queues[0]: no vhost '' in this file"),
         ({"queues": [{"vhost": "/"}]}, "queues[0]: 'name' must be a string"),
         ({"queues": ["q"]}, "queues[0]: expected an object"),
         ({"queues": {"q": 1}}, "queues: expected a list"),

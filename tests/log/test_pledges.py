@@ -1,6 +1,5 @@
 """Who is told what, and when, of the frames of a store on a disk that forgets."""
 
-import itertools
 import random
 
 import pytest
@@ -32,8 +31,8 @@ class Patient(Noted):
 @pytest.fixture
 def store():
     """An empty one, with nothing left to write."""
-    uuids = itertools.count(1)
-    store = open_store(SimDisk(random.Random(1).randrange), lambda: next(uuids).to_bytes(16, "big"))
+    disk = SimDisk(random.Random(1).randrange)
+    store = open_store(disk, disk.new_uuid)
     store.flush()
     return store
 

@@ -31,7 +31,6 @@ class Run:
         self.hash = hashlib.sha256()
         self.amqp = [self.world.connect() for _ in range(5)]
         self.kafka = [self.world.client() for _ in range(4)]
-        self.members = {}  # (client, group) -> member id
 
     def prepare(self):
         """The topology, and a consumer of each connection."""

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from waiting import HANG_S
+
 LOOKED_AT_MAX = 100_000
 CODE = """
 import gc
@@ -21,7 +23,7 @@ print(max(found for _, found in looked), sum(generation == 1 for generation, _ i
 
 def test_a_collection_is_short_however_much_there_is():
     """A million things are declared: the middle generation is looked at many times, and never at all of them."""
-    found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=HANG_S)
     most, middle, full = map(int, found.stdout.split())
     assert most <= LOOKED_AT_MAX
     assert (middle >= 5, full) == (True, 0)

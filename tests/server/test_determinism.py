@@ -1,5 +1,6 @@
 """One seed gives the same octets in every process, whatever it hashes strings and objects to."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ PROGRAM = Path(__file__).with_name("one_seed.py")
 PROCESSES = 3
 
 
+@functools.cache
 def outcome(seed, hash_seed):
     """What a process of its own prints."""
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(sys.path)}

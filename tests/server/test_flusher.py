@@ -2,9 +2,9 @@
 
 import errno
 import random
-from collections import deque
 
 import pytest
+from amqp_harness import InlineWorker
 from sim_disk import SimDisk, SimFile
 
 from broker.log.checkpoint import Checkpoint
@@ -46,24 +46,6 @@ class Told(Pledge):
         assert committed
 
 
-class Inline:
-    """A worker without a thread: what is submitted is done, and its result waits to be collected."""
-
-    def __init__(self, _name, _fd):
-        self.results = deque()
-
-    def submit(self, job):
-        try:
-            job()
-        except OSError as error:
-            self.results.append(error)
-        else:
-            self.results.append(None)
-
-    def stop(self):
-        pass
-
-
 @pytest.fixture
 def disk():
     """One with enough handles, to begin with."""
@@ -84,7 +66,7 @@ def flusher(disk, spaces):
     def never(error):
         raise error
 
-    flusher = Flusher(store, lambda _frame: None, never, spaces.append, Inline)
+    flusher = Flusher(store, lambda _frame: None, never, spaces.append, InlineWorker)
     logs = [store.create_log(durable=True) for _ in range(2)]
     for log in logs:
         log.append(render_record(0, b"x" * 70_000), 1, 0)

@@ -1,5 +1,6 @@
 """Parts that are imported late: in small steps, by name, and only for whom they are."""
 
+import errno
 import json
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 import trio
+import trio.testing
 from waiting import HANG_S
 
 from broker.server import late
@@ -81,3 +83,17 @@ async def test_a_visitor_is_waited_for_and_not_accepted(autojump_clock):
     finally:
         for sock in listening:
             sock.close()
+
+
+def test_out_of_handles_an_import_waits(monkeypatch):
+    """The broker goes on, and the part is there once a handle is."""
+    asked = []
+
+    def import_module(name):
+        asked.append(name)
+        if len(asked) < 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(late, "import_module", import_module)
+    trio.run(late.import_part, ("first", "second"), clock=trio.testing.MockClock(autojump_threshold=0))
+    assert asked == ["first"] * 4 + ["second"]

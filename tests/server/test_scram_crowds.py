@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import trio
+import trio.testing
 from auth_world import LOCAL, World
 from scram_client import ScramClient
 from sim_disk import SimDisk
@@ -82,4 +83,4 @@ def test_a_service_that_starts_again(scram, gate):
 def test_a_crowd_of_guesses(scram, gate):
     """As many are tried as may fail one after the other: having come at once is no way around that."""
     outcomes = crowd(scram, gate, [f"guess {number}" for number in range(CROWD)])
-    assert outcomes == {"wrong password": BURST, "too many failed logins": CROWD - BURST}
+    assert outcomes == {"wrong password or no such user": BURST, "too many failed logins": CROWD - BURST}

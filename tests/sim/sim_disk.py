@@ -210,6 +210,7 @@ class SimDisk:
                 apply(self.synced_files, change)
         self.unsynced = {}
         self.files = dict(self.synced_files)
+        self.folders |= {name.rpartition("/")[0] for name in self.files}  # Its files came back, so it is there.
         for inode in dict.fromkeys(self.files.values()):
             inode.after_power_cut(lambda: self.pick(2))
 

@@ -37,7 +37,7 @@ Value = tuple[str, bytes]
 """A small stand-in for a header value: (kind, octets)."""
 
 
-class SeenKeeper(Protocol):
+class DeduplicationKeeper(Protocol):
     """Where values are kept beyond the process."""
 
     def note(self, value: Value, expires_ms: int | None, wall_ms: int) -> int:
@@ -100,7 +100,7 @@ class DeduplicationRouter(FanoutRouter):
             text = "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'"
             raise Refused(PRECONDITION_FAILED, text)
         self.persistent = persistence != "memory"
-        self.log: SeenKeeper | None = None
+        self.log: DeduplicationKeeper | None = None
         """Set by the vhost that owns the exchange, if what it has seen outlives the process."""
         # (when it is forgotten, the log's number); ordered, since a dict is slow to find its first after many others
         # were taken out in front.

@@ -27,7 +27,7 @@ class Retaining:
     __slots__ = ("_due_ms", "_home", "_is_looking", "queues")
 
     def __init__(self, home: VHost) -> None:
-        self.queues: set[Queue] = set()
+        self.queues: dict[Queue, None] = {}
         self._home = home
         self._due_ms = 0
         self._is_looking = False
@@ -38,11 +38,11 @@ class Retaining:
             return
         log = queue.backlog.log
         if queue.rules.retains:
-            self.queues.add(queue)
+            self.queues[queue] = None
             if log.kept_from == NOTHING_KEPT:
                 log.keep_from(log.settled.floor)
         else:
-            self.queues.discard(queue)
+            self.queues.pop(queue, None)
             log.keep_from(NOTHING_KEPT)
         if self._home.topics is not None:
             try:
@@ -53,7 +53,7 @@ class Retaining:
 
     def forget(self, queue: Queue) -> None:
         """The queue is gone."""
-        self.queues.discard(queue)
+        self.queues.pop(queue, None)
         if self._home.topics is not None:
             self._home.topics.queues.forget(queue)
 

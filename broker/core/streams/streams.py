@@ -12,7 +12,6 @@ from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.proposing import deletion_of
 from broker.core.vhosts import arguments as checks
-from broker.core.vhosts.proposing import DeclareOk, declare_ok
 from broker.errors import PreconditionFailed
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Streams:
 
     def propose_declare(
         self, name: str, arguments: Mapping[str, Any], *, durable: bool, exclusive: bool, auto_delete: bool
-    ) -> Proposal[DeclareOk]:
+    ) -> Proposal[None]:
         """Create it, or check that the one there is equivalent. Raises Refused 406."""
         vhost = self._vhost
         queue = vhost.queues.get(name)
@@ -104,7 +103,7 @@ class Streams:
             declaration.check(arguments, place)
         if found is not None:
             declaration.check_equivalent(found.topic, vhost.name, arguments)
-            return Proposal((), (), declare_ok(found))
+            return Proposal((), (), None)
         vhost.unbinding.check("queue", name)
         if vhost.topics is None:
             raise PreconditionFailed(f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")
@@ -113,7 +112,7 @@ class Streams:
             proposal = vhost.topics.propose_create(name, count, overrides)
         except TopicRefused as refused:
             raise PreconditionFailed(f"cannot declare stream {place}: {refused.text}") from None
-        return Proposal(proposal.changes, proposal.guards, DeclareOk(name, 0, 0))
+        return Proposal(proposal.changes, proposal.guards, None)
 
     def propose_delete(self, stream: Stream, *, if_unused: bool = False, if_empty: bool = False) -> Proposal[int]:
         """The topic goes with all that is in it; the reply is how much that was. Raises Refused 406."""

@@ -191,7 +191,7 @@ class Topics(TopicProposing):
                 name, bytes.fromhex(change.known["id"]), change.arguments, internal=change.known["internal"]
             )
             self._add(topic)
-        else:
+        elif change.arguments != topic.overrides:
             topic.configure(change.arguments)
         new = logs[len(topic.partitions) :]
         if new:

@@ -177,14 +177,12 @@ class Policies:
     def apply_to_queue(self, queue: Queue, *, is_new: bool = False) -> None:
         """The queue follows what applies to it now; a new one has the rules of its arguments alone."""
         policy, operator = self.of_queue(queue), self.of_queue(queue, operator=True)
-        if is_new and policy is None and operator is None:
-            self._home.retaining.follow(queue)
-            return
-        rules = rules_of(
-            queue.arguments, policy.definition if policy else None, operator.definition if operator else None
-        )
-        if rules != queue.rules:
-            queue.apply(rules)
+        if not is_new or policy is not None or operator is not None:
+            rules = rules_of(
+                queue.arguments, policy.definition if policy else None, operator.definition if operator else None
+            )
+            if rules != queue.rules:
+                queue.apply(rules)
         self._home.retaining.follow(queue)
 
     def apply_to_exchange(self, exchange: Exchange) -> None:

@@ -9,7 +9,7 @@ whose owner has gone finds that it has gone as well, and drops it by that (`core
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
 from broker.core.exchange.base import Binding, Choose, Destination, freeze, key_of
@@ -37,19 +37,6 @@ Target = Queue | Stream
 DEFAULT_EXCHANGE = ""
 PREDECLARED = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers",
                "amq.match": "headers"}  # fmt: skip
-
-
-class DeclareOk(NamedTuple):
-    """What the declaration of a queue or stream is answered."""
-
-    name: str
-    message_count: int
-    consumer_count: int
-
-
-def declare_ok(target: Target) -> DeclareOk:
-    """The answer where it is there already."""
-    return DeclareOk(target.name, target.ready_count, len(target.consumers))
 
 
 class Proposing:
@@ -176,7 +163,7 @@ class Proposing:
         arguments: Mapping[str, Any],
         connection: object,
         server_named: bool = False,
-    ) -> Proposal[DeclareOk]:
+    ) -> Proposal[None]:
         """Create the queue or stream, or check that the one there is equivalent."""
         if is_stream(arguments) or self.streams.get(name) is not None:
             return self.streams.propose_declare(
@@ -190,7 +177,7 @@ class Proposing:
             checks.check_property("queue", name, self.name, "durable", durable, found.durable)
             checks.check_property("queue", name, self.name, "auto_delete", auto_delete, found.auto_delete)
             checks.check_equivalent("queue", name, self.name, arguments, found.arguments)
-            return Proposal((), (), declare_ok(found))
+            return Proposal((), (), None)
         if name.startswith("amq.") and not server_named:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         self.unbinding.check("queue", name)
@@ -215,7 +202,7 @@ class Proposing:
             self.guard("absent", catalog.QUEUE, name),
             self.guard("absent", catalog.TOPIC, name),
         )
-        return Proposal((change,), guards, DeclareOk(name, 0, 0))
+        return Proposal((change,), guards, None)
 
     def propose_delete_queue(
         self, name: str, connection: object, *, if_unused: bool = False, if_empty: bool = False
@@ -272,7 +259,7 @@ class Proposing:
             return Proposal((), (), None)
         following = Following(self)
         following.unbind((binding,))
-        return self._following(following, None)
+        return self.proposed(following, None)
 
     def binding_change(
         self,
@@ -295,13 +282,13 @@ class Proposing:
         """Delete it, and with it what follows (`unbinding`)."""
         following = Following(self)
         following.end(end)
-        return self._following(following, reply)
+        return self.proposed(following, reply)
 
     def has_bindings(self, end: Destination) -> bool:
         """Whether any lead away from it or to it."""
         return end in self._inbound or (isinstance(end, Exchange) and bool(end.bindings))
 
-    def _following(self, following: Following, reply: Reply) -> Proposal[Reply]:
+    def proposed(self, following: Following, reply: Reply) -> Proposal[Reply]:
         """What goes is still there then, and no exchange has got bindings that are not part of this."""
         guards = []
         for change in following.changes:

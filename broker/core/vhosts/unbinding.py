@@ -159,4 +159,4 @@ class Unbinding:
     def _propose(self, bindings: Sequence[Binding]) -> Proposal[None]:
         following = Following(self._home)
         following.unbind(bindings)
-        return Proposal(following.changes, (), None)
+        return self._home.proposed(following, None)

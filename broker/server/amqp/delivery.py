@@ -134,7 +134,7 @@ class Consumer:
         if count >= RUN_MIN:
             origins, contents = zip(*messages, strict=False)
             longest = max(map(len, contents))
-            # One origin object means one number of the publisher's channel and one frame_max (`Hub.shared_origin`),
+            # One origin object means one number of the publisher's channel and one frame_max (`AmqpHub.shared_origin`),
             # so the first content speaks for all.
             if all(map(is_, origins, repeat(origin))) and fitted(content, number, longest) is content:
                 if longest > connection.frame_max:

@@ -176,5 +176,5 @@ class AmqpHub:
                 connection.send(HEARTBEAT_FRAME)
 
     def _turn_out(self, connection: Connection, why: str) -> None:
-        self.hub.log_lines.info(log, "%s: peer=%s:%s", why, *connection.peer[:2])
+        self.hub.log_lines.info(log, why + ": peer=%s:%s", *connection.peer[:2])  # Each reason is a kind of its own.
         connection.transport.close()

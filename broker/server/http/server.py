@@ -246,7 +246,7 @@ class _Exchanges:
     async def run(self) -> None:
         """Until the peer closes, or breaks a rule."""
         engine = self._h11
-        while engine.our_state is h11.IDLE:
+        while engine.our_state is h11.IDLE and not self._server.is_stopping:
             try:
                 with trio.fail_after(self._limits.http_timeout_s):
                     request, body = await self._receive()
@@ -264,6 +264,9 @@ class _Exchanges:
             if engine.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
                 if self._is_last:
                     await self._linger()
+                return
+            if self._server.is_stopping:  # The stop came while the answer was being sent.
+                await self._linger()
                 return
             engine.start_next_cycle()
 

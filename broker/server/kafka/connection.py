@@ -78,7 +78,7 @@ class KafkaConnection:
         self.held: tuple[Slot, Any] | None = None
         """A request that waits, and all behind it: for the disk to catch up, or for an alarm to end."""
         self.pledged_count = 0
-        """How many of its requests are done, and answered once that is durable."""
+        """How many of its requests are done, and answered once that is durable, or written in steps."""
         self._is_last = False
         """It takes no more requests."""
         self.working = False
@@ -337,7 +337,6 @@ class KafkaConnection:
                     yield from slot.answer_in_steps(done.value)
                 self.working = False
                 self.go_on()
-                self._maybe_end()
                 return
             if units == NEEDS_TURN:
                 if not has_turn:
@@ -406,8 +405,9 @@ class KafkaConnection:
             self.go_on()
 
     def go_on(self) -> None:
-        """What has held back the requests behind it is over."""
+        """What has held back the requests behind it is over, or a stop."""
         self._maybe_let_go()
+        self._maybe_end()
         self._resume()
 
     def _resume(self) -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger("jackalope.kafka")
 BEFORE_LOGIN = frozenset((17, 18, 36))
 """SaslHandshake, ApiVersions, SaslAuthenticate."""
 ADMINISTRATOR = "administrator"
-WATCH_EVERY_MS, WATCHED_AT_ONCE = 500, 500
+WATCHED_AT_ONCE = 500
 TIMERS_AT_ONCE = 500
 """Called in one step: each notes that something may go on in a later slice, or ends a connection."""
 CLOSE_WAIT_MS = 5000

@@ -38,6 +38,7 @@ class Slot:
         if connection.finished or self.answered:
             return
         if self.is_long:
+            connection.pledged_count += 1
             connection.hub.hub.scheduler.add_job(self._guarded(response))
         else:
             self._has(write_response(self.header, response))
@@ -47,6 +48,8 @@ class Slot:
             yield from self.answer_in_steps(response)
         except Exception:  # noqa: BLE001 - see end_by_bug
             self.connection.end_by_bug()
+        self.connection.pledged_count -= 1
+        self.connection.go_on()
 
     def answer_in_steps(self, response: Any) -> Iterator[int]:
         """Do what `answer` does; yields units of work, and stops when the peer is gone."""

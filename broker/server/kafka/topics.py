@@ -58,8 +58,7 @@ BY_NAME_UNTIL = 5
 PARTITIONS_MADE_MAX = 10_000
 """Of one request, as in Kafka (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`)."""
 CONFIGS_TOLD_MAX = 500
-"""New topics of one request that are answered with their configuration, some 25 values each: an answer is written in
-one step."""
+"""New topics of one request that are answered with their configuration, some 25 values each."""
 CREATE_UNITS, DELETE_UNITS, SHORTEN_UNITS = 300, 100, 50
 """What making or deleting a topic costs, and deleting records of a partition."""
 STANDARD = -1

@@ -1,6 +1,5 @@
 """What of a group's offsets is in the log of `__consumer_offsets`, around commits, truncations and crashes."""
 
-import itertools
 import random
 
 import pytest
@@ -40,8 +39,7 @@ class World:
         self.groups = GroupStore(self.topics)
 
     def _open(self):
-        uuids = itertools.count(1)
-        self.store = open_store(self.disk, lambda: next(uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
         self.broker = Broker(lambda count: 0, None, self.store)
         self.broker.restore(0)
         self.topics = self.broker.add_vhost("/").topics

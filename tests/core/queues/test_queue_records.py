@@ -65,7 +65,7 @@ def test_they_come_back(some):
 
 @given(messages())
 def test_kafkas_layout(some):
-    """Key, value and headers are those of the table in `record_format`."""
+    """Key, value and headers are those of the table in `records`."""
     for data, stretch in rendered(some):
         for record, (origin, content) in zip(read_records(data, 0, parse_header(data)), stretch, strict=True):
             exchange, routing_key = origin[2 : 2 + origin[1]], origin[3 + origin[1] : -1]

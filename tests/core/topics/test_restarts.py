@@ -3,10 +3,12 @@
 import pytest
 
 from broker.core import catalog
+from broker.core.metadata import at_once
 from broker.core.topics.proposing import PARTITIONS_PER_TOPIC_MAX
 from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
+COMPACT = {"log.cleanup.policy": "compact"}
 
 
 @pytest.mark.parametrize("overrides", [{}, {"cleanup.policy": "compact"}])
@@ -43,3 +45,18 @@ def test_an_older_catalog_is_read():
         world.sync()
         again = world.crash(partition)
         assert (again.start_offset, again.log.next_offset) == (2, 3)
+
+
+def test_a_topic_that_grows_before_it_follows_a_new_default():
+    """It is compacted from then on, so the catalog has to know where its partitions begin: a job says that later."""
+    with World() as world:
+        partition = world.partition()
+        partition.append(batch(3, NOW_MS, key=b"k"), NOW_MS)
+        world.sync()
+        at_once(world.topics.metadata, world.topics.broker_config.propose_replace, "all", COMPACT)
+        world.topics.add_partitions(world.topics.get(partition.topic_name), 2)
+        for _ in world.topics.follow_defaults():
+            pass
+        partition.pass_over(0, 2)  # As compaction does: the partition begins where it did.
+        world.sync()
+        assert world.crash(partition).start_offset == 0

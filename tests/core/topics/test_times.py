@@ -12,11 +12,7 @@ NOW_MS = 1_700_000_000_000
 OTHER = ["restart", "crash", "save", "catch up", "a step of it", "delete", "truncate"]
 STEP = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 4), st.integers(-50, 50)),
-    st.tuples(
-        st.sampled_from(["restart", "crash", "save", "catch up", "a step of it", "delete", "truncate"]),
-        st.integers(0, 100),
-        st.just(0),
-    ),
+    st.tuples(st.sampled_from(OTHER), st.integers(0, 100), st.just(0)),
 )
 
 

@@ -73,7 +73,7 @@ class World:
         self.broker.restore(0)
         self.broker.add_vhost("/")
         self.access = Access()
-        self.authenticator = Authenticator(self.access)
+        self.authenticator = Authenticator(self.access, clock=self.env.monotonic_s)
         self.hub = Hub(self.broker, self.access, self.authenticator, self.durability, env=self.env)
         self.amqp = AmqpHub(self.hub)
         self.settings = AmqpSettings(**settings)

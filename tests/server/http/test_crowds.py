@@ -142,3 +142,30 @@ def test_bodies_take_room(world):
         assert world.hub.unfinished.octets == 0
 
     serve(world, scenario)
+
+
+def test_a_stop_answers_what_is_under_way(world):
+    """Whoever has asked is answered and then closed; whoever has not is closed at once."""
+
+    async def scenario(address, server):
+        began, go_on, answer = trio.Event(), trio.Event(), server.answer
+
+        async def slow(*asked):
+            began.set()
+            await go_on.wait()
+            return await answer(*asked)
+
+        server.answer = slow
+        idle, asking = await connect(address), await connect(address, REQUEST + b"\r\n")
+        await began.wait()
+        await until(lambda: server.open_count == 2)
+        server.end_all(failed=False)
+        assert await is_closed(idle)
+        go_on.set()
+        assert await status(asking) == 200
+        while await asking.receive_some(65_536):
+            pass
+        await asking.aclose()
+        await idle.aclose()
+
+    serve(world, scenario)

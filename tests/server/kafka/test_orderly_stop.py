@@ -90,8 +90,9 @@ def test_a_failed_disk_leaves_nobody_an_answer(world):
     produce(producing)
     world.kafka.end_all(failed=True)
     assert producing.machine.finished
-    assert producing.transport.sent == b""
     StandingWorker.go_on()
+    world.settle()
+    assert producing.transport.sent == b""
 
 
 def test_the_end_is_heard_and_no_reset(tmp_path):
@@ -109,3 +110,37 @@ def test_the_end_is_heard_and_no_reset(tmp_path):
             while rest:
                 rest = http.recv(1000)
         assert exit_code(broker.root_pid) == 0
+
+
+def test_a_long_request_that_waits_for_others_does_not_hold_the_stop_up(world):
+    """It is still being read when the stop comes, and then waits for more members."""
+    client = world.client()
+    protocols = [made("JoinGroup", "protocols")(name="range", metadata=b"x" * 40_000)]
+    join = {
+        "group_id": "g", "session_timeout_ms": 30_000, "rebalance_timeout_ms": 60_000, "member_id": "",
+        "protocol_type": "consumer", "protocols": protocols,
+    }  # fmt: skip
+    client.machine.receive(client.frame("JoinGroup", 2, **join))
+    assert client.machine.working
+    world.kafka.end_all(failed=False)
+    assert not client.machine.finished
+    world.settle()
+    assert client.machine.finished
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+def test_a_long_answer_is_written_to_its_end(world, validate_only):
+    """What was done, or refused, is told, although telling takes several steps and the stop comes before the first."""
+    client = world.client()
+    topic = made("CreateTopics", "topics")
+    topics = [topic(name=f"new-{number}", num_partitions=1, replication_factor=1) for number in range(2000)]
+    request = client.frame("CreateTopics", 2, topics=topics, timeout_ms=1000, validate_only=validate_only)
+    client.machine.receive(request)
+    while client.machine.working:
+        world.broker.scheduler.run_slice()
+        world.durability.flusher.collect()
+        world.hub.end_turn()
+        world.kafka.end_all(failed=False)
+    [answer] = client.answers()
+    assert len(answer.topics) == 2000
+    assert client.machine.finished
