@@ -228,7 +228,7 @@ class Checkpoint:
         log = move.log
         if self._store.logs.get(log.number) is not log:
             return
-        log.lost_segments += move.made  # Truncated meanwhile, or in use: `_bury` sees.
+        log.lost_segments += move.made  # Truncated meanwhile, or in use: `_retire_segments` sees.
         for segment in segments:
             segment.close()  # A handle of its name may be of a file that was there before.
         moved = clip(move.moved, log.lowest_cut)
@@ -279,13 +279,13 @@ class Checkpoint:
                 yield None
         for index, log in enumerate(list(store.logs.values())):
             if log.number in store.logs:
-                self._bury(log)
+                self._retire_segments(log)
                 if log.durable:
                     self._capture_log(log, add)
             if index % SLICE_ITEMS == SLICE_ITEMS - 1:
                 yield None
 
-    def _bury(self, log: Log) -> None:
+    def _retire_segments(self, log: Log) -> None:
         """Let go of the segments that are done with, and of files that went out of use."""
         dead = [segment for segment in log.segments if log.is_done(segment.base, segment.end)]
         if dead:

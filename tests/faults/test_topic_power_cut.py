@@ -1,5 +1,6 @@
 """The power is cut under topics: fed by an exchange and by a Kafka producer, read by an AMQP group that commits and
-buries, while a queue is replayed into an exchange. What was confirmed, committed or buried has to be on the disk."""
+dead-letters, while a queue is replayed into an exchange. What was confirmed, committed or
+dead-lettered has to be on the disk."""
 
 import base64
 import contextlib

@@ -90,7 +90,7 @@ def noted(ledger):
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_poison_orders_are_retried_buried_mended_and_replayed(tmp_path, seed):
+def test_poison_orders_are_retried_dead_lettered_mended_and_replayed(tmp_path, seed):
     """Nothing is lost and nothing is done twice; the dead letters say where they came from and why."""
     choose = random.Random(seed)
     site = Site(tmp_path, free_port())

@@ -61,7 +61,7 @@ class AtLeastOnce:
         elif self._waiting:
             self._keep(letters, self._waiting)
         else:
-            self._queue.bury_surely(self._queue, letters, self._tried, set())
+            self._queue.dead_letter_at_least_once(self._queue, letters, self._tried, set())
 
     def _tried(self, letters: Sequence[Letter], left: Sequence[Letter]) -> None:
         """Of these letters `left` could not go; in the turn that moved the others they are settled."""
@@ -110,7 +110,7 @@ class AtLeastOnce:
             letters = self._take()
             tried += len(letters)
             if queue.rules.at_least_once:
-                queue.bury_surely(queue, letters, self._tried, blocked)
+                queue.dead_letter_at_least_once(queue, letters, self._tried, blocked)
             else:
                 self._give_up(letters)
             yield BATCH * queue.death_units

@@ -27,9 +27,9 @@ from broker.log.store import Store
 from protocol.amqp.errors import RESOURCE_LOCKED
 
 DEATH_UNITS = 15
-"""What it costs to bury one message in another queue: 8 µs like the last one, 36 otherwise."""
+"""What it costs to move one dead letter to another queue: 8 µs like the last one, 36 otherwise."""
 DEATHS_MAX = 64
-"""So many die in one step, where they are buried."""
+"""So many die in one step, where they are dead-lettered."""
 RETURNS_MAX = 2048
 GAUGED_COUNT, GAUGED_BYTES = 32, 1 << 16
 """The head of a queue without a log is measured from so many messages on, or when one is so large."""
@@ -63,8 +63,8 @@ class Queue(Taking):
         "arguments",
         "at_least_once",
         "auto_delete",
-        "bury",
-        "bury_surely",
+        "dead_letter",
+        "dead_letter_at_least_once",
         "durable",
         "expires_ms",
         "gauge",
@@ -109,10 +109,10 @@ class Queue(Taking):
         self.gauge = HeadGauge()
         self.backlog = Backlog(store, log, self.gauge) if store is not None and log is not None else None
         self.limits: Limits | None = None
-        self.bury: Callable[[Queue, Sequence[Message], str], None] = _forget
+        self.dead_letter: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
-        self.bury_surely: Callable[[Queue, Sequence[Letter], Tried, set[object]], None] = _keep
-        """The same at least once: see `DeadLetters.add_surely`."""
+        self.dead_letter_at_least_once: Callable[[Queue, Sequence[Letter], Tried, set[object]], None] = _keep
+        """The same at least once: see `DeadLetters.add_at_least_once`."""
         self.at_least_once: AtLeastOnce | None = None
         self.deleted = False
         self.on_unused: Callable[[Queue], None] | None = None
@@ -200,7 +200,7 @@ class Queue(Taking):
                 self.on_expirations(self)
         if not self.accepts(message):
             if self.rules.overflow == "reject-publish-dlx" and self.rules.dead_letter_exchange is not None:
-                self.bury(self, (message,), MAXLEN)
+                self.dead_letter(self, (message,), MAXLEN)
             return False
         self.enqueue((message,))
         return True
@@ -299,7 +299,7 @@ class Queue(Taking):
             return
         self.settle(offsets)
         if self.rules.dead_letter_exchange is not None and not self.deleted:
-            self.bury(self, messages, reason)
+            self.dead_letter(self, messages, reason)
 
     def reject(self, leases: Sequence[Lease]) -> None:
         """Leases that nobody wants back."""

@@ -29,7 +29,7 @@ _BODY_SIZE, _FLAGS = 11, 19
 Deaths = list[dict[str, Any]]
 
 
-class Grave(NamedTuple):
+class DeadLetter(NamedTuple):
     """A dead message on its way: rewritten, with its deaths and the routing keys to try."""
 
     message: Message
@@ -37,7 +37,9 @@ class Grave(NamedTuple):
     keys: tuple[str, ...]
 
 
-def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int) -> Grave:
+def make_dead_letter(
+    message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int
+) -> DeadLetter:
     """Rewrite a message that died in `queue` for its dead letter exchange.
 
     `routing_key` None keeps the message's own and those of CC and BCC; with one a CC header stays, and is not followed
@@ -68,40 +70,40 @@ def bury(message: Message, queue: str, reason: str, exchange: str, routing_key: 
     keys = (died_key, *more) if routing_key is None else (routing_key,)
     known = None if list(keys[1:]) == told else pack_keys(keys[1:])
     rewritten = wire.with_properties(content, changes, OWN_CHANNEL)
-    return Grave((make_origin(exchange.encode(), keys[0].encode(), known), rewritten), deaths, keys)
+    return DeadLetter((make_origin(exchange.encode(), keys[0].encode(), known), rewritten), deaths, keys)
 
 
-class Burials:
-    """`bury`, which remembers how the last one was rewritten: who dies next is likely to be of the same kind.
+class DeadLetterMaker:
+    """Like `make_dead_letter`, and remembers how the last one was rewritten: the next is likely to be of the same kind.
 
-    A tenth of the time for a message that differs from the last one in nothing but its body.
+    This takes a tenth of the time for a message that differs from the last one in nothing but its body.
     """
 
-    __slots__ = ("_after", "_before", "_grave", "_kind")
+    __slots__ = ("_after", "_before", "_kind", "_last")
 
     def __init__(self) -> None:
         self._kind: tuple[object, ...] = ()
-        self._grave = Grave((b"", b""), [], ())
+        self._last = DeadLetter((b"", b""), [], ())
         self._before = self._after = b""  # The new header frame, around the size of the body.
 
-    def bury(
+    def make(
         self, message: Message, queue: str, reason: str, exchange: str, routing_key: str | None, wall_ms: int
-    ) -> Grave:
-        """See `deaths.bury`."""
+    ) -> DeadLetter:
+        """See `make_dead_letter`."""
         origin, content = message
         properties = content[_FLAGS : 7 + int.from_bytes(content[3:7], "big")]
         own = content[1] or content[2]
         kind = (origin, own, properties, queue, reason, exchange, routing_key, wall_ms // 1000)
         if kind != self._kind:
-            grave = self._grave = bury(message, queue, reason, exchange, routing_key, wall_ms)
+            letter = self._last = make_dead_letter(message, queue, reason, exchange, routing_key, wall_ms)
             self._kind = kind
-            new = grave.message[1]
+            new = letter.message[1]
             self._before, self._after = new[:_BODY_SIZE], new[_FLAGS : 8 + int.from_bytes(new[3:7], "big")]
-            return grave
+            return letter
         octets = wire.body(content)
         rest = frame(BODY, OWN_CHANNEL, octets) if octets else b""
         rewritten = b"%b%b%b%b" % (self._before, content[_BODY_SIZE:_FLAGS], self._after, rest)
-        return self._grave._replace(message=(self._grave.message[0], rewritten))
+        return self._last._replace(message=(self._last.message[0], rewritten))
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """What a consumer of a group takes from: the partitions that the group has given it, each message settled.
 
 Unlike other readings of a stream this one knows what has become of each delivery (`claim`): acknowledged, rejected (a
-dead letter, `burial`), or returned, which comes again. Which partitions are its own is said by `assign`; what may be
-committed is asked of `progress`. That costs about 1 µs per message on top of what `reading` does.
+dead letter, `dead_letter_topic`), or returned, which comes again. Which partitions are its own is said by `assign`;
+what may be committed is asked of `progress`. That costs about 1 µs per message on top of what `reading` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.core.streams.reading import EMPTY_BATCHES, Reading
 if TYPE_CHECKING:
     from broker.core.queues.dispatch import Consumer, Lease
     from broker.core.scheduler import Scheduler
-    from broker.core.streams.burial import Burial
+    from broker.core.streams.dead_letter_topic import DeadLetterTopic
     from broker.core.streams.start import Start
     from broker.core.streams.stream import Stream
     from broker.core.topics.partition import Partition
@@ -46,10 +46,19 @@ class Membership(Protocol):
 
 
 class GroupReading(Reading):
-    """See the module. `burial` is None where what is rejected is gone."""
+    """See the module. `dead_letter_topic` is None where what is rejected is gone."""
 
-    __slots__ = ("_burial", "_by_number", "_claims", "_limit", "_next_number", "_start", "is_paused", "is_stopping",
-                 "membership")  # fmt: skip
+    __slots__ = (
+        "_by_number",
+        "_claims",
+        "_dead_letter_topic",
+        "_limit",
+        "_next_number",
+        "_start",
+        "is_paused",
+        "is_stopping",
+        "membership",
+    )  # fmt: skip
 
     deaths_max, death_units = 16, 60
     returns_max = 64
@@ -61,12 +70,12 @@ class GroupReading(Reading):
         decoded: Decoded,
         start: Start,
         wanted: Callable[[Message], bool] | None,
-        burial: Burial | None,
+        dead_letter_topic: DeadLetterTopic | None,
         delivery_limit: int | None,
     ) -> None:
         super().__init__(stream, scheduler, decoded, (), wanted)
         self._start = start
-        self._burial = burial
+        self._dead_letter_topic = dead_letter_topic
         self._limit = delivery_limit
         self._claims: list[Claim] = []
         self._by_number: dict[int, Claim] = {}
@@ -266,7 +275,7 @@ class GroupReading(Reading):
             if claim is not None:
                 offset = lease & OFFSET_MASK
                 if offset in claim.out:
-                    self._bury(claim, offset, message, REJECTED, claim.counts.get(offset, 0) + 1)
+                    self._dead_letter(claim, offset, message, REJECTED, claim.counts.get(offset, 0) + 1)
                 else:
                     claim.settle(offset)
         self._moved()
@@ -284,24 +293,24 @@ class GroupReading(Reading):
                 continue
             count = claim.fail(offset) if counted else claim.counts.get(offset, 0)
             if self._limit is not None and count > self._limit:
-                self._bury(claim, offset, message, DELIVERY_LIMIT, count)
+                self._dead_letter(claim, offset, message, DELIVERY_LIMIT, count)
             else:
                 claim.take_back(offset, message)
         self._moved()
         self._maybe_leave()
 
-    def _bury(self, claim: Claim, offset: int, message: Message, reason: str, attempts: int) -> None:
+    def _dead_letter(self, claim: Claim, offset: int, message: Message, reason: str, attempts: int) -> None:
         """It is settled when it is in the topic for dead letters: in the same frame, or not at all."""
-        burial = self._burial
-        if burial is not None and not burial.bury(message, claim.index, offset, reason, attempts):
+        dead_letters = self._dead_letter_topic
+        if dead_letters is not None and not dead_letters.append(message, claim.index, offset, reason, attempts):
             claim.take_back(offset, message)
             if not self.is_stopping:
                 self.scheduler.report(
                     f"consumer of stream '{self.name}' in vhost '{self.vhost}' is cancelled",
-                    RuntimeError(f"topic '{burial.name}' does not take its dead letters"),
+                    RuntimeError(f"topic '{dead_letters.name}' does not take its dead letters"),
                 )
                 self.close()
             return
         claim.settle(offset)
-        if burial is not None and self.membership is not None:
+        if dead_letters is not None and self.membership is not None:
             self.membership.moved(at_once=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.core.message import Incoming, Message
-from broker.core.queues.x_death import Burials, is_cycle
+from broker.core.queues.x_death import DeadLetterMaker, is_cycle
 from broker.core.sink import Sink
 from broker.core.vhosts.arguments import is_name
 from broker.core.vhosts.publishing import deliver, find_for_nobody
@@ -29,13 +29,13 @@ class DeadLetters:
     What dies on its way (a full queue behind the exchange) is dealt with in a loop, not by recursion.
     """
 
-    __slots__ = ("_burials", "_busy", "_told", "_vhost", "_waiting", "dropped_count")
+    __slots__ = ("_busy", "_maker", "_told", "_vhost", "_waiting", "dropped_count")
 
     def __init__(self, vhost: VHost) -> None:
         self._vhost = vhost
         self._waiting: deque[Callable[[], None]] = deque()
         self._busy = False
-        self._burials = Burials()
+        self._maker = DeadLetterMaker()
         self._told: set[str] = set()  # Queues whose rules nothing can follow, and that were reported.
         self.dropped_count = 0
         """Dead letters, and delayed messages that were due, that no queue took."""
@@ -44,7 +44,7 @@ class DeadLetters:
         """These messages, settled already, died in a queue that has a dead letter exchange."""
         self._do(lambda: self._move(queue, messages, reason))
 
-    def add_surely(self, queue: Queue, letters: Sequence[Letter], tried: Tried, blocked: set[object]) -> None:
+    def add_at_least_once(self, queue: Queue, letters: Sequence[Letter], tried: Tried, blocked: set[object]) -> None:
         """These died as well, and are not settled: `tried` is told which of them could not go, in the same turn.
 
         None goes to a queue of `blocked`; those that refuse one are added, so that what is behind it stays there.
@@ -100,14 +100,14 @@ class DeadLetters:
         wall_ms = self._vhost.scheduler.wall_ms
         if exchange is None or not self._is_possible(queue, exchange, routing_key or ""):
             return Incoming("", "", message, wall_ms), ()
-        grave = self._burials.bury(message, queue.name, reason, exchange, routing_key, wall_ms)
-        letter = Incoming(exchange, grave.keys[0], grave.message, wall_ms)
+        dead = self._maker.make(message, queue.name, reason, exchange, routing_key, wall_ms)
+        letter = Incoming(exchange, dead.keys[0], dead.message, wall_ms)
         # What waits in an exchange that delays may have the name of a queue, and is none.
         target_of = self._vhost.target
         targets = [
             target
-            for target in self._targets(letter, grave.keys)
-            if target_of(target.name) is not target or not is_cycle(grave.deaths, target.name)
+            for target in self._targets(letter, dead.keys)
+            if target_of(target.name) is not target or not is_cycle(dead.deaths, target.name)
         ]
         return letter, targets
 

@@ -65,8 +65,8 @@ class DelayQueue(Queue):
         self._home = home
         self._exchange = exchange
         self.limits: Limits = _DelayLimits(self)
-        self.rules = Rules(dead_letter_exchange=exchange.name)  # What expires goes to `bury`.
-        self.bury = self._release
+        self.rules = Rules(dead_letter_exchange=exchange.name)  # What expires goes to `dead_letter`.
+        self.dead_letter = self._release
 
     def recover(self, *, clean: bool, has_expirations: bool = True) -> None:
         """After a restart: find out in slices what is due when."""

@@ -237,8 +237,8 @@ class VHost(Proposing):
     def _add_queue(self, queue: Queue) -> None:
         queue.on_unused = self.drop_queue
         queue.on_expirations = self._keep_expirations
-        queue.bury = self.dead_letters.add
-        queue.bury_surely = self.dead_letters.add_surely
+        queue.dead_letter = self.dead_letters.add
+        queue.dead_letter_at_least_once = self.dead_letters.add_at_least_once
         self.queues[queue.name] = queue
         self.policies.apply_to_queue(queue, is_new=True)
         self.epoch += 1

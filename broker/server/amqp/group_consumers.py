@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.core.groups.local_member import LocalMember
-from broker.core.streams.burial import Burial
+from broker.core.streams.dead_letter_topic import DeadLetterTopic
 from broker.core.streams.declaration import QUEUE_TYPE
 from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.start import FIRST, GROUP, Start, Wanted
@@ -42,9 +42,9 @@ def read_in_group(
     connection.require("read", "group", group_id)
     start = Start(arguments.get("x-stream-offset", FIRST), place)
     limit = _delivery_limit(arguments, place)
-    burial = _burial(connection, stream, group_id, arguments, place)
+    dead_letters = _dead_letter_topic(connection, stream, group_id, arguments, place)
     return GroupReading(
-        stream, connection.hub.scheduler, connection.vhost.streams.decoded, start, wanted, burial, limit
+        stream, connection.hub.scheduler, connection.vhost.streams.decoded, start, wanted, dead_letters, limit
     )
 
 
@@ -87,9 +87,9 @@ def _delivery_limit(arguments: dict[str, Any], place: str) -> int | None:
     return None if limit < 0 else limit
 
 
-def _burial(
+def _dead_letter_topic(
     connection: Connection, stream: Stream, group_id: str, arguments: dict[str, Any], place: str
-) -> Burial | None:
+) -> DeadLetterTopic | None:
     """Where its dead letters go. A topic that is not there is made, by whoever may declare it, with one partition."""
     if DEAD_LETTER_TOPIC not in arguments:
         return None
@@ -107,4 +107,4 @@ def _burial(
         found = vhost.streams.declare(name, {QUEUE_TYPE: "stream"}, durable=True, exclusive=False, auto_delete=False)
     if found.topic.config.compact:
         raise Refused(PRECONDITION_FAILED, f"{wrong}topic '{name}' is compacted, which dead letters are not to be")
-    return Burial(vhost.streams, stream.name, group_id, name)
+    return DeadLetterTopic(vhost.streams, stream.name, group_id, name)

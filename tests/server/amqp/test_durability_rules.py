@@ -346,7 +346,7 @@ def test_a_crash_of_the_broker_is_no_failed_delivery_and_forgets_none(world):
     """A consumer's death counts (RabbitMQ: rabbit_fifo.erl, down), also over restarts; the broker's own does not.
 
     A crash ends all deliveries at once, so that after some of them every message that is often on its way would be
-    buried, and it is not known which one was to blame.
+    dead-lettered, and it is not known which one was to blame.
     """
 
     def die(world):

@@ -129,8 +129,8 @@ def test_an_expiration_ends_the_wait_for_the_next_try():
     world, client = disk_world()
     client.declare("dead", durable=True)
     retry = {"x_delayed_retry_min": 60_000, "x_delayed_retry_max": 60_000}
-    grave = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
-    client.declare("q", durable=True, **QUORUM_RETRY, **retry, **grave)
+    dead_letters = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+    client.declare("q", durable=True, **QUORUM_RETRY, **retry, **dead_letters)
     client.publish("q", b"m", delivery_mode=2, expiration="5000")
     client.send(1, "basic.nack", client.get("q")[0], False, True)
     world.advance(4_900)

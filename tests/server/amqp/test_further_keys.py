@@ -13,7 +13,7 @@ from sim_disk import SimDisk
 
 from broker.core.message import further_keys, make_origin, pack_keys, unpack_keys
 from broker.core.queues.backlog import HEAD_BYTES_MAX
-from broker.core.queues.x_death import Burials
+from broker.core.queues.x_death import DeadLetterMaker
 from protocol.amqp import content as wire
 from protocol.amqp.content import parse_properties
 
@@ -30,7 +30,7 @@ def client(world):
     return world.connect()
 
 
-def graves(client, exchange="dlx", kind="direct", **arguments):
+def dead_letter_queues(client, exchange="dlx", kind="direct", **arguments):
     """A queue for each key, bound with it."""
     client.declare_exchange(exchange, kind, durable=True, **arguments)
     for name in "kcb":
@@ -60,7 +60,7 @@ def deaths(client, queue):
 
 def test_dead_letters_follow_all_keys(world, client):
     """Without a key of the queue's own; nobody sees BCC, not in x-death either."""
-    graves(client)
+    dead_letter_queues(client)
     client.declare("q", durable=True, x_dead_letter_exchange="dlx")
     client.bind("q", "amq.fanout")
     client.publish("k", b"x", exchange="amq.fanout", delivery_mode=2, headers=KEYS)
@@ -74,7 +74,7 @@ def test_dead_letters_follow_all_keys(world, client):
 
 def test_what_comes_back_keeps_them(world, client):
     """Returned to its queue, delivered again, and then dead."""
-    graves(client)
+    dead_letter_queues(client)
     client.declare("q", durable=True, x_dead_letter_exchange="dlx")
     send(client)
     client.send(1, "basic.reject", client.get("q")[0], True)
@@ -84,7 +84,7 @@ def test_what_comes_back_keeps_them(world, client):
 
 def test_a_second_death_follows_them_again(world, client):
     """Through a queue that has no key of its own either."""
-    graves(client)
+    dead_letter_queues(client)
     client.declare_exchange("on", "fanout", durable=True)
     client.declare("q", durable=True, x_dead_letter_exchange="on")
     client.declare("next", durable=True, x_dead_letter_exchange="dlx", x_message_ttl=100)
@@ -98,7 +98,7 @@ def test_a_second_death_follows_them_again(world, client):
 
 def test_a_key_of_the_queues_own_ends_them(world, client):
     """It is the message's only one from then on, whatever its CC header says."""
-    graves(client)
+    dead_letter_queues(client)
     client.declare("q", durable=True, x_dead_letter_exchange="", x_dead_letter_routing_key="next")
     client.declare("next", durable=True, x_dead_letter_exchange="dlx", x_message_ttl=100)
     client.bind("k", "dlx", "next")
@@ -113,7 +113,7 @@ def test_a_key_of_the_queues_own_ends_them(world, client):
 
 def test_in_a_transaction_each_keeps_its_own(world, client):
     """Messages that differ in nothing but BCC are not taken for one kind, nor are their deaths."""
-    graves(client)
+    dead_letter_queues(client)
     client.declare("q", durable=True, x_dead_letter_exchange="dlx", x_message_ttl=100)
     client.call(1, "tx.select")
     for keys in (["b"], ["c"], [], ["b"]):
@@ -125,7 +125,7 @@ def test_in_a_transaction_each_keeps_its_own(world, client):
 
 def test_delayed_messages_follow_all_keys(world, client):
     """At once and when they are due."""
-    graves(client, "later", "x-delayed-message", x_delayed_type="direct")
+    dead_letter_queues(client, "later", "x-delayed-message", x_delayed_type="direct")
     client.publish("k", b"x", exchange="later", delivery_mode=2, headers=KEYS)
     assert depths(world) == [1, 1, 1]
     client.publish("k", b"x", exchange="later", delivery_mode=2, headers={**KEYS, "x-delay": 1000})
@@ -138,7 +138,7 @@ def test_they_survive_a_kill():
     """And the time in the log: a backlog that is in memory no more."""
     world = World(SimDisk(random.Random(1).randrange))
     client = world.connect()
-    graves(client)
+    dead_letter_queues(client)
     client.declare("q", durable=True, x_dead_letter_exchange="dlx")
     send(client)
     client.publish("q", b"y", delivery_mode=2)
@@ -176,15 +176,15 @@ def test_they_count_as_memory():
     assert world.queue("q").cursor.unloaded_count > 0
 
 
-def test_remembered_burials_tell_keys_apart():
+def test_remembered_dead_letters_tell_keys_apart():
     """Who dies next is of the same kind only if its further keys are the same."""
-    burials = Burials()
+    maker = DeadLetterMaker()
     content = wire.encode_content(1, b"", 0, b"x", 4096)
     for keys in (["b"], ["c", ""], [], None, ["b"]):
         origin = make_origin(b"", b"q", None if keys is None else pack_keys(keys))
-        grave = burials.bury((origin, content), "q", "rejected", "dlx", None, 0)
-        assert grave.keys == ("q", *(keys or ()))
-        assert further_keys(grave.message[0], {}) == (keys or [])
+        letter = maker.make((origin, content), "q", "rejected", "dlx", None, 0)
+        assert letter.keys == ("q", *(keys or ()))
+        assert further_keys(letter.message[0], {}) == (keys or [])
 
 
 def test_other_octets_are_no_keys():

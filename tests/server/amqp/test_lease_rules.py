@@ -40,8 +40,8 @@ def test_a_replay_that_is_refused_leaves_everything_as_it_was():
     """Before and after the dead letters are loaded: none is doubled, none is missing."""
     world, client = disk_world()
     client.declare("dead", durable=True)
-    grave = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
-    client.declare("q", durable=True, x_max_length=1, x_overflow="reject-publish", **grave)
+    dead_letters = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+    client.declare("q", durable=True, x_max_length=1, x_overflow="reject-publish", **dead_letters)
     for body in (b"0", b"1", b"2"):
         client.publish("q", body, delivery_mode=2)
         client.send(1, "basic.reject", client.get("q")[0], False)

@@ -126,8 +126,8 @@ class Life:
             rules.pop("x_max_length", None)  # Who is dropped when some come back at once depends on the order.
             rules |= RETRY
         self.client.declare("dead", durable=True)
-        grave = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
-        self.client.declare("q", durable=True, **grave, **rules)
+        dead_letters = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+        self.client.declare("q", durable=True, **dead_letters, **rules)
         limits = (rules.get(name) for name in ("x_message_ttl", "x_max_length", "x_delivery_limit"))
         self.model = Model(*limits, retries=retries)
         self.held, self.number, self.persistent = {}, 0, set()

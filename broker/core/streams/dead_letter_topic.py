@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.core.message import Message, make_origin, origin_names
-from broker.core.queues.x_death import bury
+from broker.core.queues.x_death import make_dead_letter
 from broker.core.streams.records import DERIVED, PARTITION_KEY, TIMESTAMP_MS
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
@@ -25,7 +25,7 @@ _HEADERS = frozenset({"headers"})
 _EMPTY = encode_table({})
 
 
-class Burial:
+class DeadLetterTopic:
     """From one topic, as one group reads it, to another topic."""
 
     __slots__ = ("_group_id", "_source", "_streams", "name")
@@ -36,7 +36,7 @@ class Burial:
         self._group_id = group_id
         self.name = name
 
-    def bury(self, message: Message, partition: int, offset: int, reason: str, attempts: int) -> bool:
+    def append(self, message: Message, partition: int, offset: int, reason: str, attempts: int) -> bool:
         """Append the letter; False when there is no such topic any more, or it does not take it."""
         target = self._streams.get(self.name)
         if target is None:
@@ -67,14 +67,14 @@ def dead_letter(
         # A Kafka client made it: its routing key is its key, which over the default exchange it would not be.
         table = with_entries(table, {PARTITION_KEY: routing_key})
     content = wire.with_properties(message[1], {"headers": table})
-    grave = bury((message[0], content), source, reason, exchange, routing_key, wall_ms)
-    newest = {**grave.deaths[0], "count": Long(attempts)}
+    letter = make_dead_letter((message[0], content), source, reason, exchange, routing_key, wall_ms)
+    newest = {**letter.deaths[0], "count": Long(attempts)}
     entries: dict[str, Any] = {
-        "x-death": [newest, *grave.deaths[1:]],
+        "x-death": [newest, *letter.deaths[1:]],
         GROUP: group_id,
         PARTITION: partition,
         OFFSET: Long(offset),
     }
-    octets = with_entries(wire.property_octets(grave.message[1], "headers"), entries)
+    octets = with_entries(wire.property_octets(letter.message[1], "headers"), entries)
     origin = make_origin(exchange.encode(), routing_key.encode())
-    return origin, wire.with_properties(grave.message[1], {"headers": octets}, 0)
+    return origin, wire.with_properties(letter.message[1], {"headers": octets}, 0)

@@ -8,7 +8,7 @@ from test_records import record_of
 
 from broker.core.message import make_origin
 from broker.core.queues.x_death import read_deaths
-from broker.core.streams.burial import Burial, dead_letter
+from broker.core.streams.dead_letter_topic import DeadLetterTopic, dead_letter
 from broker.core.streams.records import RESERVED, Restorer
 from protocol.amqp import content as wire
 from protocol.amqp.fields import encode_table
@@ -25,14 +25,14 @@ records = st.builds(
 )
 
 
-def bury(message, reason="rejected", source="orders", attempts=3):
+def letter_of(message, reason="rejected", source="orders", attempts=3):
     return dead_letter(message, source, ("group", 2, 7), reason, attempts, 1_760_000_100_000)
 
 
 @given(records)
 def test_a_record_of_kafkas_stays_what_it_was(record):
     """Key, null or empty value, headers in any octets; beside them what it died of, as text."""
-    letter = record_of(bury(Restorer(2).message(record)))
+    letter = record_of(letter_of(Restorer(2).message(record)))
     assert (letter.key, letter.value) == (record.key, record.value)
     headers = dict(letter.headers)
     assert {name: headers[name] for name, _ in record.headers} == dict(record.headers)
@@ -53,7 +53,7 @@ def test_a_message_of_amqps_keeps_its_key_and_where_it_came_through(given_messag
     """Exchange and routing key are those of its publish, which a replay goes back through."""
     exchange, routing_key, headers = given_message
     record = record_of(amqp_message(exchange, routing_key, **headers))
-    letter = record_of(bury(Restorer(None).message(record)))
+    letter = record_of(letter_of(Restorer(None).message(record)))
     assert letter.key == record.key
     (death,) = read_deaths(Restorer(None).message(letter)[1])
     assert (death["exchange"], death["routing-keys"]) == (exchange.decode(), [routing_key.decode()])
@@ -62,8 +62,8 @@ def test_a_message_of_amqps_keeps_its_key_and_where_it_came_through(given_messag
 
 def test_it_may_die_again():
     """Of a letter that dies as well the first death stays the first."""
-    letter = record_of(bury(Restorer(None).message(record_of(amqp_message()))))
-    again = record_of(bury(Restorer(None).message(letter), "delivery_limit", "orders.dead", 21))
+    letter = record_of(letter_of(Restorer(None).message(record_of(amqp_message()))))
+    again = record_of(letter_of(Restorer(None).message(letter), "delivery_limit", "orders.dead", 21))
     deaths = read_deaths(Restorer(None).message(again)[1])
     assert [(death["queue"], death["reason"], death["count"]) for death in deaths] == [
         ("orders.dead", "delivery_limit", 21), ("orders", "rejected", 3)]  # fmt: skip
@@ -76,7 +76,7 @@ def test_more_headers_than_fit_do_not_keep_it_alive():
     appended = []
     target = SimpleNamespace(enqueue_one=lambda letter: appended.append(letter) or True)
     streams = SimpleNamespace(get=lambda _: target, wall_ms=0)
-    assert Burial(streams, "orders", "group", "dead").bury(message, 2, 7, "rejected", 1)
+    assert DeadLetterTopic(streams, "orders", "group", "dead").append(message, 2, 7, "rejected", 1)
     letter = record_of(appended[0])
     assert letter.value == b"body"
     assert len(letter.headers) < 20
