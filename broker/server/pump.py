@@ -39,7 +39,7 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 @dataclass(frozen=True, slots=True)
 class PumpLimits:
-    """Reads and writes of one connection; `broker.config.limits` has the reasons."""
+    """Reads and writes of one connection; the defaults are those of `broker.config.limits`, which has the reasons."""
 
     read_chunk_bytes: int = 16_384
     read_chunk_bytes_max: int = 131_072

@@ -56,7 +56,7 @@ class Ticker:
         self,
         hub: Hub,
         memory_watermark_bytes: int,
-        disk_free_bytes_min: int = 0,
+        disk_free_bytes_min: int,
         set_clock: Callable[[], None] | None = None,
     ) -> None:
         """`set_clock` reads the clock (`Hub.read_clock`), and looks whether the wall clock was set."""

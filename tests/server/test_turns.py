@@ -121,7 +121,7 @@ def test_turn_of_the_clock(hub, happened):
     face = SimpleNamespace(sweep=lambda: happened.append("sweep"))
     hub.faces.append(face)
     hub.on_tick.append(lambda _: happened.append("face"))
-    ticker = Ticker(hub, memory_watermark_bytes=1 << 60, set_clock=set_clock)
+    ticker = Ticker(hub, memory_watermark_bytes=1 << 60, disk_free_bytes_min=0, set_clock=set_clock)
     for n in range(1, SWEEP_TICKS + 1):
         happened.clear()
         hub.scheduler.timers.ask(Due(happened), hub.now_ms + TICK_MS)

@@ -37,7 +37,7 @@ from broker.log.store import Store
 
 @dataclass(frozen=True, slots=True)
 class VHostLimits:
-    """How many of each a vhost may hold; generous, but a client in a loop must not eat the broker."""
+    """How many of each a vhost may hold; the defaults are those of `broker.config`, which explains them."""
 
     queues_max: int = 100_000
     exchanges_max: int = 20_000
