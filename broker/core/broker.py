@@ -60,8 +60,9 @@ class Broker:
         return vhost
 
     def _apply(self, _revision: int, changes: Sequence[Change]) -> None:
+        vhosts = self.vhosts
         for change in changes:
-            self.vhosts[change.names[0]].apply(change)
+            vhosts[change.names[0]].apply(change)
 
     def restore(self, now_ms: int) -> None:
         """Bring back what the store's catalog knows; logs that belong to no queue any more go. Once, at the start.

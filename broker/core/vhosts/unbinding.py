@@ -10,17 +10,15 @@ to or from what is not in the catalog, and drops them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from broker.core import catalog
-from broker.core.exchange.exchange import Exchange
-from broker.core.metadata import Change, Proposal, at_once
-from broker.core.queues.queue import Queue
+from broker.core.metadata import Change, Guard, Proposal, at_once
 from broker.errors import Locked
 
 if TYPE_CHECKING:
     from broker.core.exchange.base import Binding, Destination
+    from broker.core.exchange.exchange import Exchange
     from broker.core.vhosts.proposing import Proposing
     from broker.core.vhosts.vhost import VHost
 
@@ -29,17 +27,15 @@ DROP_UNITS = 10
 """What it costs to drop one binding, for the scheduler."""
 
 
-def _kind_of(end: Destination) -> str:
-    return "exchange" if isinstance(end, Exchange) else "queue"
-
-
 class Following:
-    """What is deleted together, as changes: collected, and nothing is touched."""
+    """What is deleted together, as changes: collected, and nothing is touched. `guards` say that what goes is still
+    there then, and that no exchange has got bindings which are not part of this."""
 
-    __slots__ = ("_ended", "_home", "_left", "_lost", "_pending", "_taken", "changes")
+    __slots__ = ("_ended", "_home", "_left", "_lost", "_pending", "_taken", "changes", "guards")
 
     def __init__(self, home: Proposing) -> None:
         self.changes: list[Change] = []
+        self.guards: list[Guard] = []
         self._home = home
         self._left = DROPPED_AT_ONCE
         self._taken: set[Binding] = set()
@@ -55,44 +51,37 @@ class Following:
 
     def unbind(self, bindings: Sequence[Binding]) -> None:
         """These bindings are deleted, but for those that are gone already."""
-        for binding in bindings:
-            self._unbind(binding)
+        self._unbind(bindings)
         self._follow()
 
     def _follow(self) -> None:
+        home = self._home
         while self._pending:
             end = self._pending.pop()
             # Its bindings stand before itself: those that are left when it is deleted go later.
-            if self._left > 0 and self._home.has_bindings(end):
-                for binding in self._home.bindings_of(end):
-                    self._unbind(binding)
-                    if self._left <= 0:
-                        break
-            self.changes.append(self._deletion(end))
+            if self._left > 0 and home.has_bindings(end):
+                self._unbind(home.bindings_of(end))
+            change, guards = home.ending(end)
+            self.changes.append(change)
+            self.guards += guards
 
-    def _unbind(self, binding: Binding) -> None:
-        home = self._home
-        source = home.source_of(binding)
-        if source is None or source.bindings.get(binding.key) is not binding or binding in self._taken:
-            return
-        self._taken.add(binding)
-        self._left -= 1
-        end, key = binding.destination, binding.routing_key
-        self.changes.append(home.binding_change(source, end, key, binding.arguments, gone=True))
-        if source.auto_delete and not source.deleted and source not in self._ended:
-            lost = self._lost[source] = self._lost.get(source, 0) + 1
-            if lost == len(source.bindings):
-                self._ended.add(source)
-                self._pending.append(source)
-
-    def _deletion(self, end: Destination) -> Change:
-        if isinstance(end, Exchange):
-            kind, kept = catalog.EXCHANGE, end.durable
-        elif isinstance(end, Queue):
-            kind, kept = catalog.QUEUE, end.kept
-        else:
-            kind, kept = catalog.TOPIC, True
-        return Change(kind, (self._home.name, end.name), {}, {}, True, kept)
+    def _unbind(self, bindings: Iterable[Binding]) -> None:
+        home, taken, ended = self._home, self._taken, self._ended
+        exchanges, append, change_of = home.exchanges, self.changes.append, home.binding_change
+        for binding in bindings:
+            source = exchanges.get(binding.source) or home.source_of(binding.source)
+            if source is None or source.bindings.get(binding.key) is not binding or binding in taken:
+                continue
+            taken.add(binding)
+            append(change_of(source, binding.destination, binding.routing_key, binding.arguments, gone=True))
+            if source.auto_delete and not source.deleted and source not in ended:
+                lost = self._lost[source] = self._lost.get(source, 0) + 1
+                if lost == len(source.bindings):
+                    ended.add(source)
+                    self._pending.append(source)
+            self._left -= 1
+            if self._left <= 0:
+                break
 
 
 class _Leaving:
@@ -117,7 +106,7 @@ class Unbinding:
     def leave(self, end: Destination) -> None:
         """It has been deleted: bindings that it still has go."""
         if self._home.has_bindings(end):
-            leaving = self._leaving[_kind_of(end), end.name] = _Leaving(end)
+            leaving = self._leaving[end.kind, end.name] = _Leaving(end)
             self._home.scheduler.add_job(self._run(leaving))
 
     def is_leaving(self, kind: str, name: str) -> bool:
@@ -153,10 +142,10 @@ class Unbinding:
             del left[-DROPPED_AT_ONCE:]
             if left:
                 yield DROPPED_AT_ONCE * DROP_UNITS
-        for call in self._leaving.pop((_kind_of(end), end.name)).waiting:
+        for call in self._leaving.pop((end.kind, end.name)).waiting:
             call()
 
     def _propose(self, bindings: Sequence[Binding]) -> Proposal[None]:
         following = Following(self._home)
         following.unbind(bindings)
-        return self._home.proposed(following, None)
+        return Proposal(following.changes, following.guards, None)
