@@ -5,7 +5,7 @@ A queue, stream or exchange that is deleted is gone at once, for everybody and f
 that lose their last one, and so on, as far as DROPPED_AT_ONCE bindings go. What is left goes in slices, each a proposal
 of its own. Until then its name is *leaving*: nothing else gets it, and who has deleted it waits for the answer. So
 whatever has that name later has bindings of its own only, also after a crash in between: the next start finds bindings
-to or from what is not in the catalog, and drops them.
+to or from what is not in the catalog, and drops them, with the auto-delete exchanges that had no others.
 """
 
 from __future__ import annotations
