@@ -135,7 +135,8 @@ class Proposing:
                 f"invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{self.name}': {text}",
             )
         log = None
-        router = ROUTERS[kind](arguments, self._choose)  # It checks the arguments.
+        # It checks the arguments. Applying makes one more, since that may be on another broker.
+        router = ROUTERS[kind](arguments, self._choose)
         if self.store is not None and durable and exchange_state.wants_log(router):
             log = self.store.new_uuid()
         known = catalog.exchange_known(kind, auto_delete=auto_delete, internal=internal, log=log)
@@ -290,13 +291,14 @@ class Proposing:
     def ending(self, end: Destination) -> tuple[Change, Sequence[Guard]]:
         """The change that deletes it. It is still there then, and is no exchange that has got bindings which are not
         part of the proposal."""
-        definition, name, kept = DEFINITIONS[type(end)], end.name, end.kept
-        change = new_tuple(Change, (definition, (self.name, name), {}, {}, True, kept, True, None))
+        definition, names, kept = DEFINITIONS[type(end)], (self.name, end.name), end.kept
+        change = new_tuple(Change, (definition, names, {}, {}, True, kept, True, None))
         if not kept:
             return change, ()
-        there = self.guard("present", definition, name)
+        revision = self.metadata.revision
+        there = new_tuple(Guard, (definition, names, "present", revision))
         if definition == catalog.EXCHANGE:
-            return change, (there, self.guard("nothing new", catalog.BINDING, name))
+            return change, (there, new_tuple(Guard, (catalog.BINDING, names, "nothing new", revision)))
         return change, (there,)
 
     def deletion(self, end: Destination, reply: Reply) -> Proposal[Reply]:
