@@ -22,7 +22,7 @@ from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
 from broker.core.vhosts import arguments as checks
 from broker.core.vhosts import exchange_state
-from broker.core.vhosts.unbinding import Following
+from broker.core.vhosts.unbinding import deleted_together
 from broker.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, Refused
 
 if TYPE_CHECKING:
@@ -266,9 +266,8 @@ class Proposing:
         if binding is None:
             return NOTHING
         if exchange.auto_delete:
-            following = Following(self)
-            following.unbind((binding,))
-            return new_tuple(Proposal, (following.changes, following.guards, None))
+            changes, guards = deleted_together(self, None, (binding,))
+            return new_tuple(Proposal, (changes, guards, None))
         change = self.binding_change(exchange, destination, routing_key, arguments, gone=True)
         return new_tuple(Proposal, ((change,), (), None))
 
@@ -306,9 +305,8 @@ class Proposing:
         if not self.has_bindings(end):
             change, guards = self.ending(end)
             return new_tuple(Proposal, ((change,), guards, reply))
-        following = Following(self)
-        following.end(end)
-        return new_tuple(Proposal, (following.changes, following.guards, reply))
+        changes, held = deleted_together(self, end, self.bindings_of(end))
+        return new_tuple(Proposal, (changes, held, reply))
 
     def has_bindings(self, end: Destination) -> bool:
         """Whether any lead away from it or to it."""

@@ -27,61 +27,42 @@ DROP_UNITS = 10
 """What it costs to drop one binding, for the scheduler."""
 
 
-class Following:
-    """What is deleted together, as changes: collected, and nothing is touched. `guards` say that what goes is still
-    there then, and that no exchange has got bindings which are not part of this."""
-
-    __slots__ = ("_ended", "_home", "_left", "_lost", "_pending", "_taken", "changes", "guards")
-
-    def __init__(self, home: Proposing) -> None:
-        self.changes: list[Change] = []
-        self.guards: list[Guard] = []
-        self._home = home
-        self._left = DROPPED_AT_ONCE
-        self._taken: set[Binding] = set()
-        self._lost: dict[Exchange, int] = {}
-        self._pending: list[Destination] = []
-        self._ended: set[Destination] = set()
-
-    def end(self, end: Destination) -> None:
-        """It is deleted."""
-        self._ended.add(end)
-        self._pending.append(end)
-        self._follow()
-
-    def unbind(self, bindings: Sequence[Binding]) -> None:
-        """These bindings are deleted, but for those that are gone already."""
-        self._unbind(bindings)
-        self._follow()
-
-    def _follow(self) -> None:
-        home = self._home
-        while self._pending:
-            end = self._pending.pop()
-            # Its bindings stand before itself: those that are left when it is deleted go later.
-            if self._left > 0 and home.has_bindings(end):
-                self._unbind(home.bindings_of(end))
-            change, guards = home.ending(end)
-            self.changes.append(change)
-            self.guards += guards
-
-    def _unbind(self, bindings: Iterable[Binding]) -> None:
-        home, taken, ended = self._home, self._taken, self._ended
-        exchanges, append, change_of = home.exchanges, self.changes.append, home.binding_change
+def deleted_together(
+    home: Proposing, end: Destination | None, bindings: Iterable[Binding]
+) -> tuple[list[Change], list[Guard]]:
+    """What is deleted with `end`, itself included, or else with these bindings, but for those that are gone already:
+    as changes, and what has to hold still for them. Nothing is touched."""
+    changes: list[Change] = []
+    guards: list[Guard] = []
+    left = DROPPED_AT_ONCE
+    taken: set[Binding] = set()
+    lost: dict[Exchange, int] = {}
+    pending: list[Destination] = []
+    ended = {end}
+    exchanges, change_of = home.exchanges, home.binding_change
+    while True:
         for binding in bindings:
             source = exchanges.get(binding.source) or home.source_of(binding.source)
             if source is None or source.bindings.get(binding.key) is not binding or binding in taken:
                 continue
             taken.add(binding)
-            append(change_of(source, binding.destination, binding.routing_key, binding.arguments, gone=True))
+            changes.append(change_of(source, binding.destination, binding.routing_key, binding.arguments, gone=True))
             if source.auto_delete and not source.deleted and source not in ended:
-                lost = self._lost[source] = self._lost.get(source, 0) + 1
-                if lost == len(source.bindings):
+                lost[source] = lost.get(source, 0) + 1
+                if lost[source] == len(source.bindings):
                     ended.add(source)
-                    self._pending.append(source)
-            self._left -= 1
-            if self._left <= 0:
+                    pending.append(source)
+            left -= 1
+            if left <= 0:
                 break
+        if end is not None:  # Behind its bindings: those that are left when it is deleted go later.
+            change, held = home.ending(end)
+            changes.append(change)
+            guards += held
+        if not pending:
+            return changes, guards
+        end = pending.pop()
+        bindings = home.bindings_of(end) if left > 0 else ()
 
 
 class _Leaving:
@@ -146,6 +127,5 @@ class Unbinding:
             call()
 
     def _propose(self, bindings: Sequence[Binding]) -> Proposal[None]:
-        following = Following(self._home)
-        following.unbind(bindings)
-        return Proposal(following.changes, following.guards, None)
+        changes, guards = deleted_together(self._home, None, bindings)
+        return Proposal(changes, guards, None)
