@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from broker.core.exchange.base import Binding, Message, Router
 
@@ -31,6 +31,7 @@ class Exchange:
         "alternate", "arguments", "auto_delete", "bindings", "deleted", "durable", "exchange_bindings_count",
         "internal", "name", "published_count", "router", "state", "type",
     )  # fmt: skip
+    kind: ClassVar = "exchange"
 
     def __init__(
         self,
@@ -61,6 +62,11 @@ class Exchange:
         """Apply a policy's definition; the exchange's own argument comes first."""
         alternate = self.arguments.get("alternate-exchange", definition.get("alternate-exchange"))
         self.alternate = alternate if isinstance(alternate, str) else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether a restart finds it again."""
+        return self.durable
 
     @property
     def plain(self) -> bool:

@@ -296,6 +296,11 @@ class Coordinator:
         entry = self._table.by_id.get(group_id)
         return list(entry.offsets) if entry is not None else []
 
+    def topics_of(self, group_id: str) -> list[str]:
+        """The topics that a group has committed offsets for."""
+        entry = self._table.by_id.get(group_id)
+        return entry.offsets.topics() if entry is not None else []
+
     def partitions_of(self, group_id: str, topic: str) -> tuple[int, ...]:
         """The partitions of a topic that a group has committed offsets for."""
         entry = self._table.by_id.get(group_id)

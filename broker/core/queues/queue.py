@@ -8,7 +8,7 @@ what the queue was told `core.queues.limits`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from broker.core.message import Message, has_expiration, redelivered
 from broker.core.queues.at_least_once import AtLeastOnce, Letter
@@ -78,6 +78,7 @@ class Queue(Taking):
         "store",
         "vhost",
     )  # fmt: skip
+    kind: ClassVar = "queue"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ one partition, in turns (KIP-480). Who reads it is a `Reader` each, and takes no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.core.message import Message
 from broker.core.queues.effective_policy import Rules
@@ -40,6 +40,7 @@ class Stream:
     __slots__ = ("_next", "_of_key", "_renderer", "_scheduler", "_store", "deleted", "enqueued_count",
                  "last_used_ms", "name", "readings", "rules", "topic", "vhost")  # fmt: skip
 
+    kind: ClassVar = "queue"
     durable = kept = True
     auto_delete = False
 
