@@ -12,6 +12,11 @@ class ExchangeState(Protocol):
     """What some exchanges keep beside their bindings (see `core.vhosts.exchange_state`); it lives and dies with
     them."""
 
+    @property
+    def delayed_count(self) -> int | None:
+        """Messages that wait here until they are due; None where messages never do."""
+        ...
+
     def recover(self, *, clean: bool) -> None:
         """After a restart, and `clean` if the last stop was in order. Raises Corrupt and OSError."""
 

@@ -74,6 +74,11 @@ class DelayQueue(Queue):
         self.limits.look_through()
 
     @property
+    def delayed_count(self) -> int:
+        """All that is in it."""
+        return self.cursor.ready_count
+
+    @property
     def place(self) -> str:
         return f"x-delayed-message exchange '{self.name}' in vhost '{self.vhost}'"
 

@@ -79,9 +79,7 @@ def stream_view(stream: Stream) -> dict[str, Any]:
         "messages": stream.ready_count,
         "messages_ready": stream.ready_count,
         "messages_damaged": stream.damaged_count,
-        "messages_unacknowledged": sum(
-            one.consumer.in_flight for one in stream.consumers if isinstance(one.consumer, Consumer)
-        ),
+        "messages_unacknowledged": sum(one.in_flight for one in stream.consumers),
         "message_stats": {"publish": stream.enqueued_count},
         "partitions": [
             {"partition": one.index, "first_offset": one.start_offset, "next_offset": one.high_watermark,
@@ -100,6 +98,7 @@ def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
     if exchange is None:
         return {"name": "", "vhost": vhost.name, "type": "direct", "durable": True, "auto_delete": False,
                 "internal": False, "arguments": {}, "message_stats": {}}  # fmt: skip
+    delayed = exchange.state.delayed_count if exchange.state is not None else None
     return {
         "name": exchange.name,
         "vhost": vhost.name,
@@ -109,7 +108,7 @@ def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
         "internal": exchange.internal,
         "arguments": exchange.arguments,
         "message_stats": {"publish_in": exchange.published_count},
-        **({"messages_delayed": holder.cursor.ready_count} if isinstance(holder := exchange.state, Queue) else {}),
+        **({"messages_delayed": delayed} if delayed is not None else {}),
     }
 
 
