@@ -18,7 +18,8 @@ from broker.core.queues.dispatch import Lease, Lender
 from broker.core.sink import Sink
 from broker.core.vhosts.publishing import deliver
 from broker.errors import Refused
-from broker.server.amqp import blocking, properties, reply_to, room, settle
+from broker.server import properties
+from broker.server.amqp import blocking, reply_to, room, settle
 from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
 from broker.server.amqp.pledges import Confirms

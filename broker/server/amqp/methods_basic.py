@@ -17,9 +17,9 @@ from broker.server.amqp.ack_timeout import timeout_of
 from broker.server.amqp.channel import handles
 from broker.server.amqp.delivery import Consumer, fitted
 from broker.server.amqp.methods_topology import queue_name, refuse_stream
-from broker.server.amqp.publish import REPLY_TO_NAME
 from broker.server.amqp.stream_consumers import consume_stream
 from broker.server.amqp.transaction import ENDED, REJECTED, RETURNED, Transaction
+from broker.server.properties import REPLY_TO_NAME
 from protocol.amqp.errors import NOT_ALLOWED, NOT_IMPLEMENTED, PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:

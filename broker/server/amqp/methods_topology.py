@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.exchange.base import Destination
 from broker.errors import Refused
 from broker.server.amqp.channel import handles, refuse_not_found_queue
-from broker.server.amqp.publish import REPLY_TO_NAME
+from broker.server.properties import REPLY_TO_NAME
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_IMPLEMENTED, PeerError
 from protocol.amqp.frames import method_frame
 

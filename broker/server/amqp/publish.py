@@ -15,6 +15,7 @@ from broker.core.exchange.exchange import Exchange
 from broker.core.message import Message
 from broker.core.sink import Sink
 from broker.server.amqp.routes import RUN_MAX
+from broker.server.properties import REPLY_TO_NAME
 from protocol.amqp import content as wire
 from protocol.amqp.frames import FRAME_END
 
@@ -26,7 +27,6 @@ METHOD_FRAME_MIN = 17
 """Octets of a publish method frame with empty names."""
 CARE = wire.HEADERS | wire.REPLY_TO | wire.EXPIRATION | wire.USER_ID
 """Properties that may ask for more than being passed on."""
-REPLY_TO_NAME = "amq.rabbitmq.reply-to"
 _REPLY_TO = REPLY_TO_NAME.encode()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.message import Message
 from broker.server.amqp.delivery import Consumer
-from broker.server.amqp.publish import REPLY_TO_NAME
+from broker.server.properties import REPLY_TO_NAME
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
