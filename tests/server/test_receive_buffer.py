@@ -108,17 +108,19 @@ def test_a_promise_gets_no_room():
 
 def test_who_may_not_hold_more_has_no_target():
     """Until there is room."""
-    reader = Reader(bytes_max=LARGE)
+    reader = Reader(bytes_max=2 * LARGE)
     reader.send((1000).to_bytes(2, "big") + bytes(LARGE - 2))
+    assert len(reader.buffer.target) == LARGE
+    reader.send(bytes(LARGE))
     assert reader.buffer.target is None
     reader.bytes_max = 11 * LARGE
     reader.buffer.grow(reader.may_hold)
-    reader.send(bytes(1000 - LARGE + 2))
+    reader.send(bytes(1000 - 2 * LARGE + 2))
     assert reader.found == [bytes(1000)]
 
 
 def test_what_comes_large_is_kept_by_who_takes_it():
-    """The next one comes into octets of its own."""
+    """The next one comes into octets of its own, and the buffer keeps neither."""
     reader = Reader()
     reader.send(framed([b"a" * 500])[:-1])
     reader.send(b"a")
@@ -126,6 +128,7 @@ def test_what_comes_large_is_kept_by_who_takes_it():
     reader.send(framed([b"b" * 500])[:200])
     reader.send(framed([b"b" * 500])[200:])
     assert bytes(taken) == framed([b"a" * 500])
+    assert len(reader.buffer._large) == 0
     assert reader.found == [b"a" * 500, b"b" * 500]
 
 
