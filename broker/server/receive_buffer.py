@@ -40,8 +40,8 @@ class ReceiveBuffer:
 
     def add(self, octets: bytes) -> bool:
         """Octets arrived; False while `need` says that more have to come before anything can be done."""
-        pieces = self._pieces
-        if pieces:
+        if self._pieces:
+            pieces = self._pieces
             pieces.append(octets)
             self.have += len(octets)
             if self.have < self.need:
@@ -63,9 +63,10 @@ class ReceiveBuffer:
     def set_aside(self) -> None:
         """What is left is fewer than `need` octets: keep them until the others have come, and join them once."""
         rest = self.data[self.position :]
-        self._pieces = [rest]
+        self._pieces.append(rest)
         self.have = len(rest)
-        self.clear()
+        self.data = b""
+        self.position = 0
 
     # Something large, which is received where it stays.
 

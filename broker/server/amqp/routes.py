@@ -131,7 +131,7 @@ class RouteCache:
     order of use would cost every message more than learning anew costs the few.
     """
 
-    __slots__ = ("_misses", "_misses_per_entry", "_seen_epochs", "entries", "ports", "probe")
+    __slots__ = ("_access_epoch", "_misses", "_misses_per_entry", "_vhost_epoch", "entries", "ports", "probe")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Route] = {}
@@ -142,13 +142,12 @@ class RouteCache:
         """What cacheable routers are asked with."""
         self._misses = 0
         self._misses_per_entry = 1
-        self._seen_epochs = (0, 0)
+        self._vhost_epoch = self._access_epoch = 0
 
     def check(self, vhost_epoch: int, access_epoch: int) -> None:
         """Forget everything when bindings or permissions have changed since it was found."""
-        epochs = (vhost_epoch, access_epoch)
-        if epochs != self._seen_epochs:
-            self._seen_epochs = epochs
+        if vhost_epoch != self._vhost_epoch or access_epoch != self._access_epoch:
+            self._vhost_epoch, self._access_epoch = vhost_epoch, access_epoch
             self.forget()
             self.ports.clear()
 
