@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from broker.server.auth import Authenticator
     from broker.server.face import Face
     from broker.server.groups import Groups
-    from broker.server.machine import Machine
+    from broker.server.outbox import Outbox
 
 log = logging.getLogger("jackalope.amqp")
 
@@ -70,7 +70,8 @@ class Hub:
         self.faces: list[Face] = []
         self.amqp: Any = None
         """The face of AMQP, once it is served."""
-        self.touched: list[Machine] = []
+        self.touched: list[Outbox] = []
+        """Those that the end of the turn writes."""
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
         self.next_dues: list[Callable[[], int | None]] = []
@@ -129,10 +130,10 @@ class Hub:
             else:
                 self.durability.turn_ended()
         touched = self.touched
-        for connection in touched:
-            connection.touched = False
-            if connection.transport is not None:
-                connection.transport.flush()
+        for outbox in touched:
+            outbox.touched = False
+            if outbox.writer is not None:
+                outbox.writer.flush()
         touched.clear()
 
     def set_space(self, there_is: bool) -> None:

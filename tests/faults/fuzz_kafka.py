@@ -43,11 +43,11 @@ class Transport:
     def __init__(self, connection):
         self.connection = connection
         self.pending_bytes = self.progress_ms = 0
-        connection.transport = self
+        connection.transport = connection.outbox.writer = self
 
     def flush(self):
-        self.connection.out.clear()
-        self.connection.out_size = 0
+        self.connection.outbox.parts.clear()
+        self.connection.outbox.size = 0
 
     def resume(self):
         return None

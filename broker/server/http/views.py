@@ -15,19 +15,17 @@ from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.stream import Stream
 from broker.core.vhosts.proposing import Target
 from broker.core.vhosts.vhost import VHost
-from broker.server.amqp.channel import Channel
-from broker.server.amqp.connection import Connection
-from broker.server.amqp.delivery import Consumer
+from broker.server.shown import ShownChannel, ShownConnection, ShownConsumer
 
 NODE = "jackalope"
 
 
-def connection_name(connection: Connection) -> str:
+def connection_name(connection: ShownConnection) -> str:
     """`HOST:PORT`, unique while the connection lives."""
     return f"{connection.peer[0]}:{connection.peer[1]}"
 
 
-def channel_name(channel: Channel) -> str:
+def channel_name(channel: ShownChannel) -> str:
     """`HOST:PORT (NUMBER)`, as RabbitMQ writes it."""
     return f"{connection_name(channel.connection)} ({channel.number})"
 
@@ -143,7 +141,7 @@ def default_binding_view(queue: Target, vhost: VHost) -> dict[str, Any]:
             "routing_key": queue.name, "arguments": {}, "properties_key": queue.name}  # fmt: skip
 
 
-def connection_view(connection: Connection) -> dict[str, Any]:
+def connection_view(connection: ShownConnection) -> dict[str, Any]:
     """One connection."""
     return {
         "name": connection_name(connection),
@@ -167,7 +165,7 @@ def connection_view(connection: Connection) -> dict[str, Any]:
     }
 
 
-def channel_view(channel: Channel) -> dict[str, Any]:
+def channel_view(channel: ShownChannel) -> dict[str, Any]:
     """One channel."""
     connection = channel.connection
     return {
@@ -199,7 +197,7 @@ def group_view(reading: GroupReading) -> dict[str, Any]:
     }
 
 
-def consumer_view(consumer: Consumer) -> dict[str, Any]:
+def consumer_view(consumer: ShownConsumer) -> dict[str, Any]:
     """One consumer."""
     queue = consumer.queue
     active = queue.is_active(consumer)

@@ -55,7 +55,7 @@ def test_in_slices(kind, what):
         other.machine.receive(publish(1, "", "q", b"x", True))
         assert name not in (home.queues if what == "queue" else home.exchanges)
         assert world.broker.scheduler.busy
-        assert not client.machine.out
+        assert not client.machine.outbox.parts
         counter.run_while_busy(world.broker.scheduler)
         client.feed(b"")
         assert [method for method, *_ in client.frames()] == [f"{what}.delete-ok"]
