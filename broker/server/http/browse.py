@@ -172,7 +172,7 @@ def _browse(request: Request, vhost: str, name: str) -> dict[str, Any]:
     if query.get("state") not in (None, RETAINED) or ("state" in query and isinstance(queue, Letters)):
         raise bad(f"state is '{RETAINED}', of a queue, or not given")
     if "state" in query and isinstance(queue, Queue):
-        look = look_back(queue, start, queue.end_offset)
+        look = look_back(queue, start, queue.store.end_offset)
     else:
         look = _look(request, queue, start)
     items: list[dict[str, Any]] = []
@@ -213,7 +213,7 @@ def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
 def _until(source: Queue | Letters, given: Any) -> list[int]:
     """How far a replay goes that began before."""
     if not isinstance(source, Letters):
-        return [min(number(given, "until", NUMBER_MAX), source.end_offset)]
+        return [min(number(given, "until", NUMBER_MAX), source.store.end_offset)]
     ends = source.ends
     if given is None:
         return ends
@@ -241,6 +241,7 @@ def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
     meant = read_filter(body)
     may_write = write_permission(request, home)
     look = _look(request, queue, number(body.get("from"), "from", 0))
+    source = queue if isinstance(queue, Letters) else queue.store
     moved = 0
     left: dict[str, int] = {}
     for seen in look:
@@ -256,7 +257,7 @@ def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
         if moved >= count:
             look.stop_before(seen)
             break
-        outcome = replay(home, queue, seen, may_write, to_exchange=to == "exchange")
+        outcome = replay(home, queue.name, source, seen, may_write, to_exchange=to == "exchange")
         if outcome.moved:
             moved += 1
         else:
