@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from broker.core.message import Message
 from broker.core.queues.lease_cursor import BATCH_MAX
 from broker.core.queues.queue_store import QueueStore
 from broker.core.scheduler import SLICE_UNITS, Scheduler
-from broker.errors import Refused
-from protocol.amqp.errors import ACCESS_REFUSED
 
 if TYPE_CHECKING:
     from broker.core.queues.effective_policy import Rules
@@ -151,20 +149,24 @@ class Serving:
         "limits",
         "ranks",
         "scheduler",
+        "single_active",
         "sole",
         "store",
+        "takes_over",
         "yielding",
     )  # fmt: skip
 
-    name: str
-    vhost: str
-    store: QueueStore
-    limits: Limits | None
-    single_active: bool
-    arguments: Mapping[str, Any]
-
-    def __init__(self, scheduler: Scheduler, now_ms: int) -> None:
+    def __init__(
+        self, store: QueueStore, scheduler: Scheduler, now_ms: int, *, single_active: bool, takes_over: bool
+    ) -> None:
+        self.store = store
         self.scheduler = scheduler
+        self.limits: Limits | None = None
+        """What is due has to be gone before anybody is served."""
+        self.single_active = single_active
+        """Only one consumer is served; the others wait."""
+        self.takes_over = takes_over
+        """Whether that one makes way for a higher priority (RabbitMQ 4: quorum queues)."""
         self.last_used_ms = now_ms
         self.consumers: list[Consumer] = []  # In order of registration.
         self.ranks: list[deque[Consumer]] = []  # By descending priority; equals in order of registration, or in rounds.
@@ -303,18 +305,14 @@ class Serving:
 
     # Who they are.
 
-    def add_consumer(self, consumer: Consumer) -> None:
-        """Attach a consumer. Raises Refused 403 when exclusive use forbids it (also: exclusive on single active)."""
-        exclusive_already = bool(self.consumers) and self.consumers[0].exclusive  # Then it is the only one.
-        if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
-            raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
+    def attach(self, consumer: Consumer) -> None:
+        """Serve one more consumer, behind those of its priority; nobody is woken."""
         self.consumers.append(consumer)
         index, is_there = self._rank_of(consumer.priority)
         if not is_there:
             self.ranks.insert(index, deque())
         self.ranks[index].append(consumer)
         self._rank()
-        self.wake()
 
     def detach(self, consumer: Consumer, now_ms: int) -> None:
         """Forget one of the consumers; nobody is woken."""
@@ -329,6 +327,11 @@ class Serving:
         if consumer is self.yielding:
             self.yielding = None
         self._rank()
+
+    def detach_all(self) -> list[Consumer]:
+        """Nobody is served any more; returns who was."""
+        consumers, self.consumers, self.levels, self.ranks = self.consumers, [], [], []
+        return consumers
 
     def is_active(self, consumer: Consumer) -> bool:
         """False only for those that wait behind a single active consumer."""
@@ -355,7 +358,7 @@ class Serving:
 
         That one takes over when the one before has nothing unacknowledged; until then nobody is served.
         """
-        if self.arguments.get("x-queue-type") != "quorum" or not self.consumers:
+        if not self.takes_over or not self.consumers:
             return self.consumers[:1]
         best = self.ranks[0][0]
         before = self.yielding or self.sole

@@ -24,7 +24,7 @@ from broker.errors import Refused
 from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
-from protocol.amqp.errors import RESOURCE_LOCKED
+from protocol.amqp.errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 DEATH_UNITS = 15
 """What it costs to move one dead letter to another queue: 8 µs like the last one, 36 otherwise."""
@@ -90,7 +90,6 @@ class Queue(Serving):
         "on_unused",
         "owner",
         "rules",
-        "single_active",
         "vhost",
     )  # fmt: skip
 
@@ -108,19 +107,22 @@ class Queue(Serving):
         store: Store | None = None,
         log: Log | None = None,
     ) -> None:
-        super().__init__(scheduler, now_ms)
+        self.arguments = dict(arguments or {})
+        self.rules = rules_of(self.arguments)
+        priority_max = self.rules.priority_max
+        cursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
+        super().__init__(
+            QueueStore(self, scheduler, cursor, store, log),
+            scheduler,
+            now_ms,
+            single_active=self.arguments.get("x-single-active-consumer") is True,
+            takes_over=self.arguments.get("x-queue-type") == "quorum",
+        )
         self.name = name
         self.vhost = vhost
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner  # The connection of an exclusive queue.
-        self.arguments = dict(arguments or {})
-        self.single_active = self.arguments.get("x-single-active-consumer") is True
-        self.rules = rules_of(self.arguments)
-        priority_max = self.rules.priority_max
-        cursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
-        self.store = QueueStore(self, scheduler, cursor, store, log)
-        self.limits: Limits | None = None
         self.dead_letter: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
         self.dead_letter_at_least_once: Callable[[Queue, Sequence[Letter], Tried, set[object]], None] = _keep
@@ -330,7 +332,7 @@ class Queue(Serving):
 
         RabbitMQ: rabbit_channel.erl, basic.get; a classic queue gives it.
         """
-        if self.single_active and self.arguments.get("x-queue-type") == "quorum":
+        if self.single_active and self.takes_over:
             text = (
                 f"cannot obtain access to locked {self.place}. basic.get operations are not supported by quorum queues "
                 "with single active consumer"
@@ -352,6 +354,14 @@ class Queue(Serving):
             self.scheduler.timers.ask(self, due_ms)
         elif self.on_unused is not None:
             self.on_unused(self)
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Attach a consumer. Raises Refused 403 when exclusive use forbids it (also: exclusive on single active)."""
+        exclusive_already = bool(self.consumers) and self.consumers[0].exclusive  # Then it is the only one.
+        if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
+            raise Refused(ACCESS_REFUSED, f"{self.place} in exclusive use")
+        self.attach(consumer)
+        self.wake()
 
     def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
         """Detach a consumer; with the last one `x-expires` begins, or an auto-delete queue goes."""
@@ -375,6 +385,5 @@ class Queue(Serving):
         self.store.close()
         if self.at_least_once is not None:
             self.at_least_once.purge()
-        consumers, self.consumers, self.levels, self.ranks = self.consumers, [], [], []
-        for consumer in consumers:
+        for consumer in self.detach_all():
             consumer.cancelled()
