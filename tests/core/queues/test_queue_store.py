@@ -122,6 +122,8 @@ def test_a_message_that_comes_alone(logs):
     logs.flush()
     assert store.append_alone(message(2)) == -1
     assert (store.ready_count, store.leased_count, store.enqueued_count) == (1, 1, 2)
+    store.enqueue([message(2), message(3)])
+    assert list(store.take(5)[1]) == [1, 2, 3]
     assert QueueStore(Owner(), Scheduler(), LeaseCursor(), None, None).append_alone(message(0)) == -1
 
 
@@ -203,8 +205,10 @@ def test_a_deleted_queue_needs_no_collector(logs):
     queue.enqueue([message(0), message(1)])
     offsets = queue.store.take(1)[1]
     queue.close()
+    logs.flush()
     queue.settle(offsets)
     queue.settle_one(1)
+    assert not logs.dirty  # The log is gone, and nobody writes of it.
     found = weakref.ref(queue)
     gc.disable()
     try:
