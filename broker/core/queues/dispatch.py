@@ -199,7 +199,10 @@ class Serving:
                 capacity = consumer.capacity()
                 if capacity > 0:
                     messages, offsets = store.take(min(BATCH_MAX, capacity))
-                    self._hand(consumer, messages, offsets)
+                    if messages:  # `_hand`, without a call: it would be 3 % of a short run.
+                        if consumer.no_ack:
+                            store.settle(offsets)
+                        consumer.deliver(messages, offsets)
                     if len(self.levels) > 1 or consumer.capacity() > 0:
                         return self._again(len(messages))
                     self.hungry = False
