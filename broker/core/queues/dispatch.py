@@ -219,8 +219,9 @@ class Serving:
 
     def _prepare(self) -> int:
         """Load, or expire, what has to be before anybody is served: the units of work done, 0 when there was none."""
-        if self.store.is_low(is_served=bool(self.levels)):
-            return 1 + self.store.load()
+        store = self.store
+        if store.cursor.unloaded_count and store.is_low(is_served=bool(self.levels)):
+            return 1 + store.load()
         if self.limits is not None and self.limits.expiry.is_pressing and not self.held:
             return SLICE_UNITS if self.limits.expiry.expire() else 1
         return 0

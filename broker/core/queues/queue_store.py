@@ -320,8 +320,9 @@ class QueueStore:
         """Whether to `load` before somebody takes: little is left in memory (and somebody is served), or too little is
         there to say what comes first."""
         cursor = self.cursor
-        is_low = not cursor.windowed or (is_served and self._gauge.look(len(cursor.head)) < LOW_BYTES)
-        return is_low and cursor.unloaded_count > 0 and not self.broken
+        if self.broken or not cursor.unloaded_count:
+            return False
+        return not cursor.windowed or (is_served and self._gauge.look(len(cursor.head)) < LOW_BYTES)
 
     def load(self) -> int:
         """Bring messages back from the log; returns how many."""
