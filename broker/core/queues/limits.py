@@ -20,8 +20,8 @@ from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 
 if TYPE_CHECKING:
+    from broker.core.queues.dispatch import Lease
     from broker.core.queues.host import Host
-from broker.core.queues.dispatch import Lease
 
 RETRY_BYTES_MAX = 8 << 20
 """Octets of messages that wait for their next try in memory; those of others are read when they are due."""

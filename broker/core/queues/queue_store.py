@@ -1,8 +1,8 @@
 """Hot path. What one queue holds: messages that are ready in memory, ready in its log only, or leased.
 
 Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous; knows no consumers and no
-rules. Three parts make it up, which nobody else changes: the lease cursor (`core.queues.lease_cursor`: order, leases),
-the log behind it (`core.queues.backlog`) and the gauge that says when the head is full.
+rules. It is made of three parts, which change through it alone: the lease cursor (`core.queues.lease_cursor`: order
+and leases), the log behind it (`core.queues.backlog`) and the gauge that says when the head is full.
 
 | who | asks for |
 |---|---|
