@@ -20,8 +20,10 @@ IMPURE = {"trio", "socket", "ssl", "os", "time", "random", "threading", "asyncio
 
 DEFENDED = {
     "broker.core.access": "an access list is a part of the access that it is read into",
+    "broker.core.queues.at_least_once": "a queue's host has its dead letters that wait",
+    "broker.core.queues.dispatch": "a queue's host names the lease that dispatch hands out",
+    "broker.core.queues.host": "rules and dead letters know their queue as a host, which names what they are",
     "broker.core.queues.limits": "whoever hands out for a queue that has limits tells them what went",
-    "broker.core.queues.queue": "dispatch, expiry, limits and dead letters are parts of a queue, in files of their own",
     "broker.core.streams.reading": "a stream and its readings know each other, as a queue and its consumers do",
     "broker.core.streams.stream": "the other half of that",
     "broker.core.streams.streams": "a vhost's asking half declares what its applying half brings along",

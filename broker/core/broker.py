@@ -195,8 +195,8 @@ class Broker:
                 self.scheduler.report(f"{place} is damaged", Corrupt(str(log.gaps[-1])))
         for vhost in self.vhosts.values():
             for queue in vhost.queues.values():
-                if queue.backlog is not None and queue.backlog.log in found:
-                    queue.backlog.count_lost(queue.cursor, queue.backlog.tail_offset)
+                if queue.store.log in found:
+                    queue.store.count_lost()
         for log in found:
             damage.let_go(log)
 
@@ -206,8 +206,7 @@ class Broker:
             return
         for vhost in self.vhosts.values():
             for queue in vhost.queues.values():
-                if queue.backlog is not None:
-                    queue.backlog.note_seen(queue.cursor)
+                queue.store.note_seen()
             if vhost.topics is not None:
                 vhost.topics.close_in_order()
         self.store.close_in_order()

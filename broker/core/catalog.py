@@ -122,17 +122,18 @@ def replays_key(queue: Queue) -> bytes:
 
 def replays_value(queue: Queue, rows: Mapping[str, Any]) -> bytes:
     """They, by id, and whose they are."""
-    assert queue.backlog is not None
-    return value({"log": queue.backlog.log.uuid}, rows)
+    log = queue.store.log
+    assert log is not None
+    return value({"log": log.uuid}, rows)
 
 
 def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]:
     """The rows again; none where another queue had the name. Raises PeerError for what this version cannot read."""
-    octets = catalog.get(replays_key(queue))
-    if octets is None or queue.backlog is None:
+    octets, log = catalog.get(replays_key(queue)), queue.store.log
+    if octets is None or log is None:
         return {}
     known, position = decode_table(octets, 0, len(octets))
-    return decode_table(octets, position, len(octets))[0] if known.get("log") == queue.backlog.log.uuid else {}
+    return decode_table(octets, position, len(octets))[0] if known.get("log") == log.uuid else {}
 
 
 def digest(table: bytes) -> str:

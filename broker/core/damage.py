@@ -74,8 +74,8 @@ def _look(vhost: VHost) -> Iterator[tuple[str, Log] | None]:
         count += 1
         if count % LOOKED_AT_ONCE == 0:
             yield None
-        if isinstance(queue, Queue) and queue.backlog is not None and queue.backlog.log.gaps:
-            yield queue.place, queue.backlog.log
+        if isinstance(queue, Queue) and (log := queue.store.log) is not None and log.gaps:
+            yield queue.place, log
     for topic in vhost.topics.all() if vhost.topics is not None else ():
         for partition in topic.partitions:
             count += 1
@@ -102,5 +102,5 @@ def sentences(vhost: VHost) -> Iterator[str | None]:
     for number, queue in enumerate(list(vhost.queues.values()), 1):
         if number % LOOKED_AT_ONCE == 0:
             yield None
-        if queue.broken:
+        if queue.store.broken:
             yield f"{queue.place} cannot be read"

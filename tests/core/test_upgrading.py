@@ -59,9 +59,9 @@ class Upgraded(World):
 
 def waiting(world, name):
     """The bodies of the messages in a queue."""
-    backlog = world.broker.vhosts["/"].queues[name].backlog
-    live = [one for one in range(backlog.log.next_offset) if one not in backlog.log.settled]
-    return [body(message[1]) for _, message in backlog.read_each(live)]
+    store = world.broker.vhosts["/"].queues[name].store
+    live = [one for one in range(store.log.next_offset) if one not in store.log.settled]
+    return [body(message[1]) for _, message in store.read_each(live)]
 
 
 def everything(world):
@@ -70,7 +70,7 @@ def everything(world):
     vhost = world.broker.vhosts["/"]
     assert waiting(world, "orders") == [b"two", b"three"]
     assert waiting(world, "late") == [b"four"]
-    assert vhost.exchanges["later"].state.backlog.log.durable
+    assert vhost.exchanges["later"].state.store.log.durable
     replay = vhost.replays.of(vhost.queues["orders"])["r1"]
     assert (replay.asked, replay.next, replay.copied) == ("orders", 1, 1)
     ends = {topic.name: [one.log.next_offset for one in topic.partitions] for topic in world.topics.all()}

@@ -148,11 +148,11 @@ def test_no_age_is_short_by_a_part_of_a_millisecond(world, kind, phase_ns):
     time.pass_ns(10 * MS - 1)
     world.broker.tick(world.hub.now_ms)
     world.settle()
-    assert world.queue("q").cursor.ready_count == (0 if kind == "delay" else 1)
+    assert world.queue("q").ready_count == (0 if kind == "delay" else 1)
     time.pass_ns(2 * MS)
     world.broker.tick(world.hub.now_ms)
     world.settle()
-    assert world.queue("q").cursor.ready_count == (1 if kind == "delay" else 0)
+    assert world.queue("q").ready_count == (1 if kind == "delay" else 0)
 
 
 def test_x_expires_is_not_short(world):
@@ -220,7 +220,7 @@ def test_what_falls_due_between_two_ticks_is_not_late(world, wait_ms):
         due_ms = world.hub.now_ms + wait_ms
         world.hub.next_dues.append(lambda: None if fired else due_ms)
         world.hub.hasten(due_ms)
-        gone = await run.passed_until(lambda: not world.queue("q").cursor.ready_count)
+        gone = await run.passed_until(lambda: not world.queue("q").ready_count)
         assert wait_ms <= gone <= wait_ms + 4
         gone = await run.passed_until(lambda: "short" not in world.broker.vhosts["/"].queues)
         assert wait_ms <= gone <= wait_ms + 5

@@ -9,7 +9,7 @@ same place leave in the order in which they died. When many wait, most are in th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,12 @@ from broker.core.message import Message, memory_of
 from protocol.amqp.content import body_size
 
 if TYPE_CHECKING:
-    from broker.core.queues.queue import Queue
+    from broker.core.queues.host import Host
 
 Letter = tuple[int, Message, str]
 """(offset, message, reason of its death)."""
+Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
+"""Told of dead letters that were tried: (all, those that could not go)."""
 _Waiting = tuple[int, "Message | None", str]
 """The same; None where the message is in the log only."""
 RETRY_MS = 1000
@@ -36,7 +38,7 @@ class AtLeastOnce:
 
     __slots__ = ("_ahead", "_due_ms", "_held_bytes", "_late", "_queue", "_trying", "_waiting", "body_bytes")
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Host) -> None:
         self._queue = queue
         self._waiting: deque[_Waiting] = deque()
         self._ahead: deque[_Waiting] = deque()  # During a pass: those that it has not come to; `_waiting` stayed.
@@ -61,22 +63,22 @@ class AtLeastOnce:
         elif self._waiting:
             self._keep(letters, self._waiting)
         else:
-            self._queue.dead_letter_at_least_once(self._queue, letters, self._tried, set())
+            self._queue.offer(letters, self._tried, set())
 
     def _tried(self, letters: Sequence[Letter], left: Sequence[Letter]) -> None:
         """Of these letters `left` could not go; in the turn that moved the others they are settled."""
         stays = {offset for offset, _, _ in left}
-        self._queue.settle([offset for offset, _, _ in letters if offset not in stays])
+        self._queue.store.settle([offset for offset, _, _ in letters if offset not in stays])
         self._keep(left, self._waiting)
         if self._waiting and not self._trying:
             self._wait(RETRY_MS)
 
     def _keep(self, letters: Sequence[Letter], where: deque[_Waiting]) -> None:
-        backlog = self._queue.backlog
+        store = self._queue.store
         for letter in letters:
             offset, message, reason = letter
             self.body_bytes += body_size(message[1])
-            if self._held_bytes < HELD_BYTES_MAX or backlog is None or not backlog.keeps(message):
+            if self._held_bytes < HELD_BYTES_MAX or not store.keeps(message):
                 self._held_bytes += memory_of(message)
                 where.append(letter)
             else:
@@ -110,7 +112,7 @@ class AtLeastOnce:
             letters = self._take()
             tried += len(letters)
             if queue.rules.at_least_once:
-                queue.dead_letter_at_least_once(queue, letters, self._tried, blocked)
+                queue.offer(letters, self._tried, blocked)
             else:
                 self._give_up(letters)
             yield BATCH * queue.death_units
@@ -126,7 +128,7 @@ class AtLeastOnce:
         """The next batch, with messages; what cannot be read now stays."""
         some = [self._ahead.popleft() for _ in range(min(BATCH, len(self._ahead)))]
         in_log = sorted(offset for offset, message, _ in some if message is None)
-        read = dict(self._queue.read_each(in_log)) if in_log else {}
+        read = dict(self._queue.store.read_each(in_log)) if in_log else {}
         letters: list[Letter] = []
         for offset, held, reason in some:
             message = held or read.get(offset)
@@ -150,5 +152,5 @@ class AtLeastOnce:
         for some in (self._waiting, self._ahead, self._late):
             some.clear()
         self.body_bytes = self._held_bytes = 0
-        self._queue.settle(offsets)
+        self._queue.store.settle(offsets)
         return len(offsets)

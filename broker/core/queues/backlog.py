@@ -154,22 +154,6 @@ class Backlog:
         self.tail_offset = log.next_offset
         self._gauge.add(before, messages)
 
-    def append_alone(self, cursor: LeaseCursor, message: Message, wall_ms: int) -> int:
-        """Keep one message that comes to an empty head, in a frame that has nothing else of this queue; the caller lets
-        it into the head, or hands it out. Returns its offset, -1 when it is not so simple."""
-        log = self.log
-        if log.dirty or log.alone is not None or not log.durable or cursor.head or cursor.unloaded_count:
-            return -1
-        content = message[1]
-        if not _is_persistent(content) or not cursor.windowed:
-            return -1
-        offset = log.append_alone(message, wall_ms)
-        self.tail_offset = log.next_offset
-        store = self.store
-        store.promised_count += 1
-        store.pending_bytes += len(content)
-        return offset
-
     def _append(self, messages: Sequence[Message], wall_ms: int, *, spill: bool) -> None:
         log = self.log
         for persistent, records, count, joined in self._renderer.render(messages, log.open_count(wall_ms)):

@@ -1,8 +1,7 @@
 """Hot path. Who gets the next message of a queue: its consumers, their levels, and rounds among equals.
 
 Budget: 0.2 µs per message handed to a consumer in a batch; held by `jackalope bench amqp`. Synchronous; knows no
-sockets and no protocol: consumers are a port (`Consumer`). `core.queues.reading.Taking` is a `Serving` that has
-messages.
+sockets and no protocol: consumers are a port (`Consumer`), messages are the store's (`core.queues.queue_store`).
 
 Who gets the next message: the highest priority level with a consumer that has capacity; within a level round-robin,
 one message each in registration order. `dispatch` hands out whole rounds as slices, which is the same order.
@@ -11,24 +10,22 @@ A queue without capacity anywhere goes to sleep (`hungry` false) until a consume
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from broker.core.message import Message
-from broker.core.queues.backlog import LOW_BYTES, HeadGauge
-from broker.core.queues.lease_cursor import BATCH_MAX, LeaseCursor
+from broker.core.queues.lease_cursor import BATCH_MAX
+from broker.core.queues.queue_store import QueueStore
 from broker.core.scheduler import SLICE_UNITS, Scheduler
-from broker.errors import Refused
-from protocol.amqp.errors import ACCESS_REFUSED
 
 if TYPE_CHECKING:
     from broker.core.queues.effective_policy import Rules
     from broker.core.queues.limits import Limits
-    from broker.core.queues.queue import Queue
 
+GET_STEPS_MAX = 64
+"""Steps of preparation (loading, expiring) that one basic.get may cost; an empty answer is better than a standstill."""
 Lease = tuple["Holder", int, Message]
 """(who holds it, offset, message): what a channel remembers of an unacknowledged delivery."""
 
@@ -139,12 +136,11 @@ class Consumer(Holder, Protocol):
         """The queue is gone; the consumer is no longer attached."""
 
 
-class Serving(ABC):
-    """The consumers of one queue."""
+class Serving:
+    """The consumers of one queue, and the leases that they get from its store."""
 
     __slots__ = (
         "consumers",
-        "cursor",
         "dirty",
         "held",
         "hungry",
@@ -153,24 +149,24 @@ class Serving(ABC):
         "limits",
         "ranks",
         "scheduler",
+        "single_active",
         "sole",
+        "store",
+        "takes_over",
         "yielding",
     )  # fmt: skip
 
-    name: str
-    vhost: str
-    scheduler: Scheduler
-    cursor: LeaseCursor
-    limits: Limits | None
-    gauge: HeadGauge
-    single_active: bool
-    arguments: Mapping[str, Any]
-    auto_delete: bool
-    broken: bool
-    """Its log cannot be read."""
-    on_unused: Callable[[Queue], None] | None
-
-    def __init__(self, now_ms: int) -> None:
+    def __init__(
+        self, store: QueueStore, scheduler: Scheduler, now_ms: int, *, single_active: bool, takes_over: bool
+    ) -> None:
+        self.store = store
+        self.scheduler = scheduler
+        self.limits: Limits | None = None
+        """What is due has to be gone before anybody is served."""
+        self.single_active = single_active
+        """Only one consumer is served; the others wait."""
+        self.takes_over = takes_over
+        """Whether that one makes way for a higher priority (RabbitMQ 4: quorum queues)."""
         self.last_used_ms = now_ms
         self.consumers: list[Consumer] = []  # In order of registration.
         self.ranks: list[deque[Consumer]] = []  # By descending priority; equals in order of registration, or in rounds.
@@ -181,25 +177,18 @@ class Serving(ABC):
         self.hungry = True
         self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
 
-    @abstractmethod
-    def load(self) -> int:
-        """Bring messages back from the log; returns how many."""
-
-    @abstractmethod
-    def leased(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
-        """These were taken for a consumer, and are about to be delivered."""
-
     def wake(self) -> None:
         """A consumer may have capacity again."""
         self.hungry = True
-        cursor = self.cursor
+        cursor = self.store.cursor
         if not self.dirty and (cursor.head or cursor.returned or cursor.unloaded_count):
             self.dirty = True
             self.scheduler.dirty.append(self)
 
     def dispatch(self) -> int:
         """Hand out one batch to whoever has capacity; asks to be called again while it could go on."""
-        cursor = self.cursor
+        store = self.store
+        cursor = store.cursor
         if (cursor.unloaded_count or self.limits is not None) and (units := self._prepare()):
             return self._again(units)
         if self.held or not (cursor.head or cursor.returned):
@@ -209,8 +198,11 @@ class Serving(ABC):
                 consumer = level[0]
                 capacity = consumer.capacity()
                 if capacity > 0:
-                    messages, offsets = cursor.take(min(BATCH_MAX, capacity))
-                    self._hand(consumer, messages, offsets)
+                    messages, offsets = store.take(min(BATCH_MAX, capacity))
+                    if messages:  # `_hand`, without a call: it would be 3 % of a short run.
+                        if consumer.no_ack:
+                            store.settle(offsets)
+                        consumer.deliver(messages, offsets)
                     if len(self.levels) > 1 or consumer.capacity() > 0:
                         return self._again(len(messages))
                     self.hungry = False
@@ -227,18 +219,16 @@ class Serving(ABC):
 
     def _prepare(self) -> int:
         """Load, or expire, what has to be before anybody is served: the units of work done, 0 when there was none."""
-        cursor = self.cursor
-        # By priority, what comes first is known only when all is there.
-        is_low = not cursor.windowed or (bool(self.levels) and self.gauge.look(len(cursor.head)) < LOW_BYTES)
-        if cursor.unloaded_count and is_low and not self.broken:
-            return 1 + self.load()
+        store = self.store
+        if store.cursor.unloaded_count and store.is_low(is_served=bool(self.levels)):
+            return 1 + store.load()
         if self.limits is not None and self.limits.expiry.is_pressing and not self.held:
             return SLICE_UNITS if self.limits.expiry.expire() else 1
         return 0
 
     def serve(self) -> None:
         """Let waiting consumers take what they can, now."""
-        cursor = self.cursor
+        cursor = self.store.cursor
         while self.levels and self.hungry and not self.held:
             before = cursor.ready_count
             self.dispatch()
@@ -246,14 +236,15 @@ class Serving(ABC):
                 return
 
     def _again(self, served: int) -> int:
-        if self.cursor.head or self.cursor.returned or (self.cursor.unloaded_count and not self.broken):
+        cursor = self.store.cursor
+        if cursor.head or cursor.returned or (cursor.unloaded_count and not self.store.broken):
             self.scheduler.mark(self)
         return served + 2
 
     def _dispatch_level(self, level: deque[Consumer]) -> int:
         """One batch among equals; returns how many messages were handed out, 0 if nobody has room for any."""
         able = []
-        most = self.cursor.ready_count  # No more of them can get one: the others of thousands are not asked.
+        most = self.store.cursor.ready_count  # No more of them can get one: the others of thousands are not asked.
         for consumer in level:
             capacity = consumer.capacity()
             if capacity > 0:
@@ -265,7 +256,7 @@ class Serving(ABC):
         if any(consumer.shares_capacity for consumer, _ in able):
             return self._dispatch_singly(level)
         rounds = min(min(capacity for _, capacity in able), max(BATCH_MAX // len(able), 1))
-        messages, offsets = self.cursor.take(rounds * len(able))
+        messages, offsets = self.store.take(rounds * len(able))
         width = len(able)
         for index, (consumer, _) in enumerate(able):
             share = messages[index::width]
@@ -281,12 +272,12 @@ class Serving(ABC):
     def _dispatch_singly(self, level: deque[Consumer]) -> int:
         """One message at a time, since what one consumer gets another may have no room for any more."""
         served = refused = 0
-        cursor = self.cursor
+        store, cursor = self.store, self.store.cursor
         while (cursor.head or cursor.returned) and served < BATCH_MAX and refused < len(level):
             consumer = level[0]
             level.rotate(-1)
             if consumer.capacity() > 0:
-                self._hand(consumer, *cursor.take(1))
+                self._hand(consumer, *store.take(1))
                 served += 1
                 refused = 0
             else:
@@ -296,28 +287,39 @@ class Serving(ABC):
     def _hand(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
         if not messages:
             return  # There was nothing left but what had expired.
-        self.leased(consumer, messages, offsets)
+        if consumer.no_ack:
+            self.store.settle(offsets)
         consumer.deliver(messages, offsets)
+
+    def get(self) -> tuple[Message, int] | None:
+        """Lease one message for basic.get: (message, offset), None when nothing is ready."""
+        store = self.store
+        for _ in range(GET_STEPS_MAX):
+            if self.held:
+                return None
+            if self.limits is not None and self.limits.expiry.is_pressing:
+                self.limits.expiry.expire()
+            elif store.must_load:
+                store.load()
+            else:
+                messages, offsets = store.take(1)
+                if messages or not store.must_load:
+                    return (messages[0], offsets[0]) if messages else None
+        return None
 
     # Who they are.
 
-    def add_consumer(self, consumer: Consumer) -> None:
-        """Attach a consumer. Raises Refused 403 when exclusive use forbids it (also: exclusive on single active)."""
-        exclusive_already = bool(self.consumers) and self.consumers[0].exclusive  # Then it is the only one.
-        if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
-            raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
+    def attach(self, consumer: Consumer) -> None:
+        """Serve one more consumer, behind those of its priority; nobody is woken."""
         self.consumers.append(consumer)
         index, is_there = self._rank_of(consumer.priority)
         if not is_there:
             self.ranks.insert(index, deque())
         self.ranks[index].append(consumer)
         self._rank()
-        self.wake()
 
-    def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
-        """Detach a consumer; the last one takes an auto-delete queue with it."""
-        if consumer not in self.consumers:
-            return
+    def detach(self, consumer: Consumer, now_ms: int) -> None:
+        """Forget one of the consumers; nobody is woken."""
         self.consumers.remove(consumer)
         self.last_used_ms = now_ms
         index, _ = self._rank_of(consumer.priority)
@@ -329,10 +331,11 @@ class Serving(ABC):
         if consumer is self.yielding:
             self.yielding = None
         self._rank()
-        if not self.consumers and self.auto_delete and self.on_unused is not None:
-            self.on_unused(self)  # type: ignore[arg-type]  # It is one: see the module's text.
-        else:
-            self.wake()
+
+    def detach_all(self) -> list[Consumer]:
+        """Nobody is served any more; returns who was."""
+        consumers, self.consumers, self.levels, self.ranks = self.consumers, [], [], []
+        return consumers
 
     def is_active(self, consumer: Consumer) -> bool:
         """False only for those that wait behind a single active consumer."""
@@ -359,7 +362,7 @@ class Serving(ABC):
 
         That one takes over when the one before has nothing unacknowledged; until then nobody is served.
         """
-        if self.arguments.get("x-queue-type") != "quorum" or not self.consumers:
+        if not self.takes_over or not self.consumers:
             return self.consumers[:1]
         best = self.ranks[0][0]
         before = self.yielding or self.sole

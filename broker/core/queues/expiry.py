@@ -21,7 +21,7 @@ from broker.core.queues.x_death import EXPIRED
 from broker.log.ackset import AckSet
 
 if TYPE_CHECKING:
-    from broker.core.queues.queue import Queue
+    from broker.core.queues.host import Host
 
 TIMES_MAX = 2000
 """How many points in time are remembered of what came in: TTL is as precise as a thousandth of the backlog's age."""
@@ -41,7 +41,7 @@ class Expiry:
         "due_ms", "floor", "urgent",
     )  # fmt: skip
 
-    def __init__(self, queue: Queue, wait_of: WaitOf, come_back: Callable[[list[int], int], list[int]]) -> None:
+    def __init__(self, queue: Host, wait_of: WaitOf, come_back: Callable[[list[int], int], list[int]]) -> None:
         self._queue = queue
         self._wait_of = wait_of
         self._come_back = come_back
@@ -122,7 +122,7 @@ class Expiry:
 
     def _write_down(self, offset: int, due_ms: int) -> None:
         queue = self._queue
-        if self._done is None and queue.backlog is None:
+        if self._done is None and queue.store.log is None:
             self._done = AckSet(offset)
         self._table.add(offset, due_ms, queue.scheduler.wall_ms)
 
@@ -140,11 +140,11 @@ class Expiry:
         """A TTL is in force, or another, or none: it counts from now on for what came without one."""
         queue = self._queue
         ttl_ms = queue.rules.message_ttl_ms
-        cursor = queue.cursor
-        if ttl_ms is not None and not self._times and cursor.ready_count:
-            self._note_time(queue.end_offset, queue.scheduler.wall_ms)
-            if cursor.unloaded_count and not cursor.head:
-                came_ms = queue.first_unloaded_ms()
+        store = queue.store
+        if ttl_ms is not None and not self._times and store.ready_count:
+            self._note_time(store.end_offset, queue.scheduler.wall_ms)
+            if store.begins_in_log:
+                came_ms = store.first_unloaded_ms()
                 if came_ms is not None:
                     self._load_at_ms = queue.scheduler.after(came_ms, ttl_ms)
         self._look_ahead()
@@ -168,9 +168,10 @@ class Expiry:
 
     def _is_leased(self, offset: int) -> bool:
         """Whether the offset is with somebody; of one that is not ready."""
-        queue = self._queue
-        settled = queue.backlog.log.settled if queue.backlog is not None else self._done
-        return bool(queue.cursor.leased_count) and settled is not None and offset not in settled
+        store = self._queue.store
+        log = store.log
+        settled = log.settled if log is not None else self._done
+        return bool(store.leased_count) and settled is not None and offset not in settled
 
     # Time.
 
@@ -198,16 +199,16 @@ class Expiry:
     def _pass_by(self) -> None:
         """Drop points in time that only concern what is no longer there, as in a queue that keeps up."""
         queue, times = self._queue, self._times
-        cursor = queue.cursor
-        if cursor.returned or cursor.holes_count or not cursor.windowed or queue.must_load:
+        first = queue.store.front_offset
+        if first is None:
             return
-        first = cursor.head_offset if cursor.head else queue.end_offset
-        over = self._over_count(queue.scheduler.wall_ms) if cursor.leased_count else len(times)
+        is_leased = queue.store.leased_count > 0
+        over = self._over_count(queue.scheduler.wall_ms) if is_leased else len(times)
         count = 0
         while count < over and times[count][0] <= first:
             count += 1
         if count:
-            if cursor.leased_count:
+            if is_leased:
                 self.floor = max(self.floor, times[count - 1][0])
             del times[:count]
 
@@ -267,9 +268,9 @@ class Expiry:
         if self._load_at_ms is None or self._load_at_ms > now_ms:
             return False
         self._load_at_ms = None
-        queue = self._queue
-        if queue.cursor.unloaded_count and not queue.cursor.head and not queue.broken:
-            queue.load()
+        store = self._queue.store
+        if store.begins_in_log and not store.broken:
+            store.load()
         return True
 
     def _expire_by_age(self, now_ms: int) -> bool:
@@ -277,29 +278,29 @@ class Expiry:
         ttl_ms = queue.rules.message_ttl_ms
         if ttl_ms is None:
             return False
-        if queue.must_load:
-            return queue.load() > 0  # How old it is, is known when it is here.
+        if queue.store.must_load:
+            return queue.store.load() > 0  # How old it is, is known when it is here.
         over = self._over_count(now_ms)
         if over:
             self.floor = max(self.floor, times[over - 1][0])
             del times[:over]
-        messages, offsets = queue.take_below(self.floor, queue.deaths_max)
+        messages, offsets = queue.store.take_below(self.floor, queue.deaths_max)
         if messages:
             queue.drop(messages, offsets, EXPIRED)
-        return bool(messages) or queue.must_load
+        return bool(messages) or queue.store.must_load
 
     def _expire_singly(self, now_ms: int) -> bool:
         if not self._table.is_due(now_ms):
             return False
         queue = self._queue
         offsets = self._come_back(self._table.take(now_ms, queue.deaths_max), now_ms)
-        dying = queue.take_each(offsets)
+        dying = queue.store.take_each(offsets)
         if len(dying) < len(offsets):
             taken = {offset for offset, _ in dying}
             for offset in offsets:
                 if offset in taken:
                     continue
-                if queue.broken:
+                if queue.store.broken:
                     self.put_down(offset, now_ms + RETRY_MS)
                 elif self._is_leased(offset):
                     self._overdue.add(offset)

@@ -114,14 +114,6 @@ class LeaseCursor:
         self.leased_count += taken
         return messages, range(first, end)
 
-    def pass_by(self, end: int) -> None:
-        """A message comes to an empty head and is leased at once; `end` is the offset behind it."""
-        self.head_offset = end
-        if self.run_end != ENDLESS:
-            self.run_end = ENDLESS
-            self.runs.clear()
-        self.leased_count += 1
-
     # Out of the middle.
 
     def take_each(self, offsets: Sequence[int]) -> list[tuple[int, Message]]:

@@ -20,8 +20,8 @@ from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 
 if TYPE_CHECKING:
-    from broker.core.queues.queue import Queue
-from broker.core.queues.dispatch import Lease
+    from broker.core.queues.dispatch import Lease
+    from broker.core.queues.host import Host
 
 RETRY_BYTES_MAX = 8 << 20
 """Octets of messages that wait for their next try in memory; those of others are read when they are due."""
@@ -47,19 +47,20 @@ def expiration_ms(content: bytes) -> int | None:
 
 
 class Limits:
-    """The rules of one queue at work."""
+    """The rules of one queue at work, the `Watcher` of its store."""
 
     __slots__ = (
         "_counts", "_known_end", "_look_number", "_retries", "_retry_bytes", "_trimming", "_unknown_end", "deliveries",
         "expiry", "queue", "ready_bytes",
     )  # fmt: skip
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Host) -> None:
         self.queue = queue
         self.expiry = Expiry(queue, self.wait_ms, self._come_back)
         self.ready_bytes = 0
         """Octets of the bodies that are ready; kept only under a limit on them."""
-        self.deliveries: dict[int, int] = queue.backlog.log.returns if queue.backlog is not None else {}
+        log = queue.store.log
+        self.deliveries: dict[int, int] = log.returns if log is not None else {}
         self._retries: dict[int, _Retry] = {}
         self._retry_bytes = 0  # Of those that are in memory.
         self._trimming = self._counts = False
@@ -78,7 +79,7 @@ class Limits:
         queue = self.queue
         if self.expiry.is_pressing:
             self._die()  # Not what comes now: that goes to who waits, even if it may not wait itself.
-        first = queue.append(messages)
+        first = queue.store.append(messages)
         rules = queue.rules
         if rules.length_bytes_max is not None:
             self.ready_bytes += sum(wire.body_size(content) for _, content in messages)
@@ -100,7 +101,7 @@ class Limits:
         self.expiry.rules_changed()
         counts = queue.rules.length_bytes_max is not None
         if counts and not self._counts:
-            self.ready_bytes = sum(wire.body_size(content) for _, (_, content) in queue.cursor.ready_messages())
+            self.ready_bytes = sum(wire.body_size(content) for _, (_, content) in queue.store.ready_messages())
             self.look_through()
         self._counts = counts
         if queue.rules.limited:
@@ -121,16 +122,18 @@ class Limits:
 
     def _trim_when_known(self) -> Iterator[int]:
         queue = self.queue
-        while not queue.deleted and (self.expiry.busy or (self._known_end < self._unknown_end and not queue.broken)):
+        while not queue.deleted and (
+            self.expiry.busy or (self._known_end < self._unknown_end and not queue.store.broken)
+        ):
             yield SLICE_UNITS
         if not queue.deleted:
             self._trim(0)
 
     def look_through(self) -> None:
         """Find out in slices what lies in the log: how large it is, and what is due by itself."""
-        backlog = self.queue.backlog
-        if backlog is not None and self.queue.cursor.unloaded_count:
-            self._known_end, self._unknown_end = backlog.tail_offset, backlog.log.next_offset
+        unloaded = self.queue.store.unloaded_range
+        if unloaded is not None:
+            self._known_end, self._unknown_end = unloaded
             self.look_on()
 
     def look_on(self) -> None:
@@ -141,13 +144,12 @@ class Limits:
 
     def _look(self, number: int) -> Iterator[int]:
         queue = self.queue
-        backlog = queue.backlog
-        assert backlog is not None
+        store = queue.store
         try:
-            for first, messages, wall_ms in backlog.scan(self._known_end):
+            for first, messages, wall_ms in store.scan(self._known_end):
                 end = first + len(messages)
                 # What was read in an earlier slice may have gone since, or be in memory.
-                for start, stop in backlog.ready(max(first, self._known_end), end):
+                for start, stop in store.unloaded(max(first, self._known_end), end):
                     self._learn(start, messages[start - first : stop - first], wall_ms)
                 self._known_end = max(self._known_end, end)
                 yield len(messages)
@@ -159,7 +161,7 @@ class Limits:
             queue.scheduler.report(f"{where}: nothing there expires", error)
             self._known_end = self._unknown_end
         except OSError as error:
-            queue.cannot_read(error)
+            store.cannot_read(error)
 
     def _learn(self, first: int, messages: Sequence[Message], wall_ms: int) -> None:
         self._known_end = max(self._known_end, first + len(messages))
@@ -196,7 +198,7 @@ class Limits:
     def _is_full(self) -> bool:
         queue = self.queue
         length_max, bytes_max = queue.rules.length_max, queue.rules.length_bytes_max
-        count, size = queue.cursor.ready_count, self.ready_bytes
+        count, size = queue.store.ready_count, self.ready_bytes
         if queue.at_least_once is not None:
             count, size = count + len(queue.at_least_once), size + queue.at_least_once.body_bytes
         return (length_max is not None and count >= length_max) or (bytes_max is not None and size >= bytes_max)
@@ -206,7 +208,7 @@ class Limits:
         if rules.rejects:
             return False  # Nothing that was taken goes again, though returns make the queue too long (RabbitMQ).
         length_max, bytes_max = rules.length_max, rules.length_bytes_max
-        count = self.queue.cursor.ready_count
+        count = self.queue.store.ready_count
         return count > 0 and (
             (length_max is not None and count > length_max) or (bytes_max is not None and self.ready_bytes > bytes_max)
         )
@@ -239,10 +241,10 @@ class Limits:
     def _drop_some(self) -> int:
         queue = self.queue
         length_max = queue.rules.length_max
-        over = queue.cursor.ready_count - length_max if length_max is not None else 0
-        messages, offsets = queue.take(min(max(over, 1), queue.deaths_max))
-        if not messages and queue.must_load:
-            messages, offsets = queue.take(min(max(over, 1), queue.deaths_max))
+        over = queue.store.ready_count - length_max if length_max is not None else 0
+        messages, offsets = queue.store.take(min(max(over, 1), queue.deaths_max))
+        if not messages and queue.store.must_load:
+            messages, offsets = queue.store.take(min(max(over, 1), queue.deaths_max))
         queue.drop(messages, offsets, MAXLEN)
         return len(messages)
 
@@ -255,7 +257,7 @@ class Limits:
 
     def settled(self, offsets: Sequence[int]) -> None:
         """These are done with."""
-        if self.deliveries and self.queue.backlog is None:
+        if self.deliveries and self.queue.store.log is None:
             for offset in offsets:
                 self.deliveries.pop(offset, None)
         self.expiry.settled(offsets)
@@ -294,8 +296,9 @@ class Limits:
         return kept
 
     def _note_delivery(self, offset: int, count: int) -> None:
-        if self.queue.backlog is not None:
-            self.queue.backlog.log.note_return(offset, count)
+        log = self.queue.store.log
+        if log is not None:
+            log.note_return(offset, count)
         self.deliveries[offset] = count
 
     def _retry_later(self, offset: int, message: Message, count: int) -> None:
@@ -304,9 +307,8 @@ class Limits:
         self._put_down(offset, message, min(rules.retry_min_ms * count, rules.retry_max_ms))
 
     def _put_down(self, offset: int, message: Message | None, pause_ms: int) -> None:
-        backlog = self.queue.backlog
         if message is not None:
-            if self._retry_bytes >= RETRY_BYTES_MAX and backlog is not None and backlog.keeps(message):
+            if self._retry_bytes >= RETRY_BYTES_MAX and self.queue.store.keeps(message):
                 message = None
             else:
                 self._retry_bytes += memory_of(message)
@@ -327,7 +329,7 @@ class Limits:
         twice = {
             offset for offset, other in pairwise(offsets) if offset == other
         }  # Expires just when it is to be tried.
-        read = dict(queue.read_each([offset for offset, retry in due if retry.message is None]))
+        read = dict(queue.store.read_each([offset for offset, retry in due if retry.message is None]))
         back: list[tuple[int, Message]] = []
         for offset, retry in due:
             if retry.message is not None:
@@ -341,7 +343,7 @@ class Limits:
             else:
                 back.append((offset, redelivered(message)))
         if back:
-            queue.cursor.release(back)
+            queue.store.release(back)
             if queue.rules.length_bytes_max is not None:
                 self.ready_bytes += sum(wire.body_size(content) for _, (_, content) in back)
             self.returned()

@@ -1,8 +1,8 @@
-"""Hot path. A queue: the messages (a lease cursor, and what is behind it in a log), its rules, and its consumers.
+"""Hot path. A queue: its messages (`core.queues.queue_store`), its rules, and its consumers (`core.queues.dispatch`).
 
-Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous. Who gets the next message is
-`core.queues.dispatch`, how messages leave `core.queues.reading`, what does not fit in memory `core.queues.backlog`,
-what the queue was told `core.queues.limits`.
+Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous. Here is what the three have
+to do with each other: what comes in passes the rules (`core.queues.limits`) and wakes consumers, what dies is settled
+and dead-lettered, and a queue that nobody uses goes.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from broker.core.message import Message, has_expiration, redelivered
-from broker.core.queues.at_least_once import AtLeastOnce, Letter
-from broker.core.queues.backlog import HEAD_BYTES_MAX, Backlog, HeadGauge
-from broker.core.queues.dispatch import Consumer, Lease
+from broker.core.queues.at_least_once import AtLeastOnce, Letter, Tried
+from broker.core.queues.dispatch import Consumer, Lease, Serving
 from broker.core.queues.effective_policy import Rules, rules_of
 from broker.core.queues.lease_cursor import BATCH_MAX, LeaseCursor
 from broker.core.queues.limits import Limits
 from broker.core.queues.priority_cursor import PriorityCursor
-from broker.core.queues.reading import Taking
+from broker.core.queues.queue_store import QueueStore
 from broker.core.queues.x_death import MAXLEN, REJECTED
 from broker.core.scheduler import Scheduler
 from broker.errors import Refused
+from broker.log.errors import StorageError
 from broker.log.log import Log
 from broker.log.store import Store
-from protocol.amqp.errors import RESOURCE_LOCKED
+from protocol.amqp.errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 DEATH_UNITS = 15
 """What it costs to move one dead letter to another queue: 8 µs like the last one, 36 otherwise."""
 DEATHS_MAX = 64
 """So many die in one step, where they are dead-lettered."""
 RETURNS_MAX = 2048
-GAUGED_COUNT, GAUGED_BYTES = 32, 1 << 16
-"""The head of a queue without a log is measured from so many messages on, or when one is so large."""
-Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
-"""Told of dead letters that were tried: (all, those that could not go)."""
+READ_AGAIN_MS = 1000
+"""A log that could not be read for want of handles, or the like, is read again after so long."""
 
 
 def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
@@ -55,27 +53,43 @@ def locked(name: str, vhost: str) -> Refused:
     )
 
 
-class Queue(Taking):
-    """One queue. `arguments` are those of the declaration, checked before."""
+class _ReadAgain:
+    """Lets a queue whose log could not be read try again."""
 
-    # What every message touches is among those of the bases: that is in fewer lines of memory (see `log.recovering`).
+    __slots__ = ("_queue",)
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def tick(self) -> None:
+        queue = self._queue
+        if not queue.deleted:
+            queue.store.broken = False
+            if queue.limits is not None:
+                queue.limits.look_on()
+            queue.wake()
+
+
+class Queue(Serving):
+    """One queue. `arguments` are those of the declaration, checked before; `store` and `log` are its place on disk."""
+
+    limits_type: ClassVar[type[Limits]] = Limits
+    # What every message touches is among those of the base: that is in fewer lines of memory (see `log.recovering`).
     __slots__ = (
         "arguments",
         "at_least_once",
         "auto_delete",
         "dead_letter",
         "dead_letter_at_least_once",
+        "deleted",
         "durable",
         "expires_ms",
-        "gauge",
         "has_expirations",
         "name",
         "on_expirations",
         "on_unused",
         "owner",
         "rules",
-        "single_active",
-        "store",
         "vhost",
     )  # fmt: skip
     kind: ClassVar = "queue"
@@ -94,22 +108,22 @@ class Queue(Taking):
         store: Store | None = None,
         log: Log | None = None,
     ) -> None:
-        super().__init__(now_ms)
+        self.arguments = dict(arguments or {})
+        self.rules = rules_of(self.arguments)
+        priority_max = self.rules.priority_max
+        cursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
+        super().__init__(
+            QueueStore(self, scheduler, cursor, store, log),
+            scheduler,
+            now_ms,
+            single_active=self.arguments.get("x-single-active-consumer") is True,
+            takes_over=self.arguments.get("x-queue-type") == "quorum",
+        )
         self.name = name
         self.vhost = vhost
-        self.scheduler = scheduler
-        self.store = store
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner  # The connection of an exclusive queue.
-        self.arguments = dict(arguments or {})
-        self.single_active = self.arguments.get("x-single-active-consumer") is True
-        self.rules = rules_of(self.arguments)
-        priority_max = self.rules.priority_max
-        self.cursor: LeaseCursor = PriorityCursor(priority_max) if priority_max else LeaseCursor()
-        self.gauge = HeadGauge()
-        self.backlog = Backlog(store, log, self.gauge) if store is not None and log is not None else None
-        self.limits: Limits | None = None
         self.dead_letter: Callable[[Queue, Sequence[Message], str], None] = _forget
         """What becomes of dead letters: (this queue, messages, reason)."""
         self.dead_letter_at_least_once: Callable[[Queue, Sequence[Letter], Tried, set[object]], None] = _keep
@@ -120,8 +134,6 @@ class Queue(Taking):
         self.has_expirations = False
         """Whether a message with an expiration of its own has ever come in; `on_expirations` is told of the first."""
         self.on_expirations: Callable[[Queue], None] | None = None
-        self.enqueued_count = 0
-        self.settled_count = 0
         self.apply(self.rules)
 
     def apply(self, rules: Rules) -> None:
@@ -130,25 +142,31 @@ class Queue(Taking):
         self.expires_ms = rules.expires_ms
         if rules.expires_ms is not None and not self.consumers:
             self.scheduler.timers.ask(self, self.scheduler.after(self.last_used_ms, rules.expires_ms))
-        if not rules.plain and self.limits is None:
-            self.limits = Limits(self)
+        if not rules.plain:
+            self.watch()
         if self.limits is not None:
             self.limits.rules_changed()
 
+    def watch(self) -> Limits:
+        """Messages are looked at from now on."""
+        if self.limits is None:
+            self.limits = self.limits_type(self)
+            self.store.watch(self.limits)
+        return self.limits
+
     def recover(self, *, clean: bool, has_expirations: bool = False) -> None:
         """The queue comes back with what its log holds; `clean` says how the last run ended. See also `resume`."""
-        assert self.backlog is not None
-        self.backlog.recover(self.cursor, clean=clean)
+        self.store.recover(clean=clean)
         self.has_expirations = has_expirations
 
     def resume(self) -> None:
         """All queues and exchanges are back: go on with what the rules ask for, and what is due."""
         if self.has_expirations:
-            self.limits = self.limits or Limits(self)
+            self.watch()
         if self.limits is not None:
             self.limits.resume()
-        if not self.cursor.windowed and self.cursor.unloaded_count:
-            self.scheduler.mark(self)  # What comes first is known when all of it is in memory.
+        if self.store.must_load_all:
+            self.scheduler.mark(self)
 
     # Messages in.
 
@@ -159,36 +177,30 @@ class Queue(Taking):
         """
         if self.limits is not None:
             self.limits.enqueue(messages)
-        elif self.backlog is not None:
-            self.backlog.enqueue(self.cursor, messages, self.scheduler.wall_ms)
         else:
-            head = self.cursor.head
-            head.extend(messages)
-            if len(head) >= GAUGED_COUNT or len(messages[-1][1]) >= GAUGED_BYTES:
-                self._measure(messages)
-        self.enqueued_count += len(messages)
-        self._mark()
+            self.store.enqueue(messages)
+        if not self.dirty and self.hungry and self.levels:
+            self.dirty = True
+            self.scheduler.dirty.append(self)
 
     def enqueue_alone(self, message: Message) -> None:
         """`enqueue` for one message; straight to the queue's only consumer, if that is free and nothing stands before.
 
         Only where the end of the turn writes to all connections: what is handed out here is not written before.
         """
-        backlog = self.backlog
-        if backlog is not None and self.limits is None:
-            cursor = self.cursor
-            offset = backlog.append_alone(cursor, message, self.scheduler.wall_ms)
+        if self.limits is None:
+            store = self.store
+            offset = store.append_alone(message)
             if offset >= 0:
-                self.enqueued_count += 1
                 consumer = self.sole
-                if consumer is None or cursor.returned or self.held or not consumer.deliver_one(message, offset):
-                    cursor.extend(offset, (message,), offset)
-                    self.gauge.octets = 0  # The head was empty; a single message need not be measured.
-                    self._mark()
+                if consumer is None or store.cursor.returned or self.held or not consumer.deliver_one(message, offset):
+                    store.let_in(offset, message)
+                    if not self.dirty and self.hungry and self.levels:
+                        self.scheduler.mark(self)
                     return
-                cursor.pass_by(backlog.tail_offset)
+                store.pass_by(offset)
                 if consumer.no_ack:
-                    self.settle_one(offset)
+                    store.settle_one(offset)
                 return
         self.enqueue((message,))
 
@@ -196,7 +208,7 @@ class Queue(Taking):
         """One message of any kind; False when the queue is full and refuses it."""
         if has_expiration(message[1]) and not self.has_expirations:
             self.has_expirations = True
-            self.limits = self.limits or Limits(self)
+            self.watch()
             if self.on_expirations is not None:
                 self.on_expirations(self)
         if not self.accepts(message):
@@ -216,36 +228,6 @@ class Queue(Taking):
         """Whether a publish may be refused, so that each has to be looked at."""
         return self.rules.rejects
 
-    def append(self, messages: Sequence[Message]) -> int:
-        """Put messages behind the others and nothing else (for the limits); returns the offset of the first."""
-        cursor = self.cursor
-        if self.backlog is not None:
-            first = self.backlog.log.next_offset
-            self.backlog.enqueue(cursor, messages, self.scheduler.wall_ms)
-            return first
-        first = cursor.tail_offset
-        cursor.extend(first, messages, first)
-        if cursor.windowed:
-            self._measure(messages)
-        return first
-
-    def _measure(self, messages: Sequence[Message]) -> None:
-        """These have come into the head of a queue without a log; if it is full, the next ones go to one."""
-        if self.gauge.add(len(self.cursor.head) - len(messages), messages) > HEAD_BYTES_MAX:
-            self._spill()
-
-    def _mark(self) -> None:
-        if not self.dirty and self.hungry and self.levels:
-            self.dirty = True
-            self.scheduler.dirty.append(self)
-
-    def _spill(self) -> None:
-        """The head of a queue without a log is full: what comes goes to a log that ends with the process."""
-        if self.store is not None:
-            log = self.store.create_log(durable=False)
-            log.begin_at(self.cursor.tail_offset)
-            self.backlog = Backlog(self.store, log, self.gauge)
-
     @property
     def deaths_max(self) -> int:
         """How many messages are to die in one step."""
@@ -263,34 +245,15 @@ class Queue(Taking):
         """What the death of one costs, for the scheduler."""
         return 2 if self.rules.dead_letter_exchange is None else DEATH_UNITS
 
-    # Leases begin, and end.
-
-    def leased(self, consumer: Consumer, messages: Sequence[Message], offsets: Sequence[int]) -> None:
-        """These were taken for a consumer, and are about to be delivered."""
-        if self.limits is not None:
-            self.limits.taken(messages)
-        if consumer.no_ack:
-            self.settle(offsets)
+    # Leases end, or come back.
 
     def settle(self, offsets: Sequence[int]) -> None:
         """The leases of these offsets are over for good."""
-        count = len(offsets)
-        self.cursor.end(count)
-        self.settled_count += count
-        if self.limits is not None:
-            self.limits.settled(offsets)
-        if self.backlog is not None and not self.deleted:
-            self.backlog.settle(offsets)
+        self.store.settle(offsets)
 
     def settle_one(self, offset: int) -> None:
         """The same of one lease."""
-        backlog = self.backlog
-        if backlog is not None and self.limits is None and not self.deleted:
-            self.cursor.leased_count -= 1
-            self.settled_count += 1
-            backlog.log.settle_one(offset)
-        else:
-            self.settle((offset,))
+        self.store.settle_one(offset)
 
     def drop(self, messages: Sequence[Message], offsets: Sequence[int], reason: str) -> None:
         """Leased messages die: they are settled, and go to the dead letter exchange if there is one."""
@@ -298,9 +261,13 @@ class Queue(Taking):
             self.at_least_once = self.at_least_once or AtLeastOnce(self)
             self.at_least_once.add(messages, offsets, reason)
             return
-        self.settle(offsets)
+        self.store.settle(offsets)
         if self.rules.dead_letter_exchange is not None and not self.deleted:
             self.dead_letter(self, messages, reason)
+
+    def offer(self, letters: Sequence[Letter], tried: Tried, blocked: set[object]) -> None:
+        """Dead letters, not settled yet, go where they can: see `DeadLetters.add_at_least_once`."""
+        self.dead_letter_at_least_once(self, letters, tried, blocked)
 
     def reject(self, leases: Sequence[Lease]) -> None:
         """Leases that nobody wants back."""
@@ -312,9 +279,9 @@ class Queue(Taking):
             return
         limits = self.limits
         if limits is None:
-            self.cursor.release([(offset, redelivered(message)) for _, offset, message in leases])
+            self.store.release([(offset, redelivered(message)) for _, offset, message in leases])
         else:
-            self.cursor.release(limits.released(leases, counted=counted))
+            self.store.release(limits.released(leases, counted=counted))
             limits.returned()
         self.wake()
 
@@ -331,29 +298,28 @@ class Queue(Taking):
 
     def purge(self) -> int:
         """Drop what is ready; unacknowledged deliveries stay (RabbitMQ). Returns how many were dropped."""
-        if self.backlog is not None and not self.deleted:
-            self.backlog.purge(self.cursor)
-            if self.kept:
-                self.backlog.store.promised_count += 1
-        count, garbage = self.cursor.clear_ready()
-        self.settled_count += count
+        count = self.store.purge()
         if self.at_least_once is not None:
             count += self.at_least_once.purge()
-        if self.limits is not None:
-            self.limits.purged()
-        for container in garbage:
-            self.scheduler.discard(container)
         return count
-
-    @property
-    def end_offset(self) -> int:
-        """Behind the last message that has come in."""
-        return self.cursor.tail_offset if self.backlog is None else self.backlog.log.next_offset
 
     @property
     def ready_count(self) -> int:
         """Messages that wait for a consumer."""
-        return self.cursor.ready_count
+        return self.store.ready_count
+
+    @property
+    def place(self) -> str:
+        """What it is, for an operator."""
+        return f"queue '{self.name}' in vhost '{self.vhost}'"
+
+    def unreadable(self, error: StorageError | OSError) -> None:
+        """Nothing can be loaded: for good when the log is damaged, else (out of handles, perhaps) for a while."""
+        if isinstance(error, StorageError):
+            self.scheduler.report(f"{self.place} cannot be read, delivers nothing", error)
+        else:
+            self.scheduler.report(f"{self.place} cannot be read now", error)
+            self.scheduler.timed.ask(_ReadAgain(self), self.scheduler.wall_ms + READ_AGAIN_MS)
 
     # Consumers.
 
@@ -367,7 +333,7 @@ class Queue(Taking):
 
         RabbitMQ: rabbit_channel.erl, basic.get; a classic queue gives it.
         """
-        if self.single_active and self.arguments.get("x-queue-type") == "quorum":
+        if self.single_active and self.takes_over:
             text = (
                 f"cannot obtain access to locked {self.place}. basic.get operations are not supported by quorum queues "
                 "with single active consumer"
@@ -378,7 +344,7 @@ class Queue(Taking):
     @property
     def kept(self) -> bool:
         """Whether a restart finds it again."""
-        return self.backlog is not None and self.backlog.log.durable
+        return self.store.kept
 
     def tick(self) -> None:
         """`x-expires` may have passed without consumers, redeclaration or get; with consumers it does not begin."""
@@ -390,9 +356,22 @@ class Queue(Taking):
         elif self.on_unused is not None:
             self.on_unused(self)
 
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Attach a consumer. Raises Refused 403 when exclusive use forbids it (also: exclusive on single active)."""
+        exclusive_already = bool(self.consumers) and self.consumers[0].exclusive  # Then it is the only one.
+        if exclusive_already or (consumer.exclusive and (self.consumers or self.single_active)):
+            raise Refused(ACCESS_REFUSED, f"{self.place} in exclusive use")
+        self.attach(consumer)
+        self.wake()
+
     def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
         """Detach a consumer; with the last one `x-expires` begins, or an auto-delete queue goes."""
-        super().remove_consumer(consumer, now_ms)
+        if consumer in self.consumers:
+            self.detach(consumer, now_ms)
+            if not self.consumers and self.auto_delete and self.on_unused is not None:
+                self.on_unused(self)
+            else:
+                self.wake()
         if self.expires_ms is not None and not self.consumers and not self.deleted:
             self.scheduler.timers.ask(self, self.scheduler.after(self.last_used_ms, self.expires_ms))
 
@@ -404,9 +383,8 @@ class Queue(Taking):
             self.scheduler.timed.forget(self.limits.expiry)
         if self.at_least_once is not None:
             self.scheduler.timed.forget(self.at_least_once)
-        self.purge()
-        if self.backlog is not None:
-            self.backlog.store.drop_log(self.backlog.log)
-        consumers, self.consumers, self.levels, self.ranks = self.consumers, [], [], []
-        for consumer in consumers:
+        self.store.close()
+        if self.at_least_once is not None:
+            self.at_least_once.purge()
+        for consumer in self.detach_all():
             consumer.cancelled()

@@ -42,19 +42,18 @@ def retained(queue: Queue, start: int) -> Iterator[Kept]:
 
     Messages that are not persistent may be among those of a log, and are not kept.
     """
-    if queue.backlog is not None and queue.rules.retains:
-        for end, messages in queue.backlog.scan_kept(start):
+    if queue.rules.retains:
+        for end, messages in queue.store.scan_kept(start):
             yield Kept(end, [Seen(offset, RETAINED, message) for offset, message in messages])
 
 
 def offset_of(queue: Queue, place: Place) -> int:
     """Where an offset or a time is in what the queue keeps. Raises Corrupt and OSError."""
     if place.kind == "offset":
-        return min(place.value, queue.end_offset)
-    if queue.backlog is None:
-        return queue.end_offset
-    header = queue.backlog.log.first_since(place.value)
-    return header.base_offset if header is not None else queue.end_offset
+        return min(place.value, queue.store.end_offset)
+    log = queue.store.log
+    header = log.first_since(place.value) if log is not None else None
+    return header.base_offset if header is not None else queue.store.end_offset
 
 
 class Into(NamedTuple):

@@ -34,9 +34,9 @@ class Retaining:
 
     def follow(self, queue: Queue) -> None:
         """The queue keeps what its rules say now, and is as open; when it is to keep nothing, what was kept goes."""
-        if queue.backlog is None or not queue.kept:
+        log = queue.store.log
+        if log is None or not log.durable:
             return
-        log = queue.backlog.log
         if queue.rules.retains:
             self.queues[queue] = None
             if log.kept_from == NOTHING_KEPT:
@@ -74,9 +74,8 @@ class Retaining:
         self._is_looking = False
 
     def _expire(self, queue: Queue, now_ms: int) -> Iterator[int]:
-        rules, backlog = queue.rules, queue.backlog
-        assert backlog is not None
-        log = backlog.log
+        rules, log = queue.rules, queue.store.log
+        assert log is not None
         if queue in self.queues and rules.retain_bytes is not None:
             log.keep_from(start_by_bytes(log, log.kept_from, rules.retain_bytes))
             yield LOOK_UNITS

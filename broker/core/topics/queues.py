@@ -205,11 +205,11 @@ class QueueTopics:
             self._close(found)
         elif found is not None:
             found.configure(overrides_of(queue.rules))
-        elif is_wanted and queue.backlog is not None:
+        elif is_wanted and (log := queue.store.log) is not None:
             if queue.name.startswith(RESERVED):
                 raise TopicRefused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"names that begin with {RESERVED} are reserved")
             self._topics.claim(queue.name)
-            topic = QueueTopic(queue.name, queue.backlog.log, queue.rules, self.watched)
+            topic = QueueTopic(queue.name, log, queue.rules, self.watched)
             self._by_name[topic.name] = self._by_id[topic.id] = topic
 
     def forget(self, queue: Queue) -> None:

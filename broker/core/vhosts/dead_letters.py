@@ -18,8 +18,8 @@ from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
 if TYPE_CHECKING:
-    from broker.core.queues.at_least_once import Letter
-    from broker.core.queues.queue import Queue, Tried
+    from broker.core.queues.at_least_once import Letter, Tried
+    from broker.core.queues.queue import Queue
     from broker.core.vhosts.vhost import VHost
 
 

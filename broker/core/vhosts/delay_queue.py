@@ -60,23 +60,25 @@ class DelayQueue(Queue):
 
     __slots__ = ("_exchange", "_home")
 
+    limits_type = _DelayLimits
+
     def __init__(self, home: VHost, exchange: Exchange, log: Log | None) -> None:
         super().__init__(exchange.name, home.name, home.scheduler, durable=exchange.durable, store=home.store, log=log)
         self._home = home
         self._exchange = exchange
-        self.limits: Limits = _DelayLimits(self)
+        self.watch()
         self.rules = Rules(dead_letter_exchange=exchange.name)  # What expires goes to `dead_letter`.
         self.dead_letter = self._release
 
     def recover(self, *, clean: bool, has_expirations: bool = True) -> None:
         """After a restart: find out in slices what is due when."""
         super().recover(clean=clean, has_expirations=has_expirations)
-        self.limits.look_through()
+        self.watch().look_through()
 
     @property
     def delayed_count(self) -> int:
         """All that is in it."""
-        return self.cursor.ready_count
+        return self.ready_count
 
     @property
     def place(self) -> str:

@@ -223,9 +223,9 @@ class Proposing:
         queue.check_access(connection)
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"queue '{name}' in vhost '{self.name}' in use")
-        if if_empty and queue.cursor.ready_count:
+        if if_empty and queue.ready_count:
             raise PreconditionFailed(f"queue '{name}' in vhost '{self.name}' not empty")
-        return self.deletion(queue, queue.cursor.ready_count)
+        return self.deletion(queue, queue.ready_count)
 
     def propose_drop_queue(self, queue: Queue) -> Proposal[None]:
         """Delete without asking: auto-delete, expiry, the end of an exclusive owner. One that is gone is no error."""

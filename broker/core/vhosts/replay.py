@@ -52,11 +52,11 @@ def browse(queue: Queue, start: int, leased: Mapping[int, Message], most: int) -
 
     `leased` is what is with consumers, by offset: their channels know.
     """
-    ready = (Seen(offset, READY, message) for offset, message in queue.cursor.ready_messages(start))
+    ready = (Seen(offset, READY, message) for offset, message in queue.store.ready_messages(start))
     held = (Seen(offset, UNACKNOWLEDGED, leased[offset]) for offset in sorted(leased) if offset >= start)
     yield from merge(ready, held, _waiting(queue, start, most), key=lambda seen: seen.offset)
-    if queue.backlog is not None and queue.cursor.unloaded_count:
-        for first, messages, _ in queue.backlog.scan(start):
+    if queue.store.unloaded_count:
+        for first, messages, _ in queue.store.scan(start):
             for offset, message in enumerate(messages, first):
                 if offset >= start:
                     yield Seen(offset, READY, message)
@@ -70,7 +70,7 @@ def _waiting(queue: Queue, start: int, most: int) -> Iterator[Seen]:
     if queue.at_least_once is not None:
         found += [(offset, DYING, message) for offset, message, _ in queue.at_least_once.letters() if offset >= start]
     found = nsmallest(most, found, key=itemgetter(0))
-    read = dict(queue.read_each([offset for offset, _, message in found if message is None]))
+    read = dict(queue.store.read_each([offset for offset, _, message in found if message is None]))
     for offset, state, held in found:
         message = held or read.get(offset)
         if message is not None:
@@ -86,12 +86,7 @@ class Outcome(NamedTuple):
 
 
 class Source(Protocol):
-    """Where dead letters lie: a queue, or a topic (`streams.letters`)."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
+    """Where dead letters lie: the store of a queue, or a topic (`streams.letters`)."""
 
     def take_each(self, offsets: Sequence[int]) -> Sequence[object]:
         """Those of them that are ready are held by whoever asks."""
@@ -101,7 +96,7 @@ class Source(Protocol):
         """They are gone."""
 
 
-def replay(home: VHost, queue: Source, seen: Seen, may_write: MayWrite, *, to_exchange: bool) -> Outcome:
+def replay(home: VHost, name: str, source: Source, seen: Seen, may_write: MayWrite, *, to_exchange: bool) -> Outcome:
     """Send one ready dead letter back to the queue where it died first, or to the exchange that it came through then.
 
     `may_write(exchange, routing key)` says whether whoever asks may publish there. The message arrives as if it had
@@ -117,18 +112,18 @@ def replay(home: VHost, queue: Source, seen: Seen, may_write: MayWrite, *, to_ex
     is_direct = not to_exchange or not exchange
     if not (may_write("", died_in) if is_direct else may_write(exchange, key)):
         return Outcome(False, "not permitted")
-    message = _revived(seen.message, exchange, key, queue.name)
+    message = _revived(seen.message, exchange, key, name)
     letter = Incoming(exchange, key, message, home.scheduler.wall_ms)
     if is_direct:
         targets: Sequence[Sink] = [target for target in [home.target(died_in)] if target is not None]
     else:
         targets = find_for_nobody(home, letter)
     accepting = [target for target in targets if target.accepts(message)]
-    if not accepting or not queue.take_each((seen.offset,)):
+    if not accepting or not source.take_each((seen.offset,)):
         letter.forget()
         return Outcome(False, "gone" if accepting else "refused" if targets else "no origin")
     deliver(None, accepting, message, letter)
-    queue.settle((seen.offset,))
+    source.settle((seen.offset,))
     return Outcome(True, "")
 
 

@@ -329,8 +329,7 @@ class VHost(Proposing):
         """The queue has got a message with an expiration of its own. That comes with the message, so it is written in
         its frame, whoever decides about definitions. One that is deleted may still get some, by a transaction that has
         routed them before: its name may be another queue's by now."""
-        if queue.kept and queue.backlog is not None and not queue.deleted:
-            known = catalog.queue_known(
-                auto_delete=queue.auto_delete, log=queue.backlog.log.uuid, expirations=queue.has_expirations
-            )
+        log = queue.store.log
+        if log is not None and log.durable and not queue.deleted:
+            known = catalog.queue_known(auto_delete=queue.auto_delete, log=log.uuid, expirations=queue.has_expirations)
             self.keep(catalog.key(catalog.QUEUE, self.name, queue.name), catalog.value(known, queue.arguments))

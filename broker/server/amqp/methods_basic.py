@@ -144,7 +144,7 @@ def _get(channel: Channel, _ticket: int, name: str, no_ack: bool) -> None:
         holder.in_flight += 1
         channel.unacked[tag] = (holder, offset, message)
     exchange, routing_key = origin_names(origin)
-    channel.reply("basic.get-ok", tag, origin[0] != 0, exchange, routing_key, queue.cursor.ready_count)
+    channel.reply("basic.get-ok", tag, origin[0] != 0, exchange, routing_key, queue.ready_count)
     connection.outbox.send(fitted(content, channel.number, connection.frame_max))
 
 

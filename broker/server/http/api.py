@@ -218,8 +218,8 @@ def _overview(request: Request) -> dict[str, Any]:
     statistics = request.statistics()
     vhosts = list(hub.broker.vhosts.values())
     queues = [queue for vhost in vhosts for queue in vhost.queues.values()]
-    ready = sum(queue.cursor.ready_count for queue in queues)
-    leased = sum(queue.cursor.leased_count for queue in queues)
+    ready = sum(queue.ready_count for queue in queues)
+    leased = sum(queue.store.leased_count for queue in queues)
     return {
         "product_name": "Jackalope",
         "product_version": statistics["version"],

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from broker.core.queues.queue import Queue
 from broker.core.queues.redelivery import RETAINED, retained
 from broker.core.streams.letters import Letters, split_place, without_place
-from broker.core.vhosts.replay import READY, Filter, MayWrite, Seen, browse, kind_of_death, replay
+from broker.core.vhosts.replay import READY, Filter, MayWrite, Seen, Source, browse, kind_of_death, replay
 from broker.core.vhosts.vhost import VHost
 from broker.log.errors import StorageError
 from broker.server.http.api import HttpError, Request, find_queue, find_vhost, require, route_to
@@ -113,7 +113,7 @@ class LookedInto(Protocol):
     """What is looked into, as requests name its places: a queue, or a topic."""
 
     @property
-    def lies_in(self) -> Queue | Letters:
+    def lies_in(self) -> Source:
         """What replays settle it in."""
         ...
 
@@ -142,7 +142,8 @@ class _OfQueue:
     """A queue."""
 
     def __init__(self, queue: Queue, request: Request) -> None:
-        self.lies_in = queue
+        self.lies_in = queue.store
+        self._queue = queue
         self._request = request
 
     def seen(self, start: int) -> Iterator[Seen]:
@@ -151,12 +152,12 @@ class _OfQueue:
             for connection in self._request.hub.amqp.connections
             for channel in connection.channels.values()
             for holder, offset, message in channel.unacked.values()
-            if holder.queue is self.lies_in
+            if holder.queue is self._queue
         }
-        return browse(self.lies_in, start, leased, LOOK_MAX)
+        return browse(self._queue, start, leased, LOOK_MAX)
 
     def retained(self, start: int) -> Look:
-        return look_back(self.lies_in, start, self.lies_in.end_offset)
+        return look_back(self._queue, start, self.lies_in.end_offset)
 
     def where(self, seen: Seen) -> dict[str, int]:
         return {"offset": seen.offset}
@@ -304,7 +305,7 @@ def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
         if moved >= count:
             look.stop_before(seen)
             break
-        outcome = replay(home, source.lies_in, seen, may_write, to_exchange=to == "exchange")
+        outcome = replay(home, name, source.lies_in, seen, may_write, to_exchange=to == "exchange")
         if outcome.moved:
             moved += 1
         else:

@@ -160,7 +160,7 @@ def get(queue: Queue, count: int, ackmode: str, encoding: str, truncate: int | N
                 break
             message, offset = got
             leases.append((holder, offset, message))
-            shown.append(message_view(message, encoding, truncate) | {"message_count": queue.cursor.ready_count})
+            shown.append(message_view(message, encoding, truncate) | {"message_count": queue.ready_count})
     except BaseException:
         queue.release(leases, counted=False)
         raise

@@ -163,7 +163,7 @@ def _range(queue: Queue, body: dict[str, Any]) -> tuple[int, int]:
     """Offsets [start, end), of what there is now."""
     wall_ms = queue.scheduler.wall_ms
     try:
-        places = [place_of(given, wall_ms) for given in (body.get("from", 0), body.get("to", queue.end_offset))]
+        places = [place_of(given, wall_ms) for given in (body.get("from", 0), body.get("to", queue.store.end_offset))]
     except ValueError as error:
         raise bad(str(error)) from None
     with reading():

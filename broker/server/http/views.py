@@ -34,9 +34,10 @@ def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
     """One queue; message counts are exact and of this moment (but for what is retained: see `Log.kept`)."""
     policy, operator = vhost.policies.of_queue(queue), vhost.policies.of_queue(queue, operator=True)
     effective = effective_definition(policy.definition if policy else {}, operator.definition if operator else {})
-    ready, leased = queue.cursor.ready_count, queue.cursor.leased_count
-    lost = queue.backlog.log.lost_count if queue.backlog is not None else 0
-    kept, kept_bytes = queue.backlog.log.kept if queue.backlog is not None else (0, 0)
+    store, log = queue.store, queue.store.log
+    ready, leased = store.ready_count, store.leased_count
+    lost = log.lost_count if log is not None else 0
+    kept, kept_bytes = log.kept if log is not None else (0, 0)
     return {
         "name": queue.name,
         "vhost": queue.vhost,
@@ -48,7 +49,7 @@ def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
         "policy": policy.name if policy else None,
         "operator_policy": operator.name if operator else None,
         "effective_policy_definition": effective,
-        "state": "unreadable" if queue.broken else "damaged" if lost else "running",
+        "state": "unreadable" if store.broken else "damaged" if lost else "running",
         "node": NODE,
         "consumers": len(queue.consumers),
         "messages": ready + leased,
@@ -57,7 +58,7 @@ def queue_view(queue: Queue, vhost: VHost) -> dict[str, Any]:
         "messages_damaged": lost,
         "messages_retained": kept,
         "message_bytes_retained": kept_bytes,
-        "message_stats": {"publish": queue.enqueued_count, "settled": queue.settled_count},
+        "message_stats": {"publish": store.enqueued_count, "settled": store.settled_count},
     }
 
 

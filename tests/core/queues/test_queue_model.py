@@ -141,8 +141,8 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self):
         """Ready and leased are what the model says; nobody has capacity while something is ready."""
-        assert self.queue.cursor.ready_count == len(self.ready)
-        assert self.queue.cursor.leased_count == sum(taker.in_flight for taker in self.attached)
+        assert self.queue.ready_count == len(self.ready)
+        assert self.queue.store.leased_count == sum(taker.in_flight for taker in self.attached)
         if self.ready:
             assert all(taker.capacity() <= 0 for taker in self.attached)
 

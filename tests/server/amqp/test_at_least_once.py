@@ -47,7 +47,7 @@ def test_letters_wait_for_room(world, kind):
     fill(client, 7)
     reject_all(client)
     assert depth(world, "q", "dead", "all") == [0, 2, 2]
-    assert world.queue("q").cursor.leased_count == 5
+    assert world.queue("q").store.leased_count == 5
     found = bodies(client, "dead")
     world.advance(2000)
     assert depth(world, "dead", "all") == [2, 4]
@@ -55,8 +55,8 @@ def test_letters_wait_for_room(world, kind):
         found += bodies(client, "dead")
         world.advance(2000)
     assert found == bodies(client, "all") == [b"%d" % number for number in range(7)]
-    assert world.queue("q").cursor.leased_count == 0
-    assert world.queue("q").settled_count == 7
+    assert world.queue("q").store.leased_count == 0
+    assert world.queue("q").store.settled_count == 7
     world.advance(5000)
     assert not world.broker.scheduler.timed
 
@@ -153,10 +153,10 @@ def test_a_policy_that_gives_up(world):
     policy(world, "p", "q", surely)
     fill(client, 3)
     reject_all(client)
-    assert world.queue("q").cursor.leased_count == 3
+    assert world.queue("q").store.leased_count == 3
     policy(world, "p", "q", {"dead-letter-exchange": "none"})
     world.advance(2000)
-    assert world.queue("q").cursor.leased_count == 0
+    assert world.queue("q").store.leased_count == 0
 
 
 def test_a_deleted_queue_takes_its_letters_along(world):
@@ -247,7 +247,7 @@ def test_many_that_wait_are_in_the_log(waits):
     for _ in range(6):
         client.send(1, "basic.nack", 0, True, waits == "retries")
         client.raw()
-    assert queue.cursor.ready_count == 0
+    assert queue.ready_count == 0
     kept = queue.limits.retries if waits == "retries" else ((one[0], one[1]) for one in queue.at_least_once.letters())
     kept = [message for _, message in kept]
     assert len(kept) == 300

@@ -101,8 +101,8 @@ def test_a_queue(world, what):
     client = world.connect()
     assert numbers(client, COUNT) == [number for number in range(COUNT) if number not in lost]
     queue = world.queue("q")
-    assert (queue.cursor.ready_count, queue.cursor.leased_count) == (0, 0)
-    assert queue.backlog.log.lost_count == len(lost)
+    assert (queue.ready_count, queue.store.leased_count) == (0, 0)
+    assert queue.store.log.lost_count == len(lost)
     world.advance(1000)
     assert [text.startswith("queue 'q' in vhost '/' is damaged: offsets") for text in world.told] == [True]
     client.publish("q", b"999999", delivery_mode=2)
@@ -122,12 +122,12 @@ def test_it_is_known_at_the_next_start(world):
     client.call(1, "basic.recover", True)
     assert got[2][:6] == b"000000"
     queue = world.queue("q")
-    while queue.cursor.unloaded_count:
-        queue.load()
-    assert queue.cursor.ready_count == COUNT - lost
+    while queue.store.unloaded_count:
+        queue.store.load()
+    assert queue.ready_count == COUNT - lost
     world.advance(1000)
     world = next_run(world)
-    assert world.queue("q").cursor.ready_count == COUNT - lost
+    assert world.queue("q").ready_count == COUNT - lost
     (sentence,) = world.broker.damage()
     assert f"queue 'q' in vhost '/' is damaged: {lost} messages cannot be read" in sentence
     assert ".log at " in sentence
@@ -156,15 +156,15 @@ def test_the_journal_of_this_run():
     ]
     data[data.index(b"000100x") + 50] ^= 1
     queue = world.queue("q")
-    while queue.cursor.unloaded_count:
-        queue.load()
-    lost = COUNT - queue.cursor.ready_count
+    while queue.store.unloaded_count:
+        queue.store.load()
+    lost = COUNT - queue.ready_count
     assert 0 < lost <= 64
     world.advance(1000)
     assert len(world.told) == 1
     checkpoint(world)
     world = next_run(world)
-    assert world.queue("q").cursor.ready_count == COUNT - lost
+    assert world.queue("q").ready_count == COUNT - lost
     found = numbers(world.connect(), COUNT)
     assert len(found) == COUNT - lost
     assert found == sorted(found)
@@ -179,8 +179,8 @@ def test_a_file_that_was_put_back(world):
     data[at + 100] ^= 1
     world = next_run(world)
     queue = world.queue("q")
-    while queue.cursor.unloaded_count:
-        queue.load()
+    while queue.store.unloaded_count:
+        queue.store.load()
     world.advance(1000)
     segment(world)[:] = whole
     world = next_run(world)

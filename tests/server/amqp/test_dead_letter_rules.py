@@ -58,7 +58,7 @@ def test_a_stored_queue_whose_dead_letters_cannot_go(kept, reports, monkeypatch,
         client.publish("q", b"x", delivery_mode=2)
     world = world.kill()
     world.advance(2000)
-    assert world.queue("q").cursor.ready_count == 0
+    assert world.queue("q").ready_count == 0
     assert dropped(world) == 3
     assert reports == [
         ("queue 'q' in vhost '/' cannot send its dead letters anywhere",
@@ -135,7 +135,7 @@ def test_a_delayed_message_that_its_exchange_declines(world, client, monkeypatch
         client.publish(routing_key, b"x", exchange="t", delivery_mode=2, headers={"x-delay": 100})
     world.advance(1000)
     assert dropped(world) == 1
-    assert world.queue("dead").cursor.ready_count == 1
+    assert world.queue("dead").ready_count == 1
 
 
 def test_copies_that_are_no_list_do_not_stop_dead_letters(world, client):
@@ -148,7 +148,7 @@ def test_copies_that_are_no_list_do_not_stop_dead_letters(world, client):
     content = wire.encode_content(1, octets, wire.HEADERS, b"x", 131_072)
     stored.enqueue_one((make_origin(b"", b"q"), content))
     world.advance(1000)
-    assert world.queue("dead").cursor.ready_count == 1
+    assert world.queue("dead").ready_count == 1
 
 
 def waiting(client, count):
@@ -191,7 +191,7 @@ def test_delays_that_cannot_be_read_now(kept, reports, monkeypatch, after):
     assert [text for text, _ in reports] == ["x-delayed-message exchange 'later' in vhost '/' cannot be read now"] * 2
     for _ in range(12):
         world.advance(500)
-    assert world.queue("q").cursor.ready_count == 5
+    assert world.queue("q").ready_count == 5
 
 
 def test_delays_that_can_never_be_read(kept, reports, monkeypatch):
@@ -220,13 +220,13 @@ def test_delays_that_make_no_sense(kept, octets):
     flags = wire.DELIVERY_MODE if octets is None else wire.HEADERS | wire.DELIVERY_MODE
     content = wire.encode_content(1, (octets or b"") + b"\x02", flags, b"rubbish", 131_072)
     holder = world.broker.vhosts["/"].exchanges["later"].state
-    holder.append([(make_origin(b"later", b"k"), content)])
+    holder.store.append([(make_origin(b"later", b"k"), content)])
     world.settle()
     world = world.kill()
-    assert world.broker.vhosts["/"].exchanges["later"].state.cursor.unloaded_count == 2
+    assert world.broker.vhosts["/"].exchanges["later"].state.store.unloaded_count == 2
     world.settle()
     world.advance(4000)
-    assert world.broker.vhosts["/"].exchanges["later"].state.cursor.ready_count == 0
+    assert world.broker.vhosts["/"].exchanges["later"].state.ready_count == 0
     assert world.connect().get("q", no_ack=True)[2] in (b"0", b"rubbish")
 
 
@@ -239,4 +239,4 @@ def test_a_delayed_exchange_of_the_queues_own_name(world, client):
     client.publish("q", b"x", delivery_mode=2, headers={"x-delay": 100})
     world.advance(1000)
     world.advance(1000)
-    assert world.queue("end").cursor.ready_count == 1
+    assert world.queue("end").ready_count == 1

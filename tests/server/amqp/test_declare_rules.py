@@ -103,7 +103,7 @@ def test_counts_are_of_ready_messages(client):
     client.get("q")
     assert client.declare("q", passive=True)[0][2][1:] == (2, 0)
     assert client.call(1, "queue.purge", 0, "q", False)[0][2] == (2,)
-    assert client.world.queue("q").cursor.leased_count == 1
+    assert client.world.queue("q").store.leased_count == 1
     assert client.call(1, "queue.delete", 0, "q", False, False, False)[0][2] == (0,)
 
 

@@ -62,7 +62,7 @@ def test_in_slices(kind, what):
         assert home.binding_count == (1 if what == "queue" else 0)
         returned = [found[0] for found in other.frames() if found[0] == "basic.return"]
         assert len(returned) == (1 if what == "queue" else 0)
-        assert world.queue("other").cursor.ready_count == (2 if what == "queue" else 1)
+        assert world.queue("other").ready_count == (2 if what == "queue" else 1)
 
     assert_short_steps(scenario)
 
@@ -104,7 +104,7 @@ def test_its_name_is_free_when_it_is_gone():
     assert home.binding_count == 1
     client.bind("q", "x", "0.0", {"n": 0})
     client.publish("0.0", exchange="x")
-    assert world.queue("q").cursor.ready_count == 1
+    assert world.queue("q").ready_count == 1
 
 
 def test_who_waits_may_go():
@@ -141,7 +141,7 @@ def test_killed_in_between(what, slices):
     client.declare_exchange("x", "topic", durable=True)
     client.declare("q", durable=True)
     client.publish("0.0", exchange="x")
-    assert world.queue("q").cursor.ready_count == 0
+    assert world.queue("q").ready_count == 0
 
 
 def killed_while_deleting():

@@ -243,7 +243,7 @@ def test_a_backlog_is_on_the_disk(world, monkeypatch):
     client.declare("d", durable=True)
     for number in range(50):
         client.feed(b"".join(publish(1, "", "d", b"%d" % (number * 40 + one), delivery_mode=2) for one in range(40)))
-    cursor = world.queue("d").cursor
+    cursor = world.queue("d").store.cursor
     assert cursor.ready_count == 2000
     assert len(cursor.head) < 200
     first = [client.get("d", no_ack=True)[2] for _ in range(1000)]
@@ -254,7 +254,7 @@ def test_a_backlog_is_on_the_disk(world, monkeypatch):
 
 def test_transient_queues_have_a_backlog_too(world, monkeypatch):
     """Without a log until the head is full; what waits in it is gone after a restart, like its queue."""
-    monkeypatch.setattr("broker.core.queues.queue.HEAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr("broker.core.queues.queue_store.HEAD_BYTES_MAX", 10_000)
     monkeypatch.setattr("broker.core.queues.backlog.HEAD_BYTES_MAX", 10_000)
     client = world.connect()
     client.declare("t")
@@ -262,14 +262,14 @@ def test_transient_queues_have_a_backlog_too(world, monkeypatch):
     for number in range(1000):
         client.publish("t", b"%d" % number)
         client.publish("d", b"%d" % number, delivery_mode=1)
-    assert world.queue("t").cursor.unloaded_count > 800
-    assert world.queue("d").cursor.unloaded_count > 800
+    assert world.queue("t").store.unloaded_count > 800
+    assert world.queue("d").store.unloaded_count > 800
     for queue in ("t", "d"):
         assert [client.get(queue, no_ack=True)[2] for _ in range(1000)] == [b"%d" % number for number in range(1000)]
     client.publish("d", b"last", delivery_mode=1)
     after = world.kill()
     assert set(after.broker.vhosts["/"].queues) == {"d"}
-    assert after.queue("d").cursor.ready_count == 0
+    assert after.queue("d").ready_count == 0
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00", b"\x00\x32", b"\x00\x32\x00"])

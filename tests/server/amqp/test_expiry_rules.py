@@ -27,7 +27,7 @@ def disk_world(ago_ms=0):
 def ready(world, name):
     """Messages ready."""
     world.settle()
-    return world.queue(name).cursor.ready_count
+    return world.queue(name).ready_count
 
 
 # Restarts.
@@ -93,12 +93,12 @@ def test_expirations_deep_in_the_log_are_known_after_a_restart(loaded):
         assert world.connect().get("q")[1]
     world.settle()
     queue = world.queue("q")
-    before = queue.cursor.ready_count
+    before = queue.ready_count
     world.advance(4_000)
     assert ready(world, "q") == before
     world.advance(1_100)
     assert ready(world, "q") == before - 1
-    assert queue.cursor.unloaded_count > 0
+    assert queue.store.unloaded_count > 0
     client = world.connect()
     got = [body for *_, body in deliveries(client.consume("q", no_ack=True))]
     assert len(got) == before - 1

@@ -45,7 +45,7 @@ def send(client, **headers):
 
 
 def depths(world):
-    return [world.queue(name).cursor.ready_count for name in "kcb"]
+    return [world.queue(name).ready_count for name in "kcb"]
 
 
 def reject(client, queue="q"):
@@ -173,7 +173,7 @@ def test_they_count_as_memory():
     keys = [f"key {number:025}" for number in range(3000)]
     for _ in range(HEAD_BYTES_MAX // 90_000 + 20):
         send(client, BCC=keys)
-    assert world.queue("q").cursor.unloaded_count > 0
+    assert world.queue("q").store.unloaded_count > 0
 
 
 def test_remembered_dead_letters_tell_keys_apart():

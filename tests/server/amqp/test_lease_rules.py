@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim_disk import SimDisk
 
 import broker.core.queues.backlog
-import broker.core.queues.queue
+import broker.core.queues.queue_store
 from broker.core.queues.lease_cursor import LeaseCursor
 from broker.core.queues.priority_cursor import PriorityCursor
 from broker.core.vhosts.replay import browse, replay
@@ -51,10 +51,10 @@ def test_a_replay_that_is_refused_leaves_everything_as_it_was():
     dead = world.queue("dead")
     home = world.broker.vhosts["/"]
     seen = list(browse(dead, 0, {}, 10))
-    outcomes = [replay(home, dead, one, lambda *_: True, to_exchange=False) for one in seen]
+    outcomes = [replay(home, dead.name, dead.store, one, lambda *_: True, to_exchange=False) for one in seen]
     assert [outcome.reason for outcome in outcomes] == ["refused"] * 3
     assert [body for _, body in drained(client, "dead")] == [b"0", b"1", b"2"]
-    assert (dead.cursor.ready_count, dead.cursor.leased_count) == (0, 0)
+    assert (dead.ready_count, dead.store.leased_count) == (0, 0)
 
 
 def test_what_expires_behind_the_head_and_waits_is_not_loaded():
@@ -65,18 +65,18 @@ def test_what_expires_behind_the_head_and_waits_is_not_loaded():
     client.publish("q", b"expires", delivery_mode=2, expiration="1000")
     client.publish("q", b"last", delivery_mode=2)
     queue = world.queue("q")
-    assert queue.cursor.unloaded_count > 2
+    assert queue.store.unloaded_count > 2
     world.advance(2000)
-    assert (len(queue.at_least_once), queue.cursor.ready_count) == (1, 41)
+    assert (len(queue.at_least_once), queue.ready_count) == (1, 41)
     got = drained(client, "q")
     assert (len(got), got[-1]) == (41, (False, b"last"))
-    assert (queue.cursor.ready_count, queue.cursor.leased_count) == (0, 1)
+    assert (queue.ready_count, queue.store.leased_count) == (0, 1)
     client.declare_exchange("later", "fanout", durable=True)
     client.declare("dead", durable=True)
     client.bind("dead", "later")
     world.advance(3000)
     assert [body for _, body in drained(client, "dead")] == [b"expires"]
-    assert queue.cursor.leased_count == 0
+    assert queue.store.leased_count == 0
 
 
 def test_purge_takes_what_waits_from_behind_the_head():
@@ -141,15 +141,15 @@ def test_malformed_headers_come_back_like_others():
     consumer.consume("other", channel=2)
     consumer.drop()
     queue, other = world.queue("q"), world.queue("other")
-    assert (queue.cursor.ready_count, queue.cursor.leased_count, queue.held) == (100, 0, 0)
-    assert (other.cursor.ready_count, other.consumers) == (1, [])
+    assert (queue.ready_count, queue.store.leased_count, queue.held) == (100, 0, 0)
+    assert (other.ready_count, other.consumers) == (1, [])
 
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_the_head_is_measured_whatever_the_sizes(durable, monkeypatch):
     """Small and large ones in turns, in one read: what is kept in memory stays near its bound."""
     bound = 2_000_000
-    monkeypatch.setattr(broker.core.queues.queue, "HEAD_BYTES_MAX", bound)
+    monkeypatch.setattr(broker.core.queues.queue_store, "HEAD_BYTES_MAX", bound)
     monkeypatch.setattr(broker.core.queues.backlog, "HEAD_BYTES_MAX", bound)
     world, client = disk_world()
     client.declare("q", durable=durable)
@@ -157,9 +157,9 @@ def test_the_head_is_measured_whatever_the_sizes(durable, monkeypatch):
         small = publish(1, "", "q", b"s", delivery_mode=2)
         client.feed(small + publish(1, "", "q", b"L" * 120_000, delivery_mode=2) + small)
     queue = world.queue("q")
-    held = sum(len(content) for _, content in queue.cursor.head)
+    held = sum(len(content) for _, content in queue.store.cursor.head)
     assert bound / 2 < held < bound * 1.5
-    assert queue.cursor.ready_count == 180
+    assert queue.ready_count == 180
 
 
 def test_large_messages_are_not_loaded_by_the_hundred():
@@ -173,7 +173,7 @@ def test_large_messages_are_not_loaded_by_the_hundred():
     tag = deliveries(client.consume("q"))[0][1]
     for _ in range(20):
         tag = deliveries(client.call(1, "basic.ack", tag, False))[0][1]
-    assert sum(len(content) for _, content in world.queue("q").cursor.head) < 2_000_000
+    assert sum(len(content) for _, content in world.queue("q").store.cursor.head) < 2_000_000
 
 
 @given(st.data())

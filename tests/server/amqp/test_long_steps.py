@@ -55,7 +55,7 @@ def test_a_multiple_ack_over_many_deliveries():
             counter.run(machine.proceed)
             slices += 1
         assert slices > 5
-        assert world.queue("q").cursor.leased_count == 0
+        assert world.queue("q").store.leased_count == 0
         assert not machine.channels[1].unacked
 
     assert_short_steps(scenario)
@@ -76,8 +76,8 @@ def test_returning_many_deliveries_at_once(method):
         assert world.queue("q").get() is None
         counter.run_while_busy(world.broker.scheduler)
         returned = COUNT - 1 if COUNT - 1 in method else COUNT
-        assert world.queue("q").cursor.ready_count == returned
-        assert world.queue("q").cursor.take(2)[1] == [0, 1]
+        assert world.queue("q").ready_count == returned
+        assert world.queue("q").store.cursor.take(2)[1] == [0, 1]
         assert len(client.machine.channels[1].unacked) == COUNT - returned
 
     assert_short_steps(scenario)
@@ -93,9 +93,9 @@ def test_ack_of_everything_covers_what_was_there_when_it_came():
     client.consume("q", "c")
     client.send(1, "basic.ack", 0, True)
     assert len(client.machine.channels[1].unacked) == 6000
-    assert world.queue("q").settled_count == 6000
+    assert world.queue("q").store.settled_count == 6000
     client.send(1, "basic.ack", 0, True)
-    assert world.queue("q").settled_count == 12_000
+    assert world.queue("q").store.settled_count == 12_000
 
 
 def test_single_acks_of_several_consumers_count_as_work():
@@ -228,7 +228,7 @@ def test_the_channels_of_a_connection_go_in_slices(end):
                        for number in range(1, count + 1)]  # fmt: skip
             client.feed(b"".join(consume))
             client.frames()
-        assert world.queue("q").cursor.leased_count == count
+        assert world.queue("q").store.leased_count == count
         other.consume("q")
 
         def all_end():

@@ -68,7 +68,9 @@ def run(stream, cuts, regular=None):
                 continue
             first = min(set(range(1, values[0] + 1)) - set(confirms)) if values[1] else values[0]
             confirms.update((number, name) for number in range(first, values[0] + 1) if number not in confirms)
-        left = [message for _, message in sorted(world.queue("a").cursor.returned)] + list(world.queue("a").cursor.head)
+        left = [message for _, message in sorted(world.queue("a").store.cursor.returned)] + list(
+            world.queue("a").store.cursor.head
+        )
         return rest, confirms, left, other.raw()
     finally:
         Channel.regular = original

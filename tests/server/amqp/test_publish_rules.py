@@ -12,7 +12,7 @@ from protocol.amqp.frames import method_frame
 def depth(world, *names):
     """Messages ready in each queue."""
     world.settle()
-    return [world.queue(name).cursor.ready_count for name in names]
+    return [world.queue(name).ready_count for name in names]
 
 
 def acked(frames):
@@ -380,7 +380,7 @@ def test_an_expiration_may_be_as_long_as_ten_years(client):
     for expiration in ("315360000000", "+5184000000"):
         client.publish("q", expiration=expiration)
     client.world.advance(5_184_000_001)
-    assert client.world.queue("q").cursor.ready_count == 1
+    assert client.world.queue("q").ready_count == 1
 
 
 def test_properties_that_are_not_utf_8(client):

@@ -11,8 +11,7 @@ from amqp_harness import World
 from sim_disk import SimDisk
 
 import broker.core.queues.backlog
-import broker.core.queues.dispatch
-import broker.core.queues.queue
+import broker.core.queues.queue_store
 from broker.core.queues.x_death import read_deaths
 from broker.core.vhosts.replay import READY, browse
 from protocol.amqp import content as wire
@@ -109,7 +108,7 @@ def seen(world):
     world.settle()
     queue = world.queue("q")
     found = [one for one in browse(queue, 0, {}, 10_000) if one.state == READY]
-    assert queue.cursor.ready_count == len(found)
+    assert queue.ready_count == len(found)
     return [int(wire.body(one.message[1])[:5]) for one in found]
 
 
@@ -202,7 +201,7 @@ class Life:
         assert seen(self.world) == [one.number for one in self.model.ready()], does.__name__
         queue = self.world.queue("q")
         waiting = sum(one.state == WAITING for one in self.model.messages)
-        assert queue.cursor.leased_count == len(self.held) + waiting
+        assert queue.store.leased_count == len(self.held) + waiting
         if queue.rules.length_bytes_max is not None:
             ready = [one for one in browse(queue, 0, {}, 10_000) if one.state == READY]
             assert queue.limits.ready_bytes == sum(wire.body_size(one.message[1]) for one in ready)
@@ -216,11 +215,11 @@ class Life:
 @pytest.fixture(autouse=True)
 def _small_heads(monkeypatch):
     """Five messages or so are in memory, so that nearly all of it goes through the log."""
-    monkeypatch.setattr(broker.core.queues.queue, "HEAD_BYTES_MAX", 2000)
+    monkeypatch.setattr(broker.core.queues.queue_store, "HEAD_BYTES_MAX", 2000)
     monkeypatch.setattr(broker.core.queues.backlog, "HEAD_BYTES_MAX", 2000)
     monkeypatch.setattr(broker.core.queues.backlog, "LOAD_BYTES", 600)
-    monkeypatch.setattr(broker.core.queues.dispatch, "LOW_BYTES", 1000)
-    monkeypatch.setattr(broker.core.queues.queue, "GAUGED_COUNT", 1)
+    monkeypatch.setattr(broker.core.queues.queue_store, "LOW_BYTES", 1000)
+    monkeypatch.setattr(broker.core.queues.queue_store, "GAUGED_COUNT", 1)
 
 
 @pytest.mark.parametrize("seed", range(60))

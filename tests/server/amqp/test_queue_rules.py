@@ -15,7 +15,7 @@ from protocol.amqp import content as wire
 def depth(world, *names):
     """Messages ready in each queue."""
     world.settle()
-    return [world.queue(name).cursor.ready_count for name in names]
+    return [world.queue(name).ready_count for name in names]
 
 
 def bodies(client, queue):
@@ -67,7 +67,7 @@ def test_an_expiration_takes_effect_wherever_the_message_stands(world, client):
     client.consume("q", "c", no_ack=True)
     client.declare("r")
     assert depth(world, "q") == [0]
-    assert world.queue("q").settled_count == 5
+    assert world.queue("q").store.settled_count == 5
 
 
 def test_the_lower_of_ttl_and_expiration(world, client):
@@ -278,7 +278,7 @@ def test_full_queues_behind_one_another(world, client):
         client.declare(f"q{number}", x_max_length=1, **onward)
     for number in range(40):
         client.publish("q0", b"%d" % number)
-    assert [world.queue(f"q{number}").cursor.ready_count for number in range(40)] == [1] * 40
+    assert [world.queue(f"q{number}").ready_count for number in range(40)] == [1] * 40
 
 
 # Deliveries.

@@ -81,7 +81,7 @@ def test_a_restart_finds_it(world, client, ending):
         world = getattr(world, ending)()
         assert kept(world) == numbered(*range(6))
         assert world.queue("q").ready_count == 2
-        assert world.queue("q").backlog.log.kept[0] == 6
+        assert world.queue("q").store.log.kept[0] == 6
     client = world.connect()
     assert [client.get("q", no_ack=True)[2] for _ in range(2)] == [b"6", b"7"]
     assert kept(world) == numbered(*range(8))
@@ -107,7 +107,7 @@ def test_what_is_too_much_goes(world, client):
     found = kept(world)
     assert 10 < len(found) < 40
     assert found[-1] == (39, b"39")
-    assert world.queue("q").backlog.log.size_bytes <= 2000
+    assert world.queue("q").store.log.size_bytes <= 2000
 
 
 def test_a_wall_clock_that_goes_back_stops_nothing(world, client):
@@ -118,7 +118,7 @@ def test_a_wall_clock_that_goes_back_stops_nothing(world, client):
     for number in range(40):
         deliver(client, 1, first=number)
     world.advance(60_000)
-    assert world.queue("q").backlog.log.size_bytes <= 2000
+    assert world.queue("q").store.log.size_bytes <= 2000
 
 
 def test_what_waits_is_not_touched(world, client):
@@ -154,7 +154,7 @@ def test_policies(world, client):
     again.broker.vhosts["/"].policies.delete("keep", operator=False)
     again.settle()
     assert kept(again) == []
-    assert again.queue("q").backlog.log.size_bytes == 0
+    assert again.queue("q").store.log.size_bytes == 0
     assert kept(again.kill()) == []
 
 
@@ -322,7 +322,7 @@ def test_much_that_is_kept_costs_disk_and_no_memory(tmp_path):
     client.frames()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    count, size = world.queue("q").backlog.log.kept
+    count, size = world.queue("q").store.log.kept
     assert count == 101_000
     assert size > 10_000_000
     assert grown < 1_000_000
@@ -342,6 +342,6 @@ def test_what_goes_goes_in_short_steps():
         counter.run(world.broker.tick, world.hub.now_ms)
         counter.run_while_busy(world.broker.scheduler)
         world.settle()
-        assert world.queue("q").backlog.log.kept == (0, 0)
+        assert world.queue("q").store.log.kept == (0, 0)
 
     assert_short_steps(scenario)

@@ -267,7 +267,7 @@ def test_a_duplicate_is_confirmed_with_the_first(slow, arguments):
     assert answer(client.feed(message).frames()) == "basic.ack"
     SlowWorker.stands = True
     assert said(client, message) == ["basic.ack"]
-    assert slow.queue("q").cursor.ready_count == 1
+    assert slow.queue("q").ready_count == 1
 
 
 def test_a_commit_is_there_whole_or_not_at_all():
@@ -291,7 +291,7 @@ def test_a_commit_is_there_whole_or_not_at_all():
             client.call(1, "queue.declare", 0, "other", False, True, False, False, False, {})
         disk.power_cut()
         world = World(disk)
-        there = [world.queue(name).cursor.ready_count for name in ("q", "work")]
+        there = [world.queue(name).ready_count for name in ("q", "work")]
         assert there in ([3, 0], [0, 1])
         assert there == [3, 0] or answer(committed) != "tx.commit-ok"
         found.add(tuple(there))
@@ -362,7 +362,7 @@ def test_a_commit_keeps_the_order_of_each_queue(world, client):
     frames = client.call(1, "tx.commit")
     assert [octets for kind, _, octets in frames if kind == "body"] == returned
     assert refusal(frames) == (406, "partial tx completion")
-    assert world.queue("full").cursor.ready_count == 1
+    assert world.queue("full").ready_count == 1
     client = world.connect()
     assert {name: bodies(client, name) for name in "ab"} == sent
 
@@ -378,7 +378,7 @@ def test_a_commit_of_many_is_quick():
         client.feed(b"".join(publish(1, "", "q", b"x" * 10, delivery_mode=2) for _ in range(4000)))
         counter.run(client.machine.receive, method_frame(1, "tx.commit"))
         world.settle()
-        assert world.queue("q").cursor.ready_count == 4000
+        assert world.queue("q").ready_count == 4000
 
     assert_short_steps(scenario)
 

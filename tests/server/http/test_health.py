@@ -60,14 +60,14 @@ def test_names_are_for_those_who_may_see_them():
     for vhost in (http.broker.vhosts["/"], secret):
         vhost.declare_queue(
             "q", durable=True, exclusive=False, auto_delete=False, arguments={}, connection=None, now_ms=0
-        ).broken = True
+        ).store.broken = True
     assert http.good("GET", "health/checks/topology", user="stranger") == {"status": "ok"}
     for path in ("health", "health/checks/storage"):
         assert http.refused("GET", path)[1] == (
             "queue 'q' in vhost '/' cannot be read; queue 'q' in vhost 'secret' cannot be read")  # fmt: skip
         status, reason = http.refused("GET", path, user="stranger")
         assert (status, reason) == (503, f"queue 'q' in vhost '/' cannot be read; {UNSEEN}")
-    http.broker.vhosts["/"].queues["q"].broken = secret.queues["q"].broken = False
+    http.broker.vhosts["/"].queues["q"].store.broken = secret.queues["q"].store.broken = False
     http.broker.aside = {catalog.key(catalog.QUEUE, "secret", "odd"): "x"}
     http.broker.conflicts = ["vhosts.secret.queues.q: x"]
     for path in ("health", "health/checks/storage", "health/checks/topology"):
@@ -87,7 +87,7 @@ def test_very_many_queues():
             f"q{number}", durable=False, exclusive=False, auto_delete=False, arguments={}, connection=None, now_ms=0
         )
     assert http.finish(http.steps("GET", "health"))[1] >= 5
-    queue.broken = True
+    queue.store.broken = True
     assert http.refused("GET", "health/checks/storage") == (503, f"queue '{queue.name}' in vhost '/' cannot be read")
 
 

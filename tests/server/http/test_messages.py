@@ -44,7 +44,7 @@ def published(world, exchange="", key="a", size_max=1 << 20, **properties):
 
 def counts(world):
     """Messages ready in `a`, `b` and `c`."""
-    return [world.queue(name).cursor.ready_count for name in "abc"]
+    return [world.queue(name).ready_count for name in "abc"]
 
 
 @pytest.mark.parametrize("exchange", ["", "amq.direct"])
@@ -108,5 +108,5 @@ def test_what_cannot_be_shown_is_not_kept(world, monkeypatch):
     monkeypatch.setattr(messages, "message_view", failing)
     with pytest.raises(RuntimeError):
         messages.get(world.queue("a"), 5, "ack_requeue_false", "auto", None)
-    cursor = world.queue("a").cursor
+    cursor = world.queue("a").store.cursor
     assert (cursor.ready_count, cursor.leased_count) == (2, 0)

@@ -485,7 +485,7 @@ def test_a_change_costs_a_publisher_one_look(monkeypatch):
         for _ in range(20):
             client.publish("busy")
         assert not looks
-    assert world.queue("busy").cursor.ready_count == 1 + 50 * 21
+    assert world.queue("busy").ready_count == 1 + 50 * 21
 
 
 def test_many_filters_against_many_entries_hold_nobody_up():
