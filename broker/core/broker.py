@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from broker.core import catalog, damage
 from broker.core.catalog import (
@@ -60,8 +60,9 @@ class Broker:
         return vhost
 
     def _apply(self, _revision: int, changes: Sequence[Change]) -> None:
+        vhosts = self.vhosts
         for change in changes:
-            self.vhosts[change.names[0]].apply(change)
+            vhosts[change.names[0]].apply(change)
 
     def restore(self, now_ms: int) -> None:
         """Bring back what the store's catalog knows; logs that belong to no queue any more go. Once, at the start.
@@ -79,17 +80,20 @@ class Broker:
             self.scheduler.report("damage that is known cannot be looked at", error)
         self._try_again(store)
         owned: set[bytes] = set()
+        losers: dict[tuple[str, str], None] = {}
         for entry in read_catalog(store.catalog):
             if isinstance(entry, Unreadable):
                 self.leave_aside(entry.key, entry.why)
                 continue
             if entry.kind == BINDING and self._is_left_over(entry, store):
                 store.delete(entry.key)
+                losers[entry.names[0], entry.names[1]] = None
                 continue
             try:
                 owned.update(self._restore(entry, store, now_ms))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not keep the others away
                 self.leave_aside(entry.key, f"{type(error).__name__}: {error}")
+        self._end_unused(losers)
         orphans = [log for log in store.logs.values() if log.uuid not in owned]
         for log in orphans if not self.aside else ():
             store.drop_log(log)
@@ -113,6 +117,18 @@ class Broker:
             if not is_declared and name not in self.add_vhost(home).exchanges:  # Some are there without an entry.
                 return True
         return False
+
+    def _end_unused(self, losers: Iterable[tuple[str, str]]) -> None:
+        """Of the exchanges that have lost left-over bindings (vhost, name), those go that are auto-delete and have none
+        now: they would have gone with their last one (rabbit_exchange.erl, `maybe_auto_delete`). A binding that waits
+        beside the catalog is one."""
+        for home, name in losers:
+            vhost = self.vhosts[home]
+            exchange = vhost.exchanges.get(name)
+            if exchange is not None and exchange.auto_delete and not exchange.bindings:
+                bindings = catalog.key(BINDING, home, name)
+                if not any(key.startswith(bindings) for key in self.aside):
+                    vhost.delete_exchange(name)
 
     def _try_again(self, store: Store) -> None:
         """What earlier starts have left aside: what it is about may be there now, or this version may know it."""

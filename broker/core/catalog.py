@@ -24,11 +24,12 @@ of 32 octets, which the salts of SCRAM are made of; `f` is the format of all thi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protocol.amqp.errors import PeerError
-from protocol.amqp.fields import decode_table, encode_table
+from protocol.amqp.fields import EMPTY_TABLE, decode_table, encode_table
 
 if TYPE_CHECKING:
     from broker.core.queues.queue import Queue
@@ -45,6 +46,9 @@ KIND_NAMES = {EXCHANGE: "exchange", QUEUE: "queue", BINDING: "binding", POLICY: 
               OPERATOR_POLICY: "operator policy", TOPIC: "topic", ACL: "access list entry",
               BROKER_CONFIG: "broker configuration", REPLAYS: "replays of queue"}  # fmt: skip
 """Of the kinds whose values are two tables."""
+PARTS_KEPT = 1024
+"""Names that are remembered as parts of keys: an exchange or a queue is in the keys of all its bindings."""
+EMPTY_DIGEST = sha256(EMPTY_TABLE).hexdigest()[:32]
 
 
 class Entry(NamedTuple):
@@ -73,9 +77,14 @@ def key(kind: bytes, *names: str) -> bytes:
     """A key: its kind, then names, each behind its length."""
     parts = [kind]
     for name in names:
-        raw = name.encode()
-        parts += (len(raw).to_bytes(2, "big"), raw)
+        parts.append(_part(name))  # noqa: PERF401  # A comprehension costs more than such a few.
     return b"".join(parts)
+
+
+@lru_cache(maxsize=PARTS_KEPT)
+def _part(name: str) -> bytes:
+    raw = name.encode()
+    return len(raw).to_bytes(2, "big") + raw
 
 
 def value(known: Mapping[str, Any], arguments: Mapping[str, Any]) -> bytes:
@@ -127,9 +136,9 @@ def read_replays(catalog: Mapping[bytes, bytes], queue: Queue) -> dict[str, Any]
     return decode_table(octets, position, len(octets))[0] if known.get("log") == log.uuid else {}
 
 
-def digest(arguments: Mapping[str, Any]) -> str:
-    """What stands for a binding's arguments in its key."""
-    return sha256(encode_table(arguments)).hexdigest()[:32]
+def digest(table: bytes) -> str:
+    """What stands for a binding's arguments, a field table, in its key."""
+    return EMPTY_DIGEST if table == EMPTY_TABLE else sha256(table).hexdigest()[:32]
 
 
 def policy_known(policy: Policy) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from broker.core import catalog
+from protocol.amqp.fields import encode_table
 
 if TYPE_CHECKING:
     from broker.log.store import Store
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply")
 """What somebody who asks for a change is answered."""
 Asked = ParamSpec("Asked")
+new_tuple = tuple.__new__
+"""Makes a NamedTuple of all its fields, at half the price: for changes and guards that come with every binding."""
 
 
 class Change(NamedTuple):
@@ -39,16 +42,24 @@ class Change(NamedTuple):
     owner: object | None = None
 
     @property
+    def entry(self) -> tuple[bytes, bytes | None]:
+        """Its key and its value in the catalog; no value for what is to go."""
+        table = encode_table(self.arguments)
+        if self.kind == catalog.BINDING:
+            key = catalog.key(self.kind, *self.names, catalog.digest(table))
+        else:
+            key = catalog.key(self.kind, *self.names)
+        return key, None if self.gone else encode_table(self.known) + table
+
+    @property
     def key(self) -> bytes:
         """Its key in the catalog."""
-        if self.kind == catalog.BINDING:
-            return catalog.key(self.kind, *self.names, catalog.digest(self.arguments))
-        return catalog.key(self.kind, *self.names)
+        return self.entry[0]
 
     @property
     def value(self) -> bytes | None:
         """Its value in the catalog; None for what is to go."""
-        return None if self.gone else catalog.value(self.known, self.arguments)
+        return self.entry[1]
 
 
 Found = Literal["absent", "present", "nothing new"]
@@ -104,23 +115,31 @@ class LocalMetadata:
     def commit(self, changes: Sequence[Change], guards: Sequence[Guard], then: Callable[[Outcome], None]) -> None:
         """See `MetadataStore.commit`. A proposal that is older than the last commit is a conflict, whatever it guards:
         here it costs nothing to propose anew."""
+        revision = self.revision
         for guard in guards:
-            if guard.revision != self.revision:
+            if guard.revision != revision:
                 then("conflict")
                 return
         store = self._store
         if store is not None:
-            written = [(change.key, change.value) for change in changes if change.kept]  # All can be, or none is.
+            written = []  # All can be, or none is.
+            for change in changes:
+                if change.kept:
+                    written.append(change.entry)  # noqa: PERF401  # Mostly one: a comprehension costs more.
             for key, value in written:
                 if value is None:
                     store.delete(key)
                 else:
                     store.put(key, value)
             store.promised_count += len(written)
-        self.revision += 1
+        self.revision = revision = revision + 1
         for on_events in self._subscribers:
-            on_events(self.revision, changes)
+            on_events(revision, changes)
         then("done")
+
+
+NOTHING: Proposal[None] = Proposal((), (), None)
+"""What was asked for is so already."""
 
 
 def at_once(
@@ -131,10 +150,11 @@ def at_once(
     For stores that commit within the call. Raises what is refused.
     """
     while True:
-        changes, guards, reply = propose(*args, **kwargs)
+        proposal = propose(*args, **kwargs)
+        changes = proposal.changes
         if not changes:
-            return reply
+            return proposal.reply
         outcomes: list[Outcome] = []
-        metadata.commit(changes, guards, outcomes.append)
+        metadata.commit(changes, proposal.guards, outcomes.append)
         if outcomes[0] == "done":
-            return reply
+            return proposal.reply

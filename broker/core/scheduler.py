@@ -128,7 +128,12 @@ class Scheduler:
         return units
 
     def run_slice(self) -> None:
-        """One slice of everything that waits."""
+        """One slice of everything that waits, in this order, each with the units that those before it have left:
+
+        1. Marked queues hand out, in the order in which they were marked: consumers wait for nothing else.
+        2. Long jobs go on, a step each in rounds, so that a short one does not wait for the end of a long one.
+        3. Garbage is freed, which nobody waits for.
+        """
         units = self.dispatch()
         while self._jobs and units > 0:
             job = self._jobs[0]

@@ -49,7 +49,7 @@ class BulkPump(Pump):
 
     def step(self, alone: bool) -> None:
         """One turn; the octets of a large request go where it says."""
-        target = self.machine.target
+        target = self.machine.buffer.target
         if target is None or self.lingering or self.tls is not None or self.machine.paused or not self.listening:
             super().step(alone)
             return
@@ -68,10 +68,10 @@ class BulkPump(Pump):
         return self._unsent or super().pending_bytes
 
     def flush(self) -> None:
-        """Send what is on `out` without waiting."""
+        """Send what is in the outbox without waiting."""
         machine = self.machine
         if self.lingering:
-            machine.out.clear()
+            machine.outbox.parts.clear()
             return
         if self.tls is not None:
             super().flush()
@@ -86,7 +86,7 @@ class BulkPump(Pump):
     def _take_out(self) -> bytes:
         """The next octets for TLS: of files no more is read than what is sent in one go."""
         machine = self.machine
-        out = machine.out
+        out = machine.outbox.parts
         some: list[bytes | memoryview] = []
         size = held = count = 0
         try:
@@ -111,7 +111,7 @@ class BulkPump(Pump):
             self.close()
             return b""
         del out[:count]
-        machine.out_size -= size
+        machine.outbox.size -= size
         machine.wrote(size, held)
         return b"".join(some)
 
@@ -133,20 +133,21 @@ class BulkPump(Pump):
     def _write(self) -> None:
         """Send until the socket takes no more, or it was enough for now."""
         machine, pieces = self.machine, self._pieces
+        outbox = machine.outbox
         room = SENT_BYTES_MAX
         try:
             while not self.closed:
                 if not pieces:
-                    if not machine.out:
+                    if not outbox.parts:
                         break
                     pieces.extend(
-                        one if isinstance(one, FileRange) else memoryview(one) for one in machine.out if len(one)
+                        one if isinstance(one, FileRange) else memoryview(one) for one in outbox.parts if len(one)
                     )
-                    self._unsent = machine.out_size
-                    machine.out.clear()
-                    machine.out_size = 0
+                    self._unsent = outbox.size
+                    outbox.parts.clear()
+                    outbox.size = 0
                 if room <= 0:
-                    break  # Behind the taking: epoll is asked for room because of `pieces`, not of `out`.
+                    break  # Behind the taking: epoll is asked for room because of `pieces`, not of the outbox.
                 first = pieces[0]
                 sent = first.send_to(self.fd) if isinstance(first, FileRange) else self._send_octets()
                 self._took(sent)
@@ -158,12 +159,12 @@ class BulkPump(Pump):
                 self._log_unreadable(error)
                 self._shut()  # The socket is well, and would go on behind half an answer.
             log.debug("connection lost while writing: %s", error)
-            machine.out.clear()
+            outbox.parts.clear()
             pieces.clear()
             self._unsent = 0
             self._poller.add_bulk(self)  # Its next read finds the same error and ends it, outside of this turn.
             return
-        machine.congested = self._unsent > self._limits.out_buffer_bytes_max
+        outbox.congested = self._unsent > self._limits.out_buffer_bytes_max
         if pieces:
             self._watch()
 

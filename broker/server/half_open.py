@@ -26,10 +26,10 @@ class Guest(Protocol):
 class AcceptLimits:
     """How many sockets may be open, in all (of each protocol) and from one host, and the same before their login."""
 
-    connections_max: int = 20_000
-    per_host_max: int = 20_000
-    unauthenticated_max: int = 2_000
-    unauthenticated_per_host_max: int = 1_000
+    connections_max: int
+    per_host_max: int
+    unauthenticated_max: int
+    unauthenticated_per_host_max: int
 
 
 class Hosts:

@@ -1,7 +1,8 @@
 """What all connections of a process share on the server's side: clocks, tokens, access, and the end of a turn.
 
 A *turn* is what one event (octets arrived, a socket drained, a tick) sets off, without an await. It ends with
-`end_turn`: queues hand out what they have, then every connection that was written to sends once.
+`end_turn`, which says what is done then and in which order; which turn comes when is the poller's (`Poller._away`) and,
+for what is due by a clock, the ticker's (`Ticker._turn`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from broker.server.auth import Authenticator
     from broker.server.face import Face
     from broker.server.groups import Groups
-    from broker.server.machine import Machine
+    from broker.server.outbox import Outbox
 
 log = logging.getLogger("jackalope.amqp")
 
@@ -69,7 +70,8 @@ class Hub:
         self.faces: list[Face] = []
         self.amqp: Any = None
         """The face of AMQP, once it is served."""
-        self.touched: list[Machine] = []
+        self.touched: list[Outbox] = []
+        """Those that the end of the turn writes."""
         self.on_tick: list[Callable[[int], None]] = []
         """Called with the clock, each tick, by whoever keeps time for connections of its own."""
         self.next_dues: list[Callable[[], int | None]] = []
@@ -109,7 +111,16 @@ class Hub:
                 self.groups_of(vhost.name)
 
     def end_turn(self, *, gather: bool = False) -> None:
-        """Dispatch a slice, then write; with `gather` the caller sees to it that the disk gets its frame soon."""
+        """What follows when an event has been handled. The order, and why it is this one:
+
+        1. Marked queues hand out, for one slice. They come first, because deliveries go out with the answers of the
+           same turn, and because what handing out changes (leases, delivery counts, dead letters moved to other
+           queues) belongs into the turn's frame. What is left over, and what those moves mark, is for later slices.
+        2. The frame goes to the flusher, whose thread then writes it while the loop sends. With `gather` it may stay
+           for the turns that follow, and the caller sees to it that the disk gets it soon.
+        3. Every connection of any face that was written to sends once. Nothing that waits for the disk is among it:
+           that is written in the turn in which the flusher reports the frame.
+        """
         self.turns += 1
         if self.scheduler.dirty:
             self.scheduler.dispatch()
@@ -119,10 +130,10 @@ class Hub:
             else:
                 self.durability.turn_ended()
         touched = self.touched
-        for connection in touched:
-            connection.touched = False
-            if connection.transport is not None:
-                connection.transport.flush()
+        for outbox in touched:
+            outbox.touched = False
+            if outbox.writer is not None:
+                outbox.writer.flush()
         touched.clear()
 
     def set_space(self, there_is: bool) -> None:

@@ -19,7 +19,10 @@ log = logging.getLogger("jackalope.server")
 
 RETRY_S = 1.0
 
-AMQP_PART = ("broker.server.amqp.methods_basic", "broker.server.amqp.connection", "broker.server.amqp.door")
+AMQP_PART = (
+    "broker.server.amqp.transaction", "broker.server.amqp.methods_basic", "broker.server.amqp.connection",
+    "broker.server.amqp.door",
+)  # fmt: skip
 KAFKA_PART = (
     "broker.server.bulk", "msgspec", "broker.core.groups.values", "broker.core.groups.coordinator",
     "broker.server.groups", "broker.server.kafka.fetch", "broker.server.kafka.connection", "broker.server.kafka.hub",

@@ -3,8 +3,8 @@
 The pump's duties:
 - call `receive` with what arrived; while `more` is true, let others run and call `proceed`;
 - while `login` is set, await `log_in`;
-- write what `out` holds; set `congested` while the peer takes too little, and call `drained` when that ends;
-- once `finished` is set and `out` is written, let the peer hear the end and close; call `abort` when it is gone.
+- be the `writer` of `outbox`; set `congested` while the peer takes too little, and call `drained` when that ends;
+- once `finished` is set and `outbox` is written, let the peer hear the end and close; call `abort` when it is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from broker.log.disk import FileRange
     from broker.server.log_lines import LogLines
+    from broker.server.outbox import Outbox
+    from broker.server.receive_buffer import ReceiveBuffer
 
 
 class Machine(Protocol):
@@ -25,11 +27,8 @@ class Machine(Protocol):
     tls: bool
     external_name: str | None
     login: Any
-    out: list[Any]
-    out_size: int
-    congested: bool
+    outbox: Outbox
     finished: bool
-    touched: bool
     sent_octets: int
 
     @property
@@ -42,7 +41,7 @@ class Machine(Protocol):
 
     @property
     def has_said_all(self) -> bool:
-        """Nothing follows what is on `out`, and the peer is to see that at once."""
+        """Nothing follows what is in `outbox`, and the peer is to see that at once."""
 
     def receive(self, data: bytes) -> None:
         """Octets arrived."""
@@ -61,17 +60,15 @@ class Machine(Protocol):
 
 
 class BulkMachine(Machine, Protocol):
-    """One whose large requests are received where they stay, and that has pieces of files on `out`."""
+    """One whose large requests are received where they stay, and that has pieces of files in `outbox`."""
 
-    @property
-    def target(self) -> memoryview | None:
-        """Where the next octets go; None: to `receive`."""
+    buffer: ReceiveBuffer
 
     def received(self, count: int) -> None:
-        """So many octets were put there."""
+        """So many octets were put into the buffer's `target`; while that is None they go to `receive`."""
 
     def wrote(self, octets: int, held: int) -> None:
-        """So many octets of `out` have gone, and so many of these were in memory: not pieces of files."""
+        """So many octets of `outbox` have gone, and so many of these were in memory: not pieces of files."""
 
 
 class Home(Protocol):

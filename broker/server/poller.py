@@ -119,7 +119,17 @@ class Poller:
                 end.close()
 
     def _away(self, until: float) -> None:
-        """Cycles without trio, until nothing comes or the time is up."""
+        """Cycles without trio, until nothing comes or the time is up. The order of a cycle, and why it is this one:
+
+        1. Everybody who is ready has a turn, and together they have one end of a turn (`Hub.end_turn`): what is short
+           never waits for what is long.
+        2. What waits for a later slice goes on; when nothing does, the bulk has its turns: for BULK_MS, whichever it
+           is. Slices come first, since a flood's next read would only add to the queues that wait to hand out.
+        3. The frame that was gathered goes to the disk once nobody else is ready, or GATHER_MS after somebody first
+           wanted it. It comes last, so that it holds what the whole cycle has done.
+
+        What is due by a clock is not woken here: the `Ticker` has turns of its own, in trio's.
+        """
         poll = self._epoll.poll
         hub = self._hub
         scheduler = hub.broker.scheduler
@@ -132,15 +142,10 @@ class Poller:
                 self._interactive(events)
                 hub.end_turn(gather=True)
             now = perf_counter()
-            end = now + BULK_MS / 1000
             if scheduler.busy:
-                while scheduler.busy and now < end:
-                    hub.read_clock()
-                    scheduler.run_slice()
-                    hub.end_turn(gather=True)
-                    now = perf_counter()
+                now = self._slices(now + BULK_MS / 1000)
             elif self._bulk:
-                now = self._bulk_turns(end, len(events) + len(self._bulk) <= 2)
+                now = self._bulk_turns(now + BULK_MS / 1000, len(events) + len(self._bulk) <= 2)
             elif not events and timeout:
                 return
             timeout = 0.0 if self._bulk or scheduler.busy else linger
@@ -176,7 +181,20 @@ class Poller:
             except Exception:  # noqa: BLE001 - see _bug
                 self._bug(pump)
 
+    def _slices(self, end: float) -> float:
+        """What waits for a later slice, each slice with an end of a turn; returns what time it is then."""
+        hub = self._hub
+        scheduler = hub.broker.scheduler
+        now = 0.0
+        while scheduler.busy and now < end:
+            hub.read_clock()
+            scheduler.run_slice()
+            hub.end_turn(gather=True)
+            now = perf_counter()
+        return now
+
     def _bulk_turns(self, end: float, alone: bool) -> float:
+        """Turns of the bulk, each with its end, until something waits for a slice; returns what time it is then."""
         bulk = self._bulk
         hub = self._hub
         now = 0.0

@@ -39,7 +39,7 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 @dataclass(frozen=True, slots=True)
 class PumpLimits:
-    """Reads and writes of one connection; `broker.config.limits` has the reasons."""
+    """Reads and writes of one connection; the defaults are those of `broker.config.limits`, which has the reasons."""
 
     read_chunk_bytes: int = 16_384
     read_chunk_bytes_max: int = 131_072
@@ -70,7 +70,7 @@ class Pump:
         self._pending = memoryview(b"")
         self._interest = _IN
         self.progress_ms = home.now_ms  # When the socket last took something.
-        machine.transport = self
+        machine.transport = machine.outbox.writer = self
 
     # Reading.
 
@@ -125,7 +125,7 @@ class Pump:
 
     def _unread_replies(self) -> bool:
         """Whether so much waits for a peer that does not read that nothing more should come from it."""
-        return sum(map(len, self.machine.out)) > self._limits.replies_bytes_max
+        return sum(map(len, self.machine.outbox.parts)) > self._limits.replies_bytes_max
 
     def _receive(self, data: bytes) -> None:
         if self.lingering:
@@ -162,17 +162,18 @@ class Pump:
     # Writing.
 
     def flush(self) -> None:
-        """Send what is on `out` without waiting; at the end of a turn, and within one when `out` grows large."""
+        """Send what is in the outbox without waiting; at the end of a turn, and within one when that grows large."""
         machine = self.machine
+        outbox = machine.outbox
         if self.lingering:
-            machine.out.clear()
+            outbox.parts.clear()
             return
-        if self.tls is not None and not self.tls.established and machine.out:
+        if self.tls is not None and not self.tls.established and outbox.parts:
             self.close()  # In mid-handshake there is no way to say anything.
             return
         if self._pending:
-            machine.congested = machine.out_size + len(self._pending) > self._limits.out_buffer_bytes_max
-        while machine.out and not self._pending and not self.closed:
+            outbox.congested = outbox.size + len(self._pending) > self._limits.out_buffer_bytes_max
+        while outbox.parts and not self._pending and not self.closed:
             data = self._take_out()
             self._send(self.tls.send(data) if self.tls is not None else data)
         if machine.finished:
@@ -189,9 +190,9 @@ class Pump:
             log.debug("connection lost: %s", error)
 
     def _take_out(self) -> bytes:
-        machine = self.machine
-        out = machine.out
-        if machine.out_size <= JOIN_BYTES_MAX:
+        outbox = self.machine.outbox
+        out = outbox.parts
+        if outbox.size <= JOIN_BYTES_MAX:
             data = b"".join(out)
             out.clear()
         else:
@@ -203,7 +204,7 @@ class Pump:
             data = b"".join(out[:count])
             del out[:count]
         if not out:
-            machine.out_size = 0
+            outbox.size = 0
         return data
 
     def _send(self, data: bytes) -> None:
@@ -219,13 +220,13 @@ class Pump:
             sent = 0
         except OSError as error:
             log.debug("connection lost while writing: %s", error)
-            self.machine.out.clear()
+            self.machine.outbox.parts.clear()
             self._poller.add_bulk(self)  # Its next read finds the same error and ends it, outside of this turn.
             return
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
             self.progress_ms = self._home.now_ms
-            self.machine.congested = len(self._pending) > self._limits.out_buffer_bytes_max
+            self.machine.outbox.congested = len(self._pending) > self._limits.out_buffer_bytes_max
             self._watch()
 
     def drain(self) -> None:
@@ -264,7 +265,7 @@ class Pump:
 
     def _finish(self) -> None:
         """The machine is done: when what is left is written, tell the peer so, and wait for it to close."""
-        if self._pending or self.machine.out or self.lingering or self.closed:
+        if self._pending or self.machine.outbox.parts or self.lingering or self.closed:
             return
         self.lingering = True
         self.progress_ms = self._home.now_ms

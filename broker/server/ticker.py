@@ -46,6 +46,8 @@ class Ticker:
         "_memory_watermark_bytes",
         "_set_clock",
         "_sleep",
+        "_ticked_ms",
+        "_ticks",
         "lag_ms_max",
         "resident_bytes",
     )
@@ -54,7 +56,7 @@ class Ticker:
         self,
         hub: Hub,
         memory_watermark_bytes: int,
-        disk_free_bytes_min: int = 0,
+        disk_free_bytes_min: int,
         set_clock: Callable[[], None] | None = None,
     ) -> None:
         """`set_clock` reads the clock (`Hub.read_clock`), and looks whether the wall clock was set."""
@@ -63,6 +65,8 @@ class Ticker:
         self._memory_watermark_bytes = memory_watermark_bytes
         self._set_clock = set_clock or hub.read_clock
         self._sleep: trio.CancelScope | None = None
+        self._ticked_ms = hub.now_ms
+        self._ticks = 0
         self.lag_ms_max = 0.0
         self.resident_bytes = resident_bytes()
 
@@ -84,28 +88,44 @@ class Ticker:
         scheduler.timers.on_earlier = self._hasten
         self._watch_memory()
         self._watch_disk()
-        ticks, ticked_ms = 0, hub.now_ms
+        self._ticked_ms = hub.now_ms
         while True:
-            await self._sleep_until_due(ticked_ms + TICK_MS)
-            self._set_clock()
-            elapsed_ms = hub.now_ms - ticked_ms
-            is_tick = elapsed_ms >= TICK_MS
-            if not self._move_on(functools.partial(self._tick, elapsed_ms) if is_tick else self._wake):
+            await self._sleep_until_due(self._ticked_ms + TICK_MS)
+            if not self._turn():
                 return
-            if is_tick:
-                ticked_ms = hub.now_ms
-                ticks += 1
-                if ticks % SWEEP_TICKS == 0:
-                    hub.sweep()
-                    self._watch_memory()
-                    self._watch_disk()
-            hub.end_turn()
             while scheduler.busy:
                 if not self._move_on(scheduler.run_slice):
                     return
                 hub.end_turn()
                 await trio.lowlevel.checkpoint()
                 hub.read_clock()
+
+    def _turn(self) -> bool:
+        """The turn of what is due; False when storage has failed in it. The order, and why it is this one:
+
+        1. The clock is read: whatever follows in this turn has the same time.
+        2. Whoever is due is told (`Scheduler.tick`), then who keeps time for connections of its own; each TICK_MS
+           topics and queues that keep messages before them, and the flusher behind them. What they mark, move and
+           answer so belongs to this turn, and to its frame.
+        3. Each SWEEP_TICKS peers are looked at, then memory and the disk: whoever was served just now is not silent.
+        4. The turn ends like any other (`Hub.end_turn`). What was begun in it and is long goes on in slices, between
+           which the poller has its turns.
+        """
+        hub = self._hub
+        self._set_clock()
+        elapsed_ms = hub.now_ms - self._ticked_ms
+        is_tick = elapsed_ms >= TICK_MS
+        if not self._move_on(functools.partial(self._tick, elapsed_ms) if is_tick else self._wake):
+            return False
+        if is_tick:
+            self._ticked_ms = hub.now_ms
+            self._ticks += 1
+            if self._ticks % SWEEP_TICKS == 0:
+                hub.sweep()
+                self._watch_memory()
+                self._watch_disk()
+        hub.end_turn()
+        return True
 
     async def _sleep_until_due(self, tick_ms: int) -> None:
         """Until the next tick, or what is due before that."""

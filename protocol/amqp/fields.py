@@ -47,9 +47,11 @@ _FIXED: dict[int, struct.Struct] = {
         "b": ">b", "B": ">B", "s": ">h", "u": ">H", "I": ">i", "i": ">I", "l": ">q", "L": ">Q", "f": ">f", "d": ">d",
     }.items()
 }  # fmt: skip
+_U8 = struct.Struct(">B")
 _U32 = struct.Struct(">I")
 _I32 = struct.Struct(">i")
 _U64 = struct.Struct(">Q")
+EMPTY_TABLE = _U32.pack(0)
 _BOOL, _LONGSTR, _BYTES, _TABLE, _ARRAY, _VOID, _TIMESTAMP, _DECIMAL = b"tSxFAVTD"
 
 
@@ -185,6 +187,9 @@ def with_entries(table: bytes, values: Mapping[str, Any]) -> bytes:
 
 
 def _pack_value(value: Any, depth: int) -> bytes:
+    if isinstance(value, str):  # First: most are.
+        raw = value.encode()
+        return b"S" + _U32.pack(len(raw)) + raw
     if value is None:
         return b"V"
     if isinstance(value, bool):
@@ -193,9 +198,6 @@ def _pack_value(value: Any, depth: int) -> bytes:
         return b"T" + _U64.pack(value)
     if isinstance(value, int):
         return _pack_int(value)
-    if isinstance(value, str):
-        raw = value.encode()
-        return b"S" + _U32.pack(len(raw)) + raw
     if isinstance(value, bytes):
         return b"x" + _U32.pack(len(value)) + value
     if isinstance(value, float):
@@ -234,9 +236,11 @@ def encode_table(values: Mapping[str, Any], depth: int = 1) -> bytes:
     """The table with its length. Raises TypeError, ValueError or struct.error for what no table can carry."""
     if depth > DEPTH_MAX:
         raise ValueError(f"nested deeper than {DEPTH_MAX}")
+    if not values:
+        return EMPTY_TABLE
     parts = []
     for name, value in values.items():
         raw = name.encode()
-        parts.append(bytes([len(raw)]) + raw + _pack_value(value, depth))
+        parts.append(_U8.pack(len(raw)) + raw + _pack_value(value, depth))
     body = b"".join(parts)
     return _U32.pack(len(body)) + body

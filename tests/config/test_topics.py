@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from topic_world import World
 
 from broker.config import check, load
 from broker.topology import declare_topology
-from tests.core.topics.world import World
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "conf" / "examples" / "topics.yaml"
 

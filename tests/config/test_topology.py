@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
+from topic_world import World
 
 from broker.config import check, load
 from broker.core import catalog
@@ -15,7 +16,6 @@ from broker.core.broker import Broker
 from broker.log.disk import RealDisk
 from broker.log.recovery import open_store
 from broker.topology import declare_topology
-from tests.core.topics.world import World
 from tools.cli.main import main
 
 FIRST = """\

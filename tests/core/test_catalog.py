@@ -5,12 +5,12 @@ message store has failed as down, and the node with it; Kafka's LogManager takes
 """
 
 import pytest
+from topic_world import World
 
 from broker.core import catalog
 from broker.core.access import Access
 from broker.core.access_lists import AclFilter, restore_access_lists
 from protocol.amqp.fields import ELEMENTS_MAX
-from tests.core.topics.world import World
 
 GARBAGE = b"\0\0\0\x05\x01aQ"
 

@@ -7,13 +7,13 @@ learn of them from etcd.
 import random
 
 import pytest
+from topic_world import World
 
 from broker.core import catalog
 from broker.core.metadata import Change, LocalMetadata, at_once
 from broker.core.topics.errors import TopicRefused
 from broker.core.vhosts.policies import make_policy
 from broker.errors import Refused
-from tests.core.topics.world import World
 
 DEFINITIONS = (
     catalog.EXCHANGE, catalog.QUEUE, catalog.BINDING, catalog.POLICY, catalog.OPERATOR_POLICY, catalog.TOPIC,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from sim_disk import Inode
+from topic_world import World
 
 from broker.core import catalog
 from broker.core.groups.storage import GroupStore
 from broker.log.errors import StorageError
 from broker.log.recovery import open_store
 from protocol.amqp.content import body
-from tests.core.topics.world import World
 
 FORMAT_1 = Path(__file__).parent / "data" / "storage-1.tar.gz"
 

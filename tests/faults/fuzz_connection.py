@@ -10,7 +10,7 @@ from pathlib import Path
 import atheris
 
 HERE = Path(__file__).parents[1]
-sys.path[:0] = [str(HERE / "server" / "amqp"), str(HERE / "sim"), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent)]
 
 with atheris.instrument_imports(include=["protocol", "broker.server.amqp", "broker.core"]):
     from amqp_harness import Client, World

@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris
 
 HERE = Path(__file__).parents[1]
-sys.path[:0] = [str(HERE / "server" / "amqp"), str(HERE / "sim"), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent)]
 
 with atheris.instrument_imports(include=["protocol.kafka", "protocol.sasl", "broker.server.kafka", "broker.core"]):
     from amqp_harness import World
@@ -43,11 +43,11 @@ class Transport:
     def __init__(self, connection):
         self.connection = connection
         self.pending_bytes = self.progress_ms = 0
-        connection.transport = self
+        connection.transport = connection.outbox.writer = self
 
     def flush(self):
-        self.connection.out.clear()
-        self.connection.out_size = 0
+        self.connection.outbox.parts.clear()
+        self.connection.outbox.size = 0
 
     def resume(self):
         return None

@@ -53,9 +53,22 @@ def parameters(broker, **options):
     return pika.ConnectionParameters(broker.host, broker.port, **patient, **options)
 
 
+def connected(broker, **options):
+    """A connection to a broker that may end at any moment. Raises AMQPConnectionError when it is closed at once.
+
+    Pika closes the sockets of its own loop in the call that tells of the end; where that came with open-ok no call has,
+    and they are found unclosed at some later time (`BlockingConnection._flush_output`).
+    """
+    connection = pika.BlockingConnection(parameters(broker, **options))
+    if connection.is_closed:
+        connection._cleanup()
+        raise pika.exceptions.AMQPConnectionError("closed as soon as it was open")
+    return connection
+
+
 def declare(broker):
     """The topology of the load."""
-    connection = pika.BlockingConnection(parameters(broker))
+    connection = connected(broker)
     channel = connection.channel()
     channel.exchange_declare(EXCHANGE, "topic", durable=True)
     for queue in (*QUEUES, FENCE):
@@ -164,7 +177,7 @@ class Consumer(threading.Thread):
 
     def run(self):
         with contextlib.suppress(AMQPError, OSError):  # The fault.
-            connection = pika.BlockingConnection(parameters(self._broker))
+            connection = connected(self._broker)
             try:
                 self._work(connection)
             finally:
@@ -283,7 +296,7 @@ class Load:
 
     def drain(self, broker):
         """Everything that is in the queues, acknowledged; the topology has to be there."""
-        connection = pika.BlockingConnection(parameters(broker))
+        connection = connected(broker)
         channel = connection.channel()
         channel.exchange_declare(EXCHANGE, passive=True)
         channel.basic_qos(prefetch_count=1000)

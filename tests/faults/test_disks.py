@@ -11,12 +11,11 @@ import sys
 import threading
 import time
 
-import pika
 import pytest
 from waiting import HANG_S, wait_until
 
 from tests.faults.history import CONFIRMED, check, summary
-from tests.faults.load import EXIT_STORAGE_FAILED, HASTY, PERSISTENT, QUEUES, Load, declare, exit_code, parameters
+from tests.faults.load import EXIT_STORAGE_FAILED, HASTY, PERSISTENT, QUEUES, Load, connected, declare, exit_code
 from tests.faults.loop_disk import loop_disk, missing, need, place
 from tools.bench.control import REPOSITORY, running_jackalope
 
@@ -66,7 +65,7 @@ def loaded(directory, load, count=500, **options):
 def round_trips(broker, over):
     """How many a client makes that has nothing to do with the disk until `over()`, one at least: it publishes a
     transient message and gets it."""
-    connection = pika.BlockingConnection(parameters(broker))
+    connection = connected(broker)
     channel = connection.channel()
     queue = channel.queue_declare("", exclusive=True).method.queue
     count = 0
@@ -81,7 +80,7 @@ def round_trips(broker, over):
 
 def confirmed_one_by_one(broker, count, took_s):
     """Publish that many persistent messages; how long each confirm took goes to `took_s`."""
-    connection = pika.BlockingConnection(parameters(broker))
+    connection = connected(broker)
     channel = connection.channel()
     channel.confirm_delivery()
     channel.queue_declare("slow", durable=True)
@@ -225,7 +224,7 @@ def test_two_brokers_on_one_directory(tmp_path):
         load.start(broker)
         load.wait_confirmed(100)
         load.stop()
-        connection = pika.BlockingConnection(parameters(broker))
+        connection = connected(broker)
         for queue in QUEUES:
             connection.channel().queue_declare(queue, passive=True)
         connection.close()

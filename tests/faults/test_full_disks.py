@@ -4,12 +4,11 @@ import os
 import signal
 import time
 
-import pika
 import pytest
 from waiting import HANG_S, wait_until
 
 from tests.faults.history import check, summary
-from tests.faults.load import EXIT_STORAGE_FAILED, HASTY, Load, declare, exit_code, parameters
+from tests.faults.load import EXIT_STORAGE_FAILED, HASTY, Load, connected, declare, exit_code
 from tests.faults.loop_disk import MIB, loop_disk, missing, need, place
 from tools.bench.control import running_jackalope
 
@@ -110,7 +109,7 @@ def test_below_the_watermark(disk, tmp_path):
         load.wait_confirmed(2000)
         disk.fill(leave=20 * MIB)
         wait_until(lambda: all(publisher.blocked_count for publisher in load.publishers))
-        with pika.BlockingConnection(parameters(broker)) as connection:  # Synced behind all that came before.
+        with connected(broker) as connection:  # Synced behind all that came before.
             connection.channel().queue_declare("synced", durable=True)
         consume_meanwhile(broker, load)
         disk.empty()

@@ -12,7 +12,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 from waiting import HANG_S, wait_until
 
-from tests.faults.load import SHORT, parameters
+from tests.faults.load import SHORT, connected
 from tools.bench.control import free_port, running_jackalope
 
 pytestmark = pytest.mark.faults
@@ -43,7 +43,7 @@ class Site:
         self.manager.__exit__(None, None, None)
 
     def connect(self):
-        return pika.BlockingConnection(parameters(self.broker))
+        return connected(self.broker)
 
     def committed(self):
         """By partition; {} when it cannot be asked."""

@@ -18,7 +18,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Produc
 from confluent_kafka.admin import AdminClient
 from waiting import HANG_S, wait_until
 
-from tests.faults.load import HASTY, SHORT, parameters
+from tests.faults.load import HASTY, SHORT, connected
 from tests.faults.loop_disk import loop_disk, missing, need, place
 from tools.bench.control import running_jackalope
 
@@ -36,7 +36,7 @@ SETTINGS = ("listeners.kafka=127.0.0.1:0", "kafka.group_initial_rebalance_delay_
 @contextlib.contextmanager
 def channel_of(site):
     """A channel of a connection that is closed, whatever becomes of the broker."""
-    connection = pika.BlockingConnection(parameters(site.broker))
+    connection = connected(site.broker)
     try:
         yield connection.channel()
     finally:

@@ -20,6 +20,14 @@ from protocol.kafka.compression import open_batch, packed, without
 from protocol.kafka.records import ZSTD, render_record
 
 
+def run_checkpoint(store):
+    """All of its steps, each in a frame of its own."""
+    for job in checkpoint.Checkpoint(store).steps():
+        if job is not None:
+            job()
+        store.flush()
+
+
 class Model:
     """Logs as {offset: value}, how often offsets came back, the catalog; `volatile` offsets do not outlive a run.
 

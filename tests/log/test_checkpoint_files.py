@@ -11,6 +11,8 @@ from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
 from tests.log.store_world import read_all
 
+pytestmark = pytest.mark.usefixtures("small_limits")
+
 
 class Case:
     """A store with a log of each kind that a checkpoint has something to do with."""
@@ -67,13 +69,6 @@ class Case:
         assert [
             name for name in self.disk.files if name.startswith("journal/") and int(name[8:28]) < store.checkpoint_end
         ] == []
-
-
-@pytest.fixture(autouse=True)
-def small_limits(monkeypatch):
-    """Nothing is carried, and there are several segments."""
-    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 0)
-    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 1000)
 
 
 def test_what_is_settled_or_dropped_goes_with_the_next():

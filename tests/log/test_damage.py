@@ -9,22 +9,16 @@ import os
 
 import pytest
 
-from broker.log import checkpoint, disk, journal
+from broker.log import checkpoint, journal
 from broker.log.disk import RealDisk
 from broker.log.errors import Corrupt
 from broker.log.recovery import open_store
 from protocol.kafka.records import parse_header, render_record
 from tests.log.store_world import seen
 
+pytestmark = pytest.mark.usefixtures("no_syncs")
+
 BATCH_RECORDS = 4
-
-
-@pytest.fixture(autouse=True)
-def no_syncs(monkeypatch):
-    """Thousands of directories are opened here, and the power stays on."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(os, "fdatasync", lambda _: None)
-    monkeypatch.setattr(disk, "RESERVE_BYTES", 0)
 
 
 class Directory:

@@ -6,9 +6,10 @@ import pytest
 from sim_disk import SimDisk
 from steps import lines_of
 
-from broker.log import checkpoint, entries, frames
+from broker.log import entries, frames
 from broker.log.recovery import open_store
 from protocol.kafka.records import encode_batch, encode_one, render_record
+from tests.log.store_world import run_checkpoint
 
 
 @pytest.fixture
@@ -23,13 +24,6 @@ def open_on(disk):
 
 def append(log, **how):
     return log.append(render_record(0, b"x"), 1, 0, **how)
-
-
-def run_checkpoint(store):
-    for job in checkpoint.Checkpoint(store).steps():
-        if job is not None:
-            job()
-        store.flush()
 
 
 def written(disk, start):

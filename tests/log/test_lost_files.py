@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 
-from broker.log import checkpoint, disk, dump, journal
+from broker.log import checkpoint, dump, journal
 from broker.log.disk import RealDisk
 from broker.log.errors import StorageError
 from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
-from tests.log.store_world import read_all
+from tests.log.store_world import read_all, run_checkpoint
+
+pytestmark = pytest.mark.usefixtures("no_syncs")
 
 GONE = "gone"
 
@@ -47,14 +49,6 @@ class Directory:
         assert self.octets() == before
 
 
-@pytest.fixture(autouse=True)
-def no_syncs(monkeypatch):
-    """The power stays on."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(os, "fdatasync", lambda _: None)
-    monkeypatch.setattr(disk, "RESERVE_BYTES", 0)
-
-
 @pytest.fixture
 def directory(tmp_path):
     """One that no store was opened in so far."""
@@ -65,13 +59,6 @@ def append(store, log, count=1, size=100):
     for _ in range(count):
         log.append(render_record(0, bytes(size)), 1, 0)
     store.flush()
-
-
-def run_checkpoint(store):
-    for job in checkpoint.Checkpoint(store).steps():
-        if job is not None:
-            job()
-        store.flush()
 
 
 def lose(path, how):

@@ -11,6 +11,8 @@ from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
 from tests.log.store_world import COMPACTED, read_all
 
+pytestmark = pytest.mark.usefixtures("small_limits")
+
 
 class Case:
     """A log of batches of four records, of which one is left, in several segments."""
@@ -73,13 +75,6 @@ class Case:
         used = sorted(segment.name for log in self.store.logs.values() for segment in log.segments)
         assert sorted(self.segments) == used
         assert self.size() == sum(segment.size for log in self.store.logs.values() for segment in log.segments)
-
-
-@pytest.fixture(autouse=True)
-def small_limits(monkeypatch):
-    """Nothing is carried, and there are several segments."""
-    monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 0)
-    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", 1000)
 
 
 def test_the_disk_follows_what_is_left():

@@ -10,7 +10,9 @@ import pytest
 from broker.log.disk import RealDisk
 from broker.server import bulk
 from broker.server.log_lines import LogLines
+from broker.server.outbox import Outbox
 from broker.server.pump import PumpLimits
+from broker.server.receive_buffer import ReceiveBuffer
 
 
 class Poller:
@@ -35,16 +37,15 @@ class Machine(SimpleNamespace):
     """One that only writes."""
 
     def __init__(self):
-        super().__init__(out=[], out_size=0, sent_octets=0, peer=("peer", 1), target=None, transport=None)
-        self.paused = self.more = self.finished = self.congested = False
+        super().__init__(outbox=Outbox([]), buffer=ReceiveBuffer(), sent_octets=0, peer=("peer", 1), transport=None)
+        self.paused = self.more = self.finished = False
         self.wrote_octets = self.held_octets = 0
 
     def say(self, piece):
-        self.out.append(piece)
-        self.out_size += len(piece)
+        self.outbox.send(piece)
 
     def drained(self):
-        self.congested = False
+        self.outbox.congested = False
 
     def wrote(self, octets, held):
         self.wrote_octets += octets

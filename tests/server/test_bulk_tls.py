@@ -9,6 +9,7 @@ import pytest
 from broker.log.disk import RealDisk
 from broker.server.bulk import TLS_BYTES_MAX, BulkPump
 from broker.server.log_lines import LogLines
+from broker.server.outbox import Outbox
 from broker.server.pump import PumpLimits
 
 MIB = 1 << 20
@@ -43,13 +44,12 @@ class Machine:
     """Has something to say."""
 
     paused = finished = has_said_all = more = False
-    congested = touched = False
     sent_octets = 0
 
     def __init__(self, out):
         self.peer = ("127.0.0.1", 1)
-        self.out = out
-        self.out_size = sum(map(len, out))
+        self.outbox = Outbox([])
+        self.outbox.put(out)
         self.wrote_octets = [0, 0]
         self.aborted = False
 
@@ -98,14 +98,14 @@ def test_files_are_read_as_they_are_sent(stored):
     octets, piece = stored
     out = [b"head", piece(0, 3 * MIB), memoryview(b"between"), piece(3 * MIB, SIZE - 3 * MIB), b"end"]
     machine, cipher = Machine(out), Cipher()
-    size = machine.out_size
+    size = machine.outbox.size
     pump, theirs = pump_of(machine, cipher)
     pump.flush()
     assert sum(cipher.pieces) <= 2 * TLS_BYTES_MAX
     got = read_all(pump, theirs, size)
     assert got == b"head" + octets[: 3 * MIB] + b"between" + octets[3 * MIB :] + b"end"
     assert max(cipher.pieces) <= TLS_BYTES_MAX
-    assert (machine.out, machine.out_size) == ([], 0)
+    assert (machine.outbox.parts, machine.outbox.size) == ([], 0)
     assert machine.wrote_octets == [size, len(b"headbetweenend")]
     pump.close()
     theirs.close()

@@ -180,7 +180,7 @@ class Run:
         self.began = trio.current_time()
         clock = Clock(world.hub, lambda: round(trio.current_time() * 1e9), lambda: round(trio.current_time() * 1e9))
         world.hub.read_clock = clock.read
-        self.ticker = Ticker(world.hub, 2**40, set_clock=clock.set)
+        self.ticker = Ticker(world.hub, 2**40, 0, set_clock=clock.set)
 
     async def passed_until(self, happened):
         """How long it takes, in ms."""

@@ -9,6 +9,7 @@ import pytest
 import trustme
 from waiting import HANG_S
 
+from broker.server.outbox import Outbox
 from broker.server.pump import Pump, PumpLimits
 from broker.server.tls import Tls
 
@@ -37,13 +38,13 @@ class Machine(SimpleNamespace):
     """One that says goodbye to the first octets it gets."""
 
     def __init__(self):
-        super().__init__(out=[], out_size=0, sent_octets=0, peer=("peer", 1), transport=None, tls=False, login=None)
-        self.paused = self.more = self.finished = self.congested = self.has_said_all = self.aborted = False
+        super().__init__(outbox=Outbox([]), sent_octets=0, peer=("peer", 1), transport=None, tls=False, login=None)
+        self.paused = self.more = self.finished = self.has_said_all = self.aborted = False
         self.received = b""
 
     def receive(self, data):
         self.received += data
-        self.out.append(GOODBYE)
+        self.outbox.send(GOODBYE)
         self.finished = True
 
     def abort(self):
@@ -126,9 +127,9 @@ def test_nothing_is_said_behind_the_end(pair):
     pump, peer = pair
     peer.sendall(b"connection.close")
     turn(pump)
-    pump.machine.out.append(b"late")
+    pump.machine.outbox.send(b"late")
     pump.flush()
-    assert pump.machine.out == []
+    assert pump.machine.outbox.parts == []
     assert peer.recv(100) + peer.recv(100) == GOODBYE
 
 

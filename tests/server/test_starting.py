@@ -7,10 +7,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from waiting import HANG_S
 
 from broker.log.disk import RealDisk
 from broker.log.recovery import open_store
-from tests.sim.waiting import HANG_S
 from tools.bench.control import running_jackalope
 from tools.cli.client import Client
 from tools.cli.errors import ApiError

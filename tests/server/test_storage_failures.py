@@ -9,7 +9,7 @@ import pika
 import pytest
 from waiting import HANG_S
 
-from tests.faults.load import PERSISTENT, exit_code, parameters
+from tests.faults.load import PERSISTENT, connected, exit_code
 from tools.bench.control import REPOSITORY, running_jackalope
 
 STORAGE_FAILED, OWN_ERROR = 74, 70
@@ -17,7 +17,7 @@ STORAGE_FAILED, OWN_ERROR = 74, 70
 
 def publish(broker, count=1):
     """Confirmed messages in a durable queue."""
-    with contextlib.closing(pika.BlockingConnection(parameters(broker))) as connection:
+    with contextlib.closing(connected(broker)) as connection:
         channel = connection.channel()
         channel.queue_declare("q", durable=True)
         channel.confirm_delivery()
@@ -59,7 +59,7 @@ def test_a_lost_journal_is_refused(tmp_path):
     assert errors.count("\n") == 1
     (tmp_path / "kept").rename(journal)
     with running_jackalope(directory=tmp_path, http=False) as broker:
-        connection = pika.BlockingConnection(parameters(broker))
+        connection = connected(broker)
         assert connection.channel().queue_declare("q", passive=True).method.message_count == 1
         connection.close()
 
@@ -126,7 +126,7 @@ def test_what_the_ticker_meets(tmp_path, owner, method, error, code, line):
     command = broken(TICKER.format(owner=owner, method=method, error=error))
     with running_jackalope(directory=tmp_path, http=False, command=command) as broker:
         with contextlib.suppress(pika.exceptions.AMQPError):
-            pika.BlockingConnection(parameters(broker)).process_data_events(HANG_S)
+            connected(broker).process_data_events(HANG_S)
         assert exit_code(broker.root_pid) == code
         text, criticals = said(tmp_path)
     assert criticals == 1
@@ -149,7 +149,7 @@ def test_an_error_of_ours_in_the_journals_thread(tmp_path):
     """Nobody waits for a thread that has ended: what was in flight is refused, and the process ends."""
     with running_jackalope(directory=tmp_path, http=False, command=broken(WRITER)) as broker:
         publish(broker)
-        connection = pika.BlockingConnection(parameters(broker))
+        connection = connected(broker)
         channel = connection.channel()
         channel.confirm_delivery()
         with pytest.raises((pika.exceptions.NackError, pika.exceptions.AMQPConnectionError)):
@@ -162,6 +162,6 @@ def test_an_error_of_ours_in_the_journals_thread(tmp_path):
     assert criticals == 1
     assert "Traceback" in text
     with running_jackalope(directory=tmp_path, http=False) as broker:
-        connection = pika.BlockingConnection(parameters(broker))
+        connection = connected(broker)
         assert connection.channel().queue_declare("q", passive=True).method.message_count == 1
         connection.close()

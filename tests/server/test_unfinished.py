@@ -152,7 +152,7 @@ class KafkaPeer:
         """Up to so many octets, as long as they are taken; returns how many were."""
         before = len(self.left)
         while count > 0 and self.left and not self.machine.paused and not self.machine.finished:
-            target = self.machine.target
+            target = self.machine.buffer.target
             size = min(count, len(self.left), len(target) if target is not None else 16 * KIB)
             piece, self.left = self.left[:size], self.left[size:]
             count -= size
@@ -181,7 +181,8 @@ def test_requests_that_are_not_finished(kafka, tls):
     everybody = [KafkaPeer(kafka, size, tls) for _ in range(20)]
     for peer in everybody:
         peer.send(size)
-    kept = sum(len(peer.machine._large) + sum(map(len, peer.machine._chunks)) for peer in everybody)
+    buffers = [peer.machine.buffer for peer in everybody]
+    kept = sum(len(buffer._large) + sum(map(len, buffer._pieces)) for buffer in buffers)
     assert kept <= LIMIT + 20 * LARGE_BYTES + size
     assert kafka.hub.unfinished.octets >= LIMIT - 2 * size
     answered = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tools.cli.client import Client, path
-from tools.cli.nouns import output_options
+from tools.cli.options import output_options
 from tools.cli.output import show
 
 COLUMNS = ("id", "kind", "place", "reason")

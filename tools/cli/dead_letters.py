@@ -15,7 +15,7 @@ import click
 from tools.cli.client import Client, path
 from tools.cli.errors import PARTIAL
 from tools.cli.kinds import NUMBER, PAIR, RATE
-from tools.cli.nouns import output_options, vhost_option
+from tools.cli.options import output_options, vhost_option
 from tools.cli.output import show
 from tools.cli.progress import progress
 

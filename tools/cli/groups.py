@@ -10,7 +10,7 @@ import click
 
 from tools.cli.client import Client, path
 from tools.cli.kinds import NAME, PARTITION, PLACE_OR_SHIFT
-from tools.cli.nouns import output_options, vhost_option
+from tools.cli.options import output_options, vhost_option
 from tools.cli.output import document_option, show, show_document, show_fields, show_section
 
 COLUMNS = ("vhost", "name", "state", "members", "awaited", "topics", "lag", "generation", "protocol", "rebalances")

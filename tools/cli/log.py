@@ -20,7 +20,7 @@ from protocol.amqp import content as wire
 from protocol.kafka.compression import open_batch
 from protocol.kafka.records import COMPRESSION, CorruptBatch
 from tools.cli.kinds import NUMBER
-from tools.cli.nouns import output_options
+from tools.cli.options import output_options
 from tools.cli.output import show
 
 KINDS = ("entries", "batches", "records", "catalog")

@@ -9,7 +9,8 @@ import click
 from tools.cli.client import Client, path
 from tools.cli.errors import FAILED, ApiError
 from tools.cli.kinds import NUMBER, PAIR
-from tools.cli.output import FORMATS, printable, show
+from tools.cli.options import output_options, vhost_option
+from tools.cli.output import printable, show
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "queue": ("vhost", "name", "type", "state", "messages_ready", "messages_unacknowledged", "consumers", "durable"),
@@ -22,19 +23,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "vhost": ("name", "queues"),
 }  # fmt: skip
 BY_VHOST = frozenset({"queue", "exchange", "binding", "consumer"})
-
-
-def output_options(command: Any) -> Any:
-    """`--format` and `--columns`."""
-    command = click.option("--columns", metavar="A,B,...", help="Which columns, in which order.")(command)
-    return click.option("--format", "wanted", type=click.Choice(FORMATS), help="Default: table, or jsonl in a pipe.")(
-        command
-    )
-
-
-def vhost_option(command: Any) -> Any:
-    """`--vhost`, of what has a name in one."""
-    return click.option("--vhost", default="/", show_default=True)(command)
 
 
 def make_group(noun: str) -> click.Group:

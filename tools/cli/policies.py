@@ -7,7 +7,7 @@ import json
 import click
 
 from tools.cli.client import Client, path
-from tools.cli.nouns import output_options, vhost_option
+from tools.cli.options import output_options, vhost_option
 from tools.cli.output import show
 
 COLUMNS = ("vhost", "name", "pattern", "apply-to", "priority", "definition")

@@ -23,7 +23,7 @@ import click
 from tools.cli.client import Client, path
 from tools.cli.errors import FAILED, NOT_FOUND, PARTIAL, ApiError
 from tools.cli.kinds import NAME, NUMBER, PAIR, PARTITION, PLACE
-from tools.cli.nouns import vhost_option
+from tools.cli.options import vhost_option
 from tools.cli.output import FORMATS, chosen_format, printable, show
 from tools.cli.progress import progress
 

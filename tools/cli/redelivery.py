@@ -14,7 +14,7 @@ from tools.cli.client import Client, path
 from tools.cli.dead_letters import Pairs, Stop, batch_size, content_options, meant_by, say_left
 from tools.cli.errors import PARTIAL, ApiError
 from tools.cli.kinds import MOMENT, NUMBER, RATE
-from tools.cli.nouns import output_options, vhost_option
+from tools.cli.options import output_options, vhost_option
 from tools.cli.output import show
 from tools.cli.progress import progress
 

@@ -10,7 +10,7 @@ import click
 
 from tools.cli.client import Client, path
 from tools.cli.kinds import MOMENT, NAME, PAIR, PARTITION
-from tools.cli.nouns import output_options, vhost_option
+from tools.cli.options import output_options, vhost_option
 from tools.cli.output import document_option, show, show_document, show_fields, show_section
 from tools.cli.records import consume, produce
 

@@ -10,7 +10,7 @@ import click
 from tools.cli.client import Client, path
 from tools.cli.errors import NOT_FOUND, ApiError
 from tools.cli.kinds import NAME, PAIR
-from tools.cli.nouns import vhost_option
+from tools.cli.options import vhost_option
 
 Pairs = tuple[tuple[str, str], ...]
 QUEUE_TYPES = ("classic", "quorum", "stream")

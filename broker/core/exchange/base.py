@@ -20,8 +20,16 @@ Message = tuple[bytes, bytes]
 class Destination(Protocol):
     """A queue or an exchange; opaque to routers, compared by identity."""
 
+    kind: ClassVar[str]
+    """What bindings call it: "queue", streams included, or "exchange"."""
+
     @property
     def name(self) -> str: ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether a restart finds it again."""
+        ...
 
     @property
     def deleted(self) -> bool:
@@ -64,8 +72,10 @@ def freeze(value: Any) -> Any:
     """A hashable stand-in for a field value: equal arguments make equal bindings. Types count (1 is not true)."""
     if value == {}:
         return ()  # Most bindings have none.
-    if isinstance(value, Mapping):
-        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
+    if type(value) is dict or isinstance(value, Mapping):  # The first is the usual case, and cheap to tell.
+        # Most values are text.
+        frozen = [(key, ("str", item) if type(item) is str else freeze(item)) for key, item in value.items()]
+        return tuple(sorted(frozen))
     if isinstance(value, list):
         return tuple(map(freeze, value))
     return (type(value).__name__, value)
@@ -86,7 +96,7 @@ class Binding:
         self.destination = destination
         self.routing_key = routing_key
         self.arguments = arguments
-        self.key = key_of(destination, routing_key, arguments_key)
+        self.key = (id(destination), routing_key, arguments_key)  # As `key_of` says, without the call.
 
 
 def key_of(destination: Destination, routing_key: str, arguments_key: Any) -> tuple[int, str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from broker.core.exchange.base import Binding, Message, Router
 
@@ -11,6 +11,11 @@ from broker.core.exchange.base import Binding, Message, Router
 class ExchangeState(Protocol):
     """What some exchanges keep beside their bindings (see `core.vhosts.exchange_state`); it lives and dies with
     them."""
+
+    @property
+    def delayed_count(self) -> int | None:
+        """Messages that wait here until they are due; None where messages never do."""
+        ...
 
     def recover(self, *, clean: bool) -> None:
         """After a restart, and `clean` if the last stop was in order. Raises Corrupt and OSError."""
@@ -26,6 +31,7 @@ class Exchange:
         "alternate", "arguments", "auto_delete", "bindings", "deleted", "durable", "exchange_bindings_count",
         "internal", "name", "published_count", "router", "state", "type",
     )  # fmt: skip
+    kind: ClassVar = "exchange"
 
     def __init__(
         self,
@@ -56,6 +62,11 @@ class Exchange:
         """Apply a policy's definition; the exchange's own argument comes first."""
         alternate = self.arguments.get("alternate-exchange", definition.get("alternate-exchange"))
         self.alternate = alternate if isinstance(alternate, str) else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether a restart finds it again."""
+        return self.durable
 
     @property
     def plain(self) -> bool:

@@ -296,6 +296,11 @@ class Coordinator:
         entry = self._table.by_id.get(group_id)
         return list(entry.offsets) if entry is not None else []
 
+    def topics_of(self, group_id: str) -> list[str]:
+        """The topics that a group has committed offsets for."""
+        entry = self._table.by_id.get(group_id)
+        return entry.offsets.topics() if entry is not None else []
+
     def partitions_of(self, group_id: str, topic: str) -> tuple[int, ...]:
         """The partitions of a topic that a group has committed offsets for."""
         entry = self._table.by_id.get(group_id)
@@ -324,10 +329,10 @@ class Coordinator:
         """When `tick` has something to do, at the earliest."""
         return self._table.wakeups.next_ms
 
-    def tick(self, now_ms: int, groups_max: int = 100) -> bool:
+    def tick(self, now_ms: int, at_once: int = 100) -> bool:
         """Give up what is overdue in some groups; returns whether more are."""
         table = self._table
-        for _ in range(groups_max):
+        for _ in range(at_once):
             group_id = table.wakeups.take(now_ms)
             if group_id is None:
                 return False

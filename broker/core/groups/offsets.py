@@ -44,6 +44,10 @@ class Offsets:
         """None: nothing is committed."""
         return self._by_topic.get(topic, {}).get(partition)
 
+    def topics(self) -> list[str]:
+        """Those that something is committed for."""
+        return list(self._by_topic)
+
     def partitions(self, topic: str) -> tuple[int, ...]:
         """Those of the topic that something is committed for."""
         return tuple(self._by_topic.get(topic, ()))

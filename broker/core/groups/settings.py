@@ -13,9 +13,9 @@ OFFSETS_TOPIC = "__consumer_offsets"
 
 @dataclass(slots=True, frozen=True)
 class GroupSettings:
-    """Limits and delays; each has Kafka's default where Kafka has one."""
+    """Limits and delays. Those that are configured have the defaults of `broker.config`, which explains them."""
 
-    initial_rebalance_delay_ms: int = 3_000
+    initial_rebalance_delay_ms: int = 500
     """How long an empty group waits for more members after its first one, and again after each that comes."""
     session_timeout_ms_min: int = 6_000
     session_timeout_ms_max: int = 1_800_000

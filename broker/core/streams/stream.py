@@ -9,7 +9,7 @@ one partition, in turns (KIP-480). Who reads it is a `Reader` each, and takes no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.core.message import Message
 from broker.core.queues.effective_policy import Rules
@@ -22,6 +22,7 @@ from protocol.amqp.errors import ACCESS_REFUSED
 from protocol.kafka.partitioner import partition_for_key
 
 if TYPE_CHECKING:
+    from broker.core.queues.dispatch import Consumer
     from broker.core.scheduler import Scheduler
     from broker.core.streams.reading import Reading
     from broker.log.store import Store
@@ -36,9 +37,10 @@ KEYS_KEPT = 4096
 class Stream:
     """See the module. What its users need of a queue: a destination, counts, and consumers."""
 
-    __slots__ = ("_next", "_of_key", "_renderer", "_scheduler", "_store", "consumers", "deleted", "enqueued_count",
-                 "last_used_ms", "name", "rules", "topic", "vhost")  # fmt: skip
+    __slots__ = ("_next", "_of_key", "_renderer", "_scheduler", "_store", "deleted", "enqueued_count",
+                 "last_used_ms", "name", "readings", "rules", "topic", "vhost")  # fmt: skip
 
+    kind: ClassVar = "queue"
     durable = kept = True
     auto_delete = False
 
@@ -47,7 +49,7 @@ class Stream:
         self.name = topic.name
         self.vhost = vhost
         self.rules = Rules()
-        self.consumers: list[Reading] = []
+        self.readings: list[Reading] = []
         self.deleted = False
         self.enqueued_count = 0
         self.last_used_ms = 0
@@ -132,29 +134,34 @@ class Stream:
 
     # Consumers.
 
+    @property
+    def consumers(self) -> list[Consumer]:
+        """Those that read, in order of registration: what a queue's `consumers` are."""
+        return [one.consumer for one in self.readings if one.consumer is not None]
+
     def check_access(self, connection: object) -> None:
         """Nobody owns a stream."""
 
     def add(self, reading: Reading, *, exclusive: bool) -> None:
         """Somebody reads. Raises Refused 403 when exclusive use forbids it."""
-        if self.consumers and (exclusive or any(one.exclusive for one in self.consumers)):
+        if self.readings and (exclusive or any(one.exclusive for one in self.readings)):
             raise Refused(ACCESS_REFUSED, f"queue '{self.name}' in vhost '{self.vhost}' in exclusive use")
-        self.consumers.append(reading)
+        self.readings.append(reading)
 
     def remove(self, reading: Reading) -> None:
         """It does no longer."""
-        if reading in self.consumers:
-            self.consumers.remove(reading)
+        if reading in self.readings:
+            self.readings.remove(reading)
 
     def grown(self) -> None:
         """The topic has more partitions, and so other places for its keys."""
         self._of_key.clear()
-        for reading in self.consumers:
+        for reading in self.readings:
             reading.grown()
 
     def close(self) -> None:
         """The topic is gone: its consumers are told."""
         self.deleted = True
-        consumers, self.consumers = self.consumers, []
-        for reading in consumers:
+        readings, self.readings = self.readings, []
+        for reading in readings:
             reading.close()

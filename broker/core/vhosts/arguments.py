@@ -220,6 +220,8 @@ def check_equivalent(kind: str, name: str, vhost: str, received: Mapping[str, An
     known = CHECKS if kind == "queue" else ("alternate-exchange",)
     for key in known:
         new, old = received.get(key), current.get(key)
+        if new is old is None:
+            continue  # Most are in neither, and clients declare again whenever they start.
         if key == "x-queue-type":
             new, old = new or "classic", old or "classic"
         if new != old or _class_of(new) != _class_of(old):

@@ -49,6 +49,8 @@ class DeduplicationLog:
 
     __slots__ = ("_log", "_router", "_store")
 
+    delayed_count = None
+
     def __init__(self, router: DeduplicationRouter, store: Store, log: Log) -> None:
         self._router = router
         self._store = store

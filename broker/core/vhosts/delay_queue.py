@@ -76,6 +76,11 @@ class DelayQueue(Queue):
         self.watch().look_through()
 
     @property
+    def delayed_count(self) -> int:
+        """All that is in it."""
+        return self.ready_count
+
+    @property
     def place(self) -> str:
         return f"x-delayed-message exchange '{self.name}' in vhost '{self.vhost}'"
 

@@ -187,15 +187,18 @@ class Policies:
 
     def apply_to_exchange(self, exchange: Exchange) -> None:
         """The exchange follows what applies to it now."""
-        policy = self._best(self.user, exchange.name, ("all", "exchanges"))
+        policy = self._best(self.user, exchange.name, ("all", "exchanges")) if self.user else None
         exchange.follow(policy.definition if policy is not None else {})
 
     def of_queue(self, queue: Queue, *, operator: bool = False) -> Policy | None:
         """The policy that applies to a queue."""
+        policies = self.operator if operator else self.user
+        if not policies:
+            return None
         kind = {"quorum": "quorum_queues", "stream": "streams"}.get(
             str(queue.arguments.get("x-queue-type")), "classic_queues"
         )
-        return self._best(self.operator if operator else self.user, queue.name, ("all", "queues", kind))
+        return self._best(policies, queue.name, ("all", "queues", kind))
 
     @staticmethod
     def _best(policies: Mapping[str, Policy], name: str, kinds: tuple[str, ...]) -> Policy | None:

@@ -8,20 +8,21 @@ whose owner has gone finds that it has gone as well, and drops it by that (`core
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from broker.core import catalog
 from broker.core.exchange.base import Binding, Choose, Destination, freeze, key_of
 from broker.core.exchange.exchange import Exchange
 from broker.core.exchange.registry import ROUTERS
-from broker.core.metadata import Change, Found, Guard, Proposal, Reply
+from broker.core.metadata import NOTHING, Change, Found, Guard, Proposal, Reply, new_tuple
 from broker.core.queues.queue import Queue, locked
 from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
 from broker.core.vhosts import arguments as checks
 from broker.core.vhosts import exchange_state
-from broker.core.vhosts.unbinding import Following
+from broker.core.vhosts.unbinding import deleted_together
 from broker.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, Refused
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Target = Queue | Stream
 """What clients declare as a queue, and where messages end up."""
+DEFINITIONS: dict[type, bytes] = {Exchange: catalog.EXCHANGE, Queue: catalog.QUEUE, Stream: catalog.TOPIC}
+"""What the catalog has of what bindings lead to."""
 DEFAULT_EXCHANGE = ""
 PREDECLARED = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic", "amq.headers": "headers",
                "amq.match": "headers"}  # fmt: skip
@@ -63,7 +66,7 @@ class Proposing:
         """The exchange, or Refused 404. The default exchange is none of these: ask for it by name before."""
         found = self.exchanges.get(name)
         if found is None:
-            raise NotFound(f"no exchange '{name}' in vhost '{self.name}'")
+            raise self._no_exchange(name)
         return found
 
     def target(self, name: str) -> Target | None:
@@ -85,20 +88,20 @@ class Proposing:
             found.check_access(connection)
         return found
 
-    def bindings_of(self, end: Destination) -> Iterator[Binding]:
+    def bindings_of(self, end: Destination) -> Iterable[Binding]:
         """The bindings that lead away from it, and those that lead to it."""
-        if isinstance(end, Exchange):
-            yield from end.bindings.values()
-        yield from self._inbound.get(end, ())
+        inbound = self._inbound.get(end, ())
+        return chain(end.bindings.values(), inbound) if isinstance(end, Exchange) else inbound
 
-    def source_of(self, binding: Binding) -> Exchange | None:
-        """The exchange that a binding leads away from, which may be leaving."""
-        return self._end_of("exchange", binding.source)  # type: ignore[return-value]  # That kind is one.
+    def source_of(self, name: str) -> Exchange | None:
+        """The exchange of this name, or what of this name is leaving (`unbinding`)."""
+        return self.exchanges.get(name) or self.unbinding.leaving("exchange", name)  # type: ignore[return-value]
 
-    def _end_of(self, kind: str, name: str) -> Destination | None:
-        """The exchange, queue or stream of this name, or what of this name is leaving (`unbinding`)."""
-        found = self.exchanges.get(name) if kind == "exchange" else self.queues.get(name) or self.streams.get(name)
-        return found or self.unbinding.leaving(kind, name)
+    def end_of(self, kind: str, name: str) -> Destination | None:
+        """The queue or stream of this name, or the exchange, or what of this name is leaving."""
+        if kind == "exchange":
+            return self.source_of(name)
+        return self.queues.get(name) or self.streams.get(name) or self.unbinding.leaving(kind, name)
 
     # Exchanges.
 
@@ -119,7 +122,7 @@ class Proposing:
             ):
                 checks.check_property("exchange", name, self.name, prop, received, current)
             checks.check_equivalent("exchange", name, self.name, arguments, found.arguments)
-            return Proposal((), (), None)
+            return NOTHING
         if name.startswith("amq."):
             raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
         self.unbinding.check("exchange", name)
@@ -132,12 +135,15 @@ class Proposing:
                 f"invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{self.name}': {text}",
             )
         log = None
-        router = ROUTERS[kind](arguments, self._choose)  # It checks the arguments.
+        # It checks the arguments. Applying makes one more, since that may be on another broker.
+        router = ROUTERS[kind](arguments, self._choose)
         if self.store is not None and durable and exchange_state.wants_log(router):
             log = self.store.new_uuid()
         known = catalog.exchange_known(kind, auto_delete=auto_delete, internal=internal, log=log)
-        change = Change(catalog.EXCHANGE, (self.name, name), known, arguments, kept=durable, durable=durable)
-        return Proposal((change,), (self.guard("absent", catalog.EXCHANGE, name),), None)
+        change = new_tuple(
+            Change, (catalog.EXCHANGE, (self.name, name), known, arguments, False, durable, durable, None)
+        )
+        return new_tuple(Proposal, ((change,), (self.guard("absent", catalog.EXCHANGE, name),), None))
 
     def propose_delete_exchange(self, name: str, *, if_unused: bool = False) -> Proposal[None]:
         """Delete the exchange; one that is not there is no error (RabbitMQ 3.x and later)."""
@@ -146,7 +152,7 @@ class Proposing:
             raise AccessRefused(f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
         exchange = self.exchanges.get(name)
         if exchange is None:
-            return Proposal((), (), None)
+            return NOTHING
         if if_unused and exchange.bindings:
             raise PreconditionFailed(f"exchange '{name}' in vhost '{self.name}' in use")
         return self.deletion(exchange, None)
@@ -177,7 +183,7 @@ class Proposing:
             checks.check_property("queue", name, self.name, "durable", durable, found.durable)
             checks.check_property("queue", name, self.name, "auto_delete", auto_delete, found.auto_delete)
             checks.check_equivalent("queue", name, self.name, arguments, found.arguments)
-            return Proposal((), (), None)
+            return NOTHING
         if name.startswith("amq.") and not server_named:
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         self.unbinding.check("queue", name)
@@ -202,7 +208,7 @@ class Proposing:
             self.guard("absent", catalog.QUEUE, name),
             self.guard("absent", catalog.TOPIC, name),
         )
-        return Proposal((change,), guards, None)
+        return new_tuple(Proposal, ((change,), guards, None))
 
     def propose_delete_queue(
         self, name: str, connection: object, *, if_unused: bool = False, if_empty: bool = False
@@ -223,7 +229,7 @@ class Proposing:
 
     def propose_drop_queue(self, queue: Queue) -> Proposal[None]:
         """Delete without asking: auto-delete, expiry, the end of an exclusive owner. One that is gone is no error."""
-        return self.deletion(queue, None) if self.queues.get(queue.name) is queue else Proposal((), (), None)
+        return self.deletion(queue, None) if self.queues.get(queue.name) is queue else NOTHING
 
     # Bindings.
 
@@ -231,35 +237,39 @@ class Proposing:
         self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any]
     ) -> Proposal[None]:
         """Add a binding; one that is there already is no error."""
-        _not_default(source)
-        exchange = self.exchange(source)
-        if key_of(destination, routing_key, freeze(arguments)) in exchange.bindings:
-            return Proposal((), (), None)
+        exchange = self.exchanges.get(source)
+        if exchange is None:
+            _not_default(source)
+            raise self._no_exchange(source)
+        if key_of(destination, routing_key, freeze(arguments) if arguments else ()) in exchange.bindings:
+            return NOTHING
         if self.binding_count >= self.limits.bindings_max:
             raise PreconditionFailed(f"binding limit in vhost '{self.name}' is reached")
         exchange.router.check_binding(routing_key, arguments)
         change = self.binding_change(exchange, destination, routing_key, arguments)
-        guards = [self.guard("present", catalog.EXCHANGE, source)] if exchange.durable else []
-        if isinstance(destination, Exchange):
-            guards += [self.guard("present", catalog.EXCHANGE, destination.name)] if destination.durable else []
-        elif _is_kept(destination):
-            kind = catalog.QUEUE if isinstance(destination, Queue) else catalog.TOPIC
-            guards.append(self.guard("present", kind, destination.name))
-        return Proposal((change,), guards, None)
+        guards = []
+        if exchange.durable:
+            guards.append(self.guard("present", catalog.EXCHANGE, source))
+        if destination.kept:
+            guards.append(self.guard("present", DEFINITIONS[type(destination)], destination.name))
+        return new_tuple(Proposal, ((change,), guards, None))
 
     def propose_unbind(
         self, source: str, destination: Destination, routing_key: str, arguments: Mapping[str, Any]
     ) -> Proposal[None]:
         """Remove a binding, and an auto-delete exchange with its last; one that is not there is no error."""
-        _not_default(source)
         exchange = self.exchanges.get(source)
-        key = key_of(destination, routing_key, freeze(arguments))
-        binding = exchange.bindings.get(key) if exchange is not None else None
+        if exchange is None:
+            _not_default(source)
+            return NOTHING
+        binding = exchange.bindings.get(key_of(destination, routing_key, freeze(arguments) if arguments else ()))
         if binding is None:
-            return Proposal((), (), None)
-        following = Following(self)
-        following.unbind((binding,))
-        return self.proposed(following, None)
+            return NOTHING
+        if exchange.auto_delete:
+            changes, guards = deleted_together(self, None, (binding,))
+            return new_tuple(Proposal, (changes, guards, None))
+        change = self.binding_change(exchange, destination, routing_key, arguments, gone=True)
+        return new_tuple(Proposal, ((change,), (), None))
 
     def binding_change(
         self,
@@ -271,48 +281,48 @@ class Proposing:
         gone: bool = False,
     ) -> Change:
         """The change that makes a binding, or deletes it. It is as durable as both of its ends (RabbitMQ)."""
-        kind = "exchange" if isinstance(destination, Exchange) else "queue"
-        names = (self.name, source.name, kind, destination.name, routing_key)
-        kept = source.durable and _is_kept(destination)
-        return Change(catalog.BINDING, names, {}, arguments, gone, kept)
+        names = (self.name, source.name, destination.kind, destination.name, routing_key)
+        kept = source.durable and destination.kept
+        return new_tuple(Change, (catalog.BINDING, names, {}, arguments, gone, kept, True, None))
 
     # What all of them need.
 
+    def ending(self, end: Destination) -> tuple[Change, Sequence[Guard]]:
+        """The change that deletes it. It is still there then, and is no exchange that has got bindings which are not
+        part of the proposal."""
+        definition, names, kept = DEFINITIONS[type(end)], (self.name, end.name), end.kept
+        change = new_tuple(Change, (definition, names, {}, {}, True, kept, True, None))
+        if not kept:
+            return change, ()
+        revision = self.metadata.revision
+        there = new_tuple(Guard, (definition, names, "present", revision))
+        if definition == catalog.EXCHANGE:
+            return change, (there, new_tuple(Guard, (catalog.BINDING, names, "nothing new", revision)))
+        return change, (there,)
+
     def deletion(self, end: Destination, reply: Reply) -> Proposal[Reply]:
         """Delete it, and with it what follows (`unbinding`)."""
-        following = Following(self)
-        following.end(end)
-        return self.proposed(following, reply)
+        if not self.has_bindings(end):
+            change, guards = self.ending(end)
+            return new_tuple(Proposal, ((change,), guards, reply))
+        changes, held = deleted_together(self, end, self.bindings_of(end))
+        return new_tuple(Proposal, (changes, held, reply))
 
     def has_bindings(self, end: Destination) -> bool:
         """Whether any lead away from it or to it."""
         return end in self._inbound or (isinstance(end, Exchange) and bool(end.bindings))
 
-    def proposed(self, following: Following, reply: Reply) -> Proposal[Reply]:
-        """What goes is still there then, and no exchange has got bindings that are not part of this."""
-        guards = []
-        for change in following.changes:
-            kind = change.kind
-            if change.kept and kind != catalog.BINDING:
-                guards.append(self.guard("present", kind, change.names[1]))
-            if change.kept and kind == catalog.EXCHANGE:
-                guards.append(self.guard("nothing new", catalog.BINDING, change.names[1]))
-        return Proposal(following.changes, guards, reply)
+    def guard(self, found: Found, kind: bytes, name: str) -> Guard:
+        """What has been found of this name, and is to be so when the proposal is committed."""
+        return new_tuple(Guard, (kind, (self.name, name), found, self.metadata.revision))
 
-    def guard(self, found: Found, kind: bytes, *names: str) -> Guard:
-        """What has been found of these names, and is to be so when the proposal is committed."""
-        return Guard(kind, (self.name, *names), found, self.metadata.revision)
+    def _no_exchange(self, name: str) -> Refused:
+        return NotFound(f"no exchange '{name}' in vhost '{self.name}'")
 
     def _full(self, kind: str, name: str, limit: int) -> Refused:
         return PreconditionFailed(
             f"cannot declare {kind} '{name}': {kind} limit in vhost '{self.name}' ({limit}) is reached",
         )
-
-
-def _is_kept(destination: Destination) -> bool:
-    if isinstance(destination, Target):
-        return destination.kept
-    return isinstance(destination, Exchange) and destination.durable
 
 
 def _not_default(exchange: str) -> None:

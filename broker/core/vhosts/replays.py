@@ -68,8 +68,10 @@ class Replays:
         """The queue is gone."""
         self._of.pop(queue, None)
         store = self._home.store
-        if store is not None and catalog.replays_key(queue) in store.catalog:
-            self._home.unkeep(catalog.replays_key(queue))
+        if store is not None and queue.kept:
+            key = catalog.replays_key(queue)
+            if key in store.catalog:
+                self._home.unkeep(key)
 
     def _rows(self, queue: Queue) -> dict[str, Any]:
         return {replay_id: asdict(one) for replay_id, one in self.of(queue).items()}

@@ -5,22 +5,20 @@ A queue, stream or exchange that is deleted is gone at once, for everybody and f
 that lose their last one, and so on, as far as DROPPED_AT_ONCE bindings go. What is left goes in slices, each a proposal
 of its own. Until then its name is *leaving*: nothing else gets it, and who has deleted it waits for the answer. So
 whatever has that name later has bindings of its own only, also after a crash in between: the next start finds bindings
-to or from what is not in the catalog, and drops them.
+to or from what is not in the catalog, and drops them, with the auto-delete exchanges that had no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from broker.core import catalog
-from broker.core.exchange.exchange import Exchange
-from broker.core.metadata import Change, Proposal, at_once
-from broker.core.queues.queue import Queue
+from broker.core.metadata import Change, Guard, Proposal, at_once
 from broker.errors import Locked
 
 if TYPE_CHECKING:
     from broker.core.exchange.base import Binding, Destination
+    from broker.core.exchange.exchange import Exchange
     from broker.core.vhosts.proposing import Proposing
     from broker.core.vhosts.vhost import VHost
 
@@ -29,70 +27,42 @@ DROP_UNITS = 10
 """What it costs to drop one binding, for the scheduler."""
 
 
-def _kind_of(end: Destination) -> str:
-    return "exchange" if isinstance(end, Exchange) else "queue"
-
-
-class Following:
-    """What is deleted together, as changes: collected, and nothing is touched."""
-
-    __slots__ = ("_ended", "_home", "_left", "_lost", "_pending", "_taken", "changes")
-
-    def __init__(self, home: Proposing) -> None:
-        self.changes: list[Change] = []
-        self._home = home
-        self._left = DROPPED_AT_ONCE
-        self._taken: set[Binding] = set()
-        self._lost: dict[Exchange, int] = {}
-        self._pending: list[Destination] = []
-        self._ended: set[Destination] = set()
-
-    def end(self, end: Destination) -> None:
-        """It is deleted."""
-        self._ended.add(end)
-        self._pending.append(end)
-        self._follow()
-
-    def unbind(self, bindings: Sequence[Binding]) -> None:
-        """These bindings are deleted, but for those that are gone already."""
+def deleted_together(
+    home: Proposing, end: Destination | None, bindings: Iterable[Binding]
+) -> tuple[list[Change], list[Guard]]:
+    """What is deleted with `end`, itself included, or else with these bindings, but for those that are gone already:
+    as changes, and what has to hold still for them. Nothing is touched."""
+    changes: list[Change] = []
+    guards: list[Guard] = []
+    left = DROPPED_AT_ONCE
+    taken: set[Binding] = set()
+    lost: dict[Exchange, int] = {}
+    pending: list[Destination] = []
+    ended = {end}
+    exchanges, change_of = home.exchanges, home.binding_change
+    while True:
         for binding in bindings:
-            self._unbind(binding)
-        self._follow()
-
-    def _follow(self) -> None:
-        while self._pending:
-            end = self._pending.pop()
-            # Its bindings stand before itself: those that are left when it is deleted go later.
-            if self._left > 0 and self._home.has_bindings(end):
-                for binding in self._home.bindings_of(end):
-                    self._unbind(binding)
-                    if self._left <= 0:
-                        break
-            self.changes.append(self._deletion(end))
-
-    def _unbind(self, binding: Binding) -> None:
-        home = self._home
-        source = home.source_of(binding)
-        if source is None or source.bindings.get(binding.key) is not binding or binding in self._taken:
-            return
-        self._taken.add(binding)
-        self._left -= 1
-        end, key = binding.destination, binding.routing_key
-        self.changes.append(home.binding_change(source, end, key, binding.arguments, gone=True))
-        if source.auto_delete and not source.deleted and source not in self._ended:
-            lost = self._lost[source] = self._lost.get(source, 0) + 1
-            if lost == len(source.bindings):
-                self._ended.add(source)
-                self._pending.append(source)
-
-    def _deletion(self, end: Destination) -> Change:
-        if isinstance(end, Exchange):
-            kind, kept = catalog.EXCHANGE, end.durable
-        elif isinstance(end, Queue):
-            kind, kept = catalog.QUEUE, end.kept
-        else:
-            kind, kept = catalog.TOPIC, True
-        return Change(kind, (self._home.name, end.name), {}, {}, True, kept)
+            source = exchanges.get(binding.source) or home.source_of(binding.source)
+            if source is None or source.bindings.get(binding.key) is not binding or binding in taken:
+                continue
+            taken.add(binding)
+            changes.append(change_of(source, binding.destination, binding.routing_key, binding.arguments, gone=True))
+            if source.auto_delete and not source.deleted and source not in ended:
+                lost[source] = lost.get(source, 0) + 1
+                if lost[source] == len(source.bindings):
+                    ended.add(source)
+                    pending.append(source)
+            left -= 1
+            if left <= 0:
+                break
+        if end is not None:  # Behind its bindings: those that are left when it is deleted go later.
+            change, held = home.ending(end)
+            changes.append(change)
+            guards += held
+        if not pending:
+            return changes, guards
+        end = pending.pop()
+        bindings = home.bindings_of(end) if left > 0 else ()
 
 
 class _Leaving:
@@ -117,7 +87,7 @@ class Unbinding:
     def leave(self, end: Destination) -> None:
         """It has been deleted: bindings that it still has go."""
         if self._home.has_bindings(end):
-            leaving = self._leaving[_kind_of(end), end.name] = _Leaving(end)
+            leaving = self._leaving[end.kind, end.name] = _Leaving(end)
             self._home.scheduler.add_job(self._run(leaving))
 
     def is_leaving(self, kind: str, name: str) -> bool:
@@ -153,10 +123,9 @@ class Unbinding:
             del left[-DROPPED_AT_ONCE:]
             if left:
                 yield DROPPED_AT_ONCE * DROP_UNITS
-        for call in self._leaving.pop((_kind_of(end), end.name)).waiting:
+        for call in self._leaving.pop((end.kind, end.name)).waiting:
             call()
 
     def _propose(self, bindings: Sequence[Binding]) -> Proposal[None]:
-        following = Following(self._home)
-        following.unbind(bindings)
-        return self._home.proposed(following, None)
+        changes, guards = deleted_together(self._home, None, bindings)
+        return Proposal(changes, guards, None)

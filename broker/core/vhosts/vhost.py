@@ -37,7 +37,7 @@ from broker.log.store import Store
 
 @dataclass(frozen=True, slots=True)
 class VHostLimits:
-    """How many of each a vhost may hold; generous, but a client in a loop must not eat the broker."""
+    """How many of each a vhost may hold; the defaults are those of `broker.config`, which explains them."""
 
     queues_max: int = 100_000
     exchanges_max: int = 20_000
@@ -250,14 +250,17 @@ class VHost(Proposing):
 
     def _apply_binding(self, change: Change) -> None:
         _, source_name, kind, name, routing_key = change.names
-        source, destination = self._end_of("exchange", source_name), self._end_of(kind, name)
-        assert isinstance(source, Exchange)
+        # Straight to what they mostly are; else to whatever they may be.
+        source = self.exchanges.get(source_name) or self.source_of(source_name)
+        destination = (self.queues.get(name) if kind == "queue" else None) or self.end_of(kind, name)
+        assert source is not None
         assert destination is not None
-        frozen = freeze(change.arguments)
+        arguments = change.arguments
+        frozen = freeze(arguments) if arguments else ()
         if change.gone:
             self._remove_binding(source, source.bindings[key_of(destination, routing_key, frozen)])
             return
-        binding = Binding(source_name, destination, routing_key, dict(change.arguments), frozen)
+        binding = Binding(source_name, destination, routing_key, dict(arguments), frozen)
         for message in self._add_binding(source, binding):
             if isinstance(destination, Queue | Stream):
                 destination.enqueue_one(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import Refused
+from broker.server.amqp import room
 from protocol.amqp.errors import PeerError
 from protocol.amqp.frames import method_frame
 
@@ -29,7 +30,7 @@ class HeldPublishes:
         self.octets = 0
         reason = connection.broker.alarm
         if reason is not None and connection.peer_can("connection.blocked"):
-            connection.send(method_frame(0, "connection.blocked", reason))
+            connection.outbox.send(method_frame(0, "connection.blocked", reason))
         connection.face.blocked[connection] = None
 
     @property
@@ -64,13 +65,13 @@ class HeldPublishes:
             if other is channel:
                 self.octets -= len(content)
                 channel.publish(asked, flags, content)
-        self._connection.hold_unfinished(0)
+        room.hold(self._connection, 0)
 
     def replay(self) -> None:
         """The alarm is over: tell the peer, then publish what was held, in order."""
         connection = self._connection
         if connection.peer_can("connection.blocked"):
-            connection.send(method_frame(0, "connection.unblocked"))
+            connection.outbox.send(method_frame(0, "connection.unblocked"))
         for channel, asked, flags, content in self._held:
             if channel.closing:
                 continue
@@ -80,3 +81,23 @@ class HeldPublishes:
             except (PeerError, Refused) as error:
                 connection.on_error(error)
         connection.send_confirms()
+
+
+def hold(channel: Channel, asked: Asked, flags: int, content: bytes) -> bool:
+    """The alarm is on: keep or refuse this publish. False when it should go through after all."""
+    connection = channel.connection
+    if connection.held is None:
+        connection.held = HeldPublishes(connection)
+    is_held = connection.held.add(channel, asked, flags, content)
+    room.hold(connection, 0)
+    return is_held
+
+
+def go_on(connection: Connection) -> None:
+    """The alarm is over: what was held is published in order, and the peer is read again."""
+    if connection.held is not None:
+        held, connection.held = connection.held, None
+        held.replay()
+        room.hold(connection, 0)
+    if connection.transport is not None:
+        connection.transport.resume()

@@ -18,11 +18,13 @@ from broker.core.queues.dispatch import Lease, Lender
 from broker.core.sink import Sink
 from broker.core.vhosts.publishing import deliver
 from broker.errors import Refused
-from broker.server.amqp import properties, settle
+from broker.server import properties
+from broker.server.amqp import blocking, reply_to, room, settle
 from broker.server.amqp.ack_timeout import AckWatch
 from broker.server.amqp.delivery import Consumer, GetHolder, fitted
 from broker.server.amqp.pledges import Confirms
-from broker.server.amqp.publish import CARE, find_queues, open_port
+from broker.server.amqp.publish import CARE
+from broker.server.amqp.routes import find_queues, open_port, route_message
 from broker.server.amqp.transaction import Publish, Transaction, is_late
 from protocol.amqp import content as wire
 from protocol.amqp.errors import (
@@ -39,7 +41,7 @@ from protocol.amqp.methods import DECODERS, NAMES, method_number
 
 if TYPE_CHECKING:
     from broker.server.amqp.connection import Connection
-    from broker.server.amqp.publish import Route
+    from broker.server.amqp.routes import Route
 
 Answer = tuple[Any, ...]
 """A method's name and its arguments."""
@@ -137,7 +139,7 @@ class Channel:
 
     def reply(self, name: str, *values: Any) -> None:
         """Send a method on this channel."""
-        self.connection.send(method_frame(self.number, name, *values))
+        self.connection.outbox.send(method_frame(self.number, name, *values))
 
     # Frames of the general path.
 
@@ -168,7 +170,7 @@ class Channel:
             return
         reply = method_frame(self.number, *answer)
         if store is None or store.promised_count == promised:
-            connection.send(reply)
+            connection.outbox.send(reply)
         else:
             connection.park([reply])
 
@@ -206,7 +208,7 @@ class Channel:
             if connection.assembling_bytes > ASSEMBLING_MESSAGES_MAX * connection.settings.message_size_max_bytes:
                 raise PeerError(RESOURCE_ERROR, "too many octets of unfinished messages on this connection", 60, 40)
             assembly.body += payload
-            connection.hold_unfinished(len(payload))
+            room.hold(connection, len(payload))
         assembly.size_left -= len(payload)
         if not assembly.size_left:
             self._assembled(assembly)
@@ -218,7 +220,7 @@ class Channel:
             self.assembly = None
             if not assembly.discarding and assembly.size > 0:
                 self.connection.assembling_bytes -= assembly.size - assembly.size_left
-                self.connection.hold_unfinished(0)
+                room.hold(self.connection, 0)
 
     # Publishing, the general path.
 
@@ -237,9 +239,7 @@ class Channel:
             text = f"message size {assembly.size} is larger than configured max size {maximum}"
             raise PeerError(PRECONDITION_FAILED, text)
         content = content_frames(self.number, assembly.header, bytes(assembly.body), connection.frame_max)
-        if connection.broker.alarm is None or not connection.hold_publish(
-            self, assembly.asked, assembly.flags, content
-        ):
+        if connection.broker.alarm is None or not blocking.hold(self, assembly.asked, assembly.flags, content):
             self.publish(assembly.asked, assembly.flags, content)
 
     def publish(self, asked: Asked, flags: int, content: bytes) -> None:
@@ -250,9 +250,7 @@ class Channel:
         keys: tuple[str, ...] = ()
         known_keys: bytes | None = None
         if flags & CARE:
-            content, keys, known_keys = properties.check(
-                connection.user, connection.reply_address(self), flags, content
-            )
+            content, keys, known_keys = properties.check(connection.user, reply_to.address_of(self), flags, content)
         message = (make_origin(asked.exchange.encode(), asked.routing_key.encode(), known_keys), content)
         transaction = self.transaction
         incoming = None
@@ -261,7 +259,7 @@ class Channel:
             if transaction is not None and is_late(connection, port):
                 incoming.check()
             else:
-                queues = connection.route_message(port, incoming, keys)
+                queues = route_message(connection, port, incoming, keys)
         if transaction is not None:
             publish = Publish(port.exchange, queues, message, asked.mandatory, incoming, keys)
             transaction.add_publish(publish, connection.settings)
@@ -295,7 +293,7 @@ class Channel:
         """basic.return with the content as it came."""
         origin, content = message
         self.reply("basic.return", NO_ROUTE, "NO_ROUTE", *origin_names(origin))
-        self.connection.send(fitted(content, self.number, self.connection.frame_max))
+        self.connection.outbox.send(fitted(content, self.number, self.connection.frame_max))
 
     def published(self, count: int, units: int) -> None:
         """`count` publishes are done; confirms go out at the end of the read, many in one."""
@@ -327,7 +325,7 @@ class Channel:
         if not self.closing:
             multiple = seq - self.confirmed_seq > 1
             self.confirmed_seq = seq
-            self.connection.send(_CONFIRM.pack(METHOD, self.number, 13, 60, 80, seq, multiple, 0xCE))
+            self.connection.outbox.send(_CONFIRM.pack(METHOD, self.number, 13, 60, 80, seq, multiple, 0xCE))
 
     def refuse(self, seq: int) -> None:
         """basic.nack for everything up to `seq`: it is not durable and will not be."""
@@ -407,7 +405,7 @@ class Channel:
             consumer.queue.remove_consumer(consumer, connection.now_ms())
         self.consumers.clear()
         self.siblings.clear()
-        connection.forget_reply_consumer(self)
+        reply_to.forget(self)
         settle.return_in_slices(connection.broker.scheduler, leases)
 
 

@@ -1,4 +1,4 @@
-"""One AMQP connection, without IO: feed it octets with `receive`, drain its `out` list.
+"""One AMQP connection, without IO: feed it octets with `receive`, drain its `outbox`.
 
 Owns the connection's life (handshake to close), its channels, and the loop that hands frames to the hot paths or to
 the general one. Knows no sockets and awaits nothing but a login. Who drives it (the pump, a test) has the duties of
@@ -9,16 +9,13 @@ the general one. Knows no sockets and awaits nothing but a login. Who drives it 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from broker.core.access import TopicVerb, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.broker import Broker
-from broker.core.message import Incoming
 from broker.core.scheduler import SLICE_UNITS
-from broker.core.vhosts.publishing import find
 from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.server.amqp import (  # noqa: F401 - they fill HANDLERS
@@ -27,16 +24,19 @@ from broker.server.amqp import (  # noqa: F401 - they fill HANDLERS
     methods_channel,
     methods_topology,
     releasing,
+    room,
 )
 from broker.server.amqp.blocking import HeldPublishes
-from broker.server.amqp.channel import Asked, Channel
+from broker.server.amqp.channel import Channel
 from broker.server.amqp.pledges import Unparking
-from broker.server.amqp.publish import PUBLISH, Port, Route, publish_run
-from broker.server.amqp.reply_to import ReplySink
+from broker.server.amqp.publish import PUBLISH, publish_run
+from broker.server.amqp.routes import RouteCache
 from broker.server.amqp.settings import AmqpSettings
 from broker.server.amqp.settle import ack_run
 from broker.server.amqp.state import State
-from broker.server.unfinished import LARGE_BYTES, Begun
+from broker.server.outbox import Outbox
+from broker.server.receive_buffer import ReceiveBuffer
+from broker.server.unfinished import Begun
 from protocol.amqp.errors import (
     ACCESS_REFUSED,
     CHANNEL_ERROR,
@@ -51,82 +51,24 @@ from protocol.amqp.methods import method_number
 if TYPE_CHECKING:
     from broker.server.amqp.hub import AmqpHub
 
-log = logging.getLogger("jackalope.server")
-
 ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
-PIECES_MAX = 4096
-"""Pieces on `out` before they are written in the middle of a turn."""
 TOPOLOGY_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
 """exchange, queue, tx."""
 TOPOLOGY_UNITS = 25
 """What a method of these costs beside its frame: declaring a queue takes as long as 50 messages."""
-WRITE_SOON_BYTES = 262_144
-"""Roughly how many octets may gather on `out` before they are written in the middle of a turn."""
 
 
 class Connection:
     """The state of one connection; see the module's text for who calls what."""
 
     __slots__ = (
-        "_buffer",
-        "_chunks",
-        "_closed_by_peer",
-        "_deaf",
-        "_have",
-        "_position",
-        "_seen_epochs",
-        "assembling_bytes",
-        "begun",
-        "broker",
-        "channel_max",
-        "channels",
-        "client_properties",
-        "congested",
-        "culprit",
-        "current",
-        "drop_at_ms",
-        "durability",
-        "external_name",
-        "face",
-        "finished",
-        "frame_max",
-        "heartbeat_s",
-        "held",
-        "hub",
-        "last_received_ms",
-        "last_sent_ms",
-        "login",
-        "mechanism",
-        "need",
-        "out",
-        "out_size",
-        "parked",
-        "peer",
-        "ports",
-        "probe",
-        "promised_seen",
-        "published_count",
-        "received_octets",
-        "regular_size_max",
-        "released",
-        "route_misses",
-        "route_misses_per_entry",
-        "routes",
-        "seen_received",
-        "seen_sent",
-        "sent_octets",
-        "settings",
-        "started_ms",
-        "state",
-        "store",
-        "tls",
-        "touched",
-        "transport",
-        "unconfirmed",
-        "units",
-        "user",
-        "vhost",
+        "_closed_by_peer", "_deaf", "assembling_bytes", "begun", "broker", "buffer", "channel_max", "channels",
+        "client_properties", "culprit", "current", "drop_at_ms", "durability", "external_name", "face", "finished",
+        "frame_max", "heartbeat_s", "held", "hub", "last_received_ms", "last_sent_ms", "login", "mechanism", "outbox",
+        "parked", "peer", "promised_seen", "published_count", "received_octets", "regular_size_max", "released",
+        "routes", "seen_received", "seen_sent", "sent_octets", "settings", "started_ms", "state", "store", "tls",
+        "transport", "unconfirmed", "units", "user", "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -154,29 +96,17 @@ class Connection:
         self.regular_size_max = 0
         self.channel_max = 0
         self.heartbeat_s = 0
-        self._buffer = b""
+        self.buffer = ReceiveBuffer()
+        self.outbox = Outbox(hub.touched)
         self._deaf = False  # After a frame that breaks the framing nothing more is understood.
-        self._position = 0
-        self._chunks: list[bytes] = []
-        self._have = 0
-        self.need = 0
         self.units = 0
-        self.routes: dict[bytes, Route] = {}
-        self.route_misses = 0
-        self.route_misses_per_entry = 1
-        self.ports: dict[bytes, Port] = {}
-        self.probe = Incoming("", "", (b"", b""), 0)  # What cacheable routers are asked with.
-        self._seen_epochs: tuple[int, int] = (0, 0)
+        self.routes = RouteCache()
         self.current: Channel | None = None
         self.culprit = (0, 0)
         self.unconfirmed: list[Channel] = []
         self.held: HeldPublishes | None = None
         self.parked: list[bytes] | None = None  # Replies that wait for the disk, and everything behind them.
-        self.transport: Any = None  # Who writes `out`: the pump; None in tests that drain it themselves.
-        self.out: list[bytes] = []
-        self.out_size = 0  # An upper bound of the content octets on `out`.
-        self.touched = False
-        self.congested = False
+        self.transport: Any = None  # The pump; None in tests that take its part.
         self.finished = False
         self.released = False
         self.drop_at_ms: int | None = None
@@ -192,7 +122,8 @@ class Connection:
     @property
     def more(self) -> bool:
         """Whether `proceed` has something to do without new octets."""
-        return self._position < len(self._buffer) and not self.need and not self.paused and not self.finished
+        buffer = self.buffer
+        return buffer.position < len(buffer.data) and not buffer.need and not self.paused and not self.finished
 
     @property
     def paused(self) -> bool:
@@ -206,31 +137,20 @@ class Connection:
 
     @property
     def has_said_all(self) -> bool:
-        """Nothing follows what is on `out`: shut the socket for writing, and the peer sees the end at once."""
+        """Nothing follows what is in `outbox`: shut the socket for writing, and the peer sees the end at once."""
         return self._deaf and self.state is State.CLOSING
 
     def receive(self, data: bytes) -> None:
         """Octets arrived."""
         self.received_octets += len(data)
-        if self._chunks:
-            self._chunks.append(data)
-            self._have += len(data)
-            if self._have < self.need:
-                return
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-        elif self._position < len(self._buffer):
-            data = self._buffer[self._position :] + data
-        self._buffer = data
-        self._position = 0
-        self.need = 0
-        self.proceed()
+        if self.buffer.add(data):
+            self.proceed()
 
     def proceed(self) -> None:
         """Work on what is buffered, until it is used up or a slice's worth of work is done."""
         self.units = SLICE_UNITS
         if self.vhost is not None:
-            self.check_epoch()
+            self.routes.check(self.vhost.epoch, self.hub.access.epoch)
         durability = self.durability
         if durability is not None:
             self.promised_seen = durability.store.promised_count
@@ -244,16 +164,14 @@ class Connection:
                 self.on_error(error)
         if self.unconfirmed:
             self.send_confirms()
-        if self.need:
-            self._chunks = [self._buffer[self._position :]]
-            self._have = len(self._chunks[0])
-            self._buffer = b""
-            self._position = 0
+        if self.buffer.need:
+            self.buffer.set_aside()
 
     def _take(self) -> None:
-        data = self._buffer
+        buffer = self.buffer
+        data = buffer.data
         end = len(data)
-        while (position := self._position) < end and self.units > 0:
+        while (position := buffer.position) < end and self.units > 0:
             if self.state is State.RUNNING:
                 number = data[position + 7 : position + 11]
                 if (number == PUBLISH and self.broker.alarm is None) or number == ACK:
@@ -264,24 +182,24 @@ class Connection:
                             after = ack_run(channel, data, position, end)
                         else:
                             after = publish_run(channel, data, position, end)
-                        self._position = after
-                        if self.need or (after == position and self.units <= 0):
+                        buffer.position = after
+                        if buffer.need or (after == position and self.units <= 0):
                             return
                         if after > position:
                             continue
             elif self.state is State.HEADER:
                 if end - position < 8:
-                    self.need = 8
+                    buffer.need = 8
                     return
-                self._position += 8
+                buffer.position += 8
                 handshake.on_protocol_header(self, data[position : position + 8])
                 continue
             self.current, self.culprit = None, (0, 0)
             cut = self._cut(data, position)
             if isinstance(cut, int):
-                self.need = cut
+                buffer.need = cut
                 return
-            self._position = cut[3]
+            buffer.position = cut[3]
             self.units -= 5
             self._on_frame(cut[0], cut[1], cut[2])
             if self.paused or self.finished:
@@ -290,13 +208,13 @@ class Connection:
     def _cut(self, data: bytes, position: int) -> tuple[int, int, bytes, int] | int:
         """The next frame, or how many octets it needs; after one that broke the framing, nothing of what follows."""
         if self._deaf:
-            self._position = len(data)
+            self.buffer.position = len(data)
             return 0
         try:
             return next_frame(data, position, self.frame_max)
         except PeerError:
             # Nothing behind it can be told apart: read on only to let the close arrive (a reset could destroy it).
-            self._position = len(data)
+            self.buffer.position = len(data)
             self._deaf = True
             raise
 
@@ -321,7 +239,7 @@ class Connection:
             if payload[:2] == b"\x00\x0a":
                 raise PeerError(503, "unimplemented method", 10, int.from_bytes(payload[2:4], "big"))
             channel.on_method(payload)
-            self.check_epoch()
+            self.routes.check(self.vhost.epoch, self.hub.access.epoch)
         elif frame_type == HEADER:
             channel.on_header(payload)
         else:
@@ -349,7 +267,7 @@ class Connection:
         if self.released or replies is None:
             return
         for reply in replies:
-            self.send(reply)
+            self.outbox.send(reply)
         if self.transport is not None:
             self.transport.resume()
 
@@ -366,24 +284,11 @@ class Connection:
             channel = self.channels[number] = Channel(self, number)
             channel.reply("channel.open-ok", b"")
             return
-        start = self.received_octets - (len(self._buffer) - self._position) - len(payload) - OVERHEAD
+        unread = len(self.buffer.data) - self.buffer.position
+        start = self.received_octets - unread - len(payload) - OVERHEAD
         if start >= self._closed_by_peer.get(number, 0):
             # Only what was on its way when the peer closed the channel is ignored (RabbitMQ: rabbit_reader.erl).
             raise PeerError(CHANNEL_ERROR, "expected 'channel.open'", method >> 16, method & 0xFFFF)
-
-    def check_epoch(self) -> None:
-        """Forget routes when bindings or permissions have changed since they were found."""
-        epochs = (self.vhost.epoch, self.hub.access.epoch)
-        if epochs != self._seen_epochs:
-            self._seen_epochs = epochs
-            self.forget_routes()
-            self.ports.clear()
-
-    def forget_routes(self) -> None:
-        """None of them leads anywhere any more, nor to another."""
-        for found in self.routes.values():
-            found.following = None
-        self.routes.clear()
 
     # Errors and the end.
 
@@ -411,24 +316,24 @@ class Connection:
         self.release()
         self.state = State.CLOSING
         self.drop_at_ms = self.hub.now_ms + self.settings.close_timeout_ms
-        self.send(method_frame(0, "connection.close", reply_code, reply_text, class_id, method_id))
+        self.outbox.send(method_frame(0, "connection.close", reply_code, reply_text, class_id, method_id))
         if self.transport is not None:
             self.transport.resume()  # Also one that the alarm held has to be read now, for its close-ok.
 
     def finish(self) -> None:
-        """Nothing more comes from us: the socket is to be closed once `out` is written, or the peer takes too long."""
+        """Nothing more comes from us: the socket is to be closed once `outbox` is empty, or the peer takes too long."""
         self.state = State.DONE
         if self.drop_at_ms is None:
             self.drop_at_ms = self.hub.now_ms + self.settings.close_timeout_ms
         self.finished = True
-        self.touch()
+        self.outbox.touch()
 
     def abort(self) -> None:
         """The peer is gone: let go of everything."""
         self.release()
         self.state = State.DONE
         self.finished = True
-        self.out.clear()
+        self.outbox.parts.clear()
 
     async def log_in(self) -> None:
         """Finish a login that has to be checked off the loop."""
@@ -440,11 +345,11 @@ class Connection:
         if self.released:
             return
         self.released = True
-        self.forget_routes()  # They go round in circles.
+        self.routes.forget()  # They go round in circles.
         self.held = None
         self.parked = None
         self.assembling_bytes = 0
-        self.hold_unfinished(0)
+        room.hold(self, 0)
         self.send_confirms()
         self.unconfirmed.clear()
         channels, self.channels = list(self.channels.values()), {}
@@ -459,31 +364,6 @@ class Connection:
 
         releasing.release(self, channels, released)
 
-    def hold_unfinished(self, came: int) -> None:
-        """Messages that are not whole, or are held, have become more or less; so many octets have come."""
-        octets, begun = self.assembling_bytes, self.begun
-        if self.held is not None:
-            octets += self.held.octets
-        if octets <= LARGE_BYTES:
-            if begun is not None:
-                self.begun = None
-                begun.let_go()
-            return
-        if begun is None:
-            begun = self.begun = Begun(self.hub.unfinished, self._on_room, self._turn_out, lambda: self.paused)
-        begun.has_come(came)
-        begun.holds(octets)
-
-    def _on_room(self) -> None:
-        """There is room for the messages that come."""
-        if self.transport is not None:
-            self.transport.resume()
-
-    def _turn_out(self) -> None:
-        text = "closed: peer=%s:%s others wait for the room that its messages take"
-        self.hub.log_lines.info(log, text, *self.peer[:2])
-        self.transport.close()
-
     def forget_channel(self, channel: Channel, by_peer: bool = False) -> None:
         """The channel's number may be used again."""
         self.channels.pop(channel.number, None)
@@ -491,27 +371,6 @@ class Connection:
             self._closed_by_peer[channel.number] = self.received_octets
 
     # Octets out.
-
-    def send(self, data: bytes) -> None:
-        """Queue octets for writing at the end of the turn."""
-        self.out.append(data)
-        self.out_size += len(data)
-        self.touch()
-
-    def touch(self) -> None:
-        """Have `out` written at the end of the turn."""
-        if not self.touched:
-            self.touched = True
-            self.hub.touched.append(self)
-
-    def written(self, size: int) -> None:
-        """Deliveries of at most `size` octets of content were put on `out`."""
-        if not self.touched:
-            self.touched = True
-            self.hub.touched.append(self)
-        self.out_size += size
-        if (self.out_size > WRITE_SOON_BYTES or len(self.out) > PIECES_MAX) and self.transport is not None:
-            self.transport.flush()
 
     def send_confirms(self) -> None:
         """Confirm what was published since the last time, one ack a channel."""
@@ -521,7 +380,7 @@ class Connection:
 
     def drained(self) -> None:
         """The peer takes octets again."""
-        self.congested = False
+        self.outbox.congested = False
         for channel in self.channels.values():
             channel.wake_consumers()
 
@@ -560,63 +419,3 @@ class Connection:
                 f"{verb} access to topic '{routing_key}' in exchange '{exchange}' in vhost '{self.vhost.name}' "
                 f"refused for user '{self.user.name}'",
             )
-
-    def require_direct(self, routing_key: str) -> None:
-        """Raises Refused 403 where an access list denies to write to what has this name.
-
-        The default exchange leads there without a binding, which would have needed permission.
-        """
-        if self.hub.access.listed(self.user, self.vhost.name, "write", routing_key, "topic", self.peer[0]) is False:
-            raise Refused(
-                ACCESS_REFUSED,
-                f"write access to queue '{routing_key}' in vhost '{self.vhost.name}' refused for user"
-                f" '{self.user.name}'",
-            )
-
-    def route_message(self, port: Port, incoming: Incoming, more_keys: Sequence[str]) -> tuple[Any, ...]:
-        """Route one message that cannot use the cache, by its own routing key and those of CC and BCC."""
-        if port.exchange is None:
-            for key in more_keys:
-                self.require_direct(key)
-        return find(self.vhost, port.exchange, incoming, more_keys)
-
-    # Direct reply-to.
-
-    def reply_sink(self, address: str) -> Any:
-        """The reply consumer behind a routing key, None if it is no reply address (any more)."""
-        return self.face.reply_sinks.get(address)
-
-    def reply_address(self, channel: Channel) -> str | None:
-        """The address of a channel's reply consumer."""
-        consumer = channel.reply_consumer
-        return consumer.queue.name if consumer is not None else None
-
-    def add_reply_consumer(self, channel: Channel, tag: str, arguments: dict[str, Any]) -> None:
-        """basic.consume on the pseudo queue."""
-        sink = ReplySink(channel, tag, self.hub.new_token(), arguments)
-        self.face.reply_sinks[sink.name] = sink
-        channel.reply_consumer = sink.consumer
-
-    def forget_reply_consumer(self, channel: Channel) -> None:
-        """The reply consumer goes, and routes that lead to it."""
-        if channel.reply_consumer is not None:
-            self.face.reply_sinks.pop(channel.reply_consumer.queue.name, None)
-            channel.reply_consumer = None
-            self.vhost.epoch += 1
-
-    # The alarm.
-
-    def hold_publish(self, channel: Channel, asked: Asked, flags: int, content: bytes) -> bool:
-        """The alarm is on: keep or refuse this publish. False when it should go through after all."""
-        if self.held is None:
-            self.held = HeldPublishes(self)
-        is_held = self.held.add(channel, asked, flags, content)
-        self.hold_unfinished(0)
-        return is_held
-
-    def resume(self) -> None:
-        """The alarm is over: what was held goes on in order."""
-        if self.held is not None:
-            held, self.held = self.held, None
-            held.replay()
-            self.hold_unfinished(0)

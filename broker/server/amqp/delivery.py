@@ -1,7 +1,7 @@
 """Hot path. Consumers of one channel: how many messages they would take, and basic.deliver frames.
 
 Budget: 0.3 µs per message delivered in a run from one route, 0.7 µs singly; held by `jackalope bench amqp` (rows
-autoack, multiack, ack1). A delivery is four pieces on the connection's out list: a prefix (frame head, class, method,
+autoack, multiack, ack1). A delivery is four pieces in the connection's outbox: a prefix (frame head, class, method,
 consumer tag) cached by length, the delivery tag, the message's origin as it is stored, and the content as it came.
 """
 
@@ -54,8 +54,9 @@ class Consumer:
     """One basic.consume (the `core.queues.queue.Consumer` port). `prefetch` 0 means the configured cap."""
 
     __slots__ = (
-        "_connection", "_head", "_last_length", "_last_prefix", "_number", "_prefixes", "arguments", "channel",
-        "exclusive", "has_sibling", "in_flight", "no_ack", "prefetch", "priority", "queue", "tag", "timeout_ms",
+        "_connection", "_head", "_last_length", "_last_prefix", "_number", "_outbox", "_prefixes", "arguments",
+        "channel", "exclusive", "has_sibling", "in_flight", "no_ack", "prefetch", "priority", "queue", "tag",
+        "timeout_ms",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Consumer:
         self.in_flight = 0
         self.has_sibling = False  # Another consumer of this channel takes from the same queue.
         self._connection = channel.connection
+        self._outbox = channel.connection.outbox
         raw = tag.encode()
         self._head = _DELIVER + bytes([len(raw)]) + raw
         self._prefixes: dict[int, bytes] = {}
@@ -99,7 +101,7 @@ class Consumer:
 
     def capacity(self) -> int:
         """Messages it would take now: prefetch of the consumer and of the channel, and room in the connection."""
-        if self._connection.congested:
+        if self._outbox.congested:
             return 0
         channel = self.channel
         if self.no_ack:
@@ -114,12 +116,13 @@ class Consumer:
         """Write basic.deliver and content for each; remember the leases unless nothing will be acknowledged."""
         channel = self.channel
         connection = self._connection
+        outbox = self._outbox
         count = len(messages)
         first = channel.next_tag
         channel.next_tag = first + count
         origin, content = messages[0]
         number = channel.number
-        out = connection.out
+        out = outbox.parts
         if channel.prefetch:
             channel.served(self)
         if not self.no_ack:
@@ -143,7 +146,7 @@ class Consumer:
                     repeat(self._prefix(len(origin))), _tag_column(first, count), repeat(origin), contents, strict=False
                 )
                 out.extend(chain.from_iterable(pieces))
-                connection.written(count * longest)
+                outbox.delivered(count * longest)
                 return
         frame_max = connection.frame_max
         pack = _TAG.pack
@@ -151,14 +154,14 @@ class Consumer:
         for tag, (origin, content) in enumerate(messages, first):
             out += (self._prefix(len(origin)), pack(tag), origin, fitted(content, number, frame_max))
             size += len(content)
-        connection.written(size)
+        outbox.delivered(size)
 
     def deliver_one(self, message: Message, offset: int) -> bool:
         """`deliver` of one if there is capacity, which leaves it to the end of the turn to write it."""
         channel = self.channel
-        connection = self._connection
+        outbox = self._outbox
         tag = channel.next_tag
-        if connection.congested or channel.prefetch:
+        if outbox.congested or channel.prefetch:
             return False  # Room that is shared goes round among queues, see `Channel.wake_consumers`.
         if not self.no_ack:
             if self.in_flight >= self.prefetch:
@@ -169,14 +172,14 @@ class Consumer:
         channel.next_tag = tag + 1
         origin, content = message
         size = len(content)
-        if size > connection.frame_max or not content.startswith(self._number, 1):
-            content = fitted(content, channel.number, connection.frame_max)
+        if size > self._connection.frame_max or not content.startswith(self._number, 1):
+            content = fitted(content, channel.number, self._connection.frame_max)
         if len(origin) != self._last_length:
             self._last_length, self._last_prefix = len(origin), self._prefix(len(origin))
-        connection.out += (self._last_prefix, _TAG.pack(tag), origin, content)
-        connection.out_size += size
-        if not connection.touched:
-            connection.touch()
+        outbox.parts += (self._last_prefix, _TAG.pack(tag), origin, content)
+        outbox.size += size
+        if not outbox.touched:
+            outbox.touch()
         return True
 
     def _prefix(self, origin_length: int) -> bytes:
@@ -214,7 +217,7 @@ class Consumer:
         self.channel.forget_consumer(self.tag)
         connection = self._connection
         if connection.peer_can("consumer_cancel_notify"):
-            connection.send(method_frame(self.channel.number, "basic.cancel", self.tag, True))
+            connection.outbox.send(method_frame(self.channel.number, "basic.cancel", self.tag, True))
 
 
 class GetHolder:

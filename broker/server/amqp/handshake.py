@@ -34,14 +34,14 @@ CHANNEL_NUMBER_MAX = 65_535
 def on_protocol_header(connection: Connection, header: bytes) -> None:
     """The first eight octets; whoever speaks something else is told what is spoken here and closed (spec 4.2.2)."""
     if header != PROTOCOL_HEADER and header not in OLD_PROTOCOL_HEADERS:
-        connection.send(PROTOCOL_HEADER)
+        connection.outbox.send(PROTOCOL_HEADER)
         connection.finish()
         return
     settings = connection.settings
     connection.hub.half_open.heard(connection)
     connection.state = State.START
     offered = connection.hub.authenticator.mechanisms(certificate=connection.external_name is not None).encode()
-    connection.send(method_frame(0, "connection.start", 0, 9, settings.server_properties(), offered, b"en_US"))
+    connection.outbox.send(method_frame(0, "connection.start", 0, 9, settings.server_properties(), offered, b"en_US"))
 
 
 def on_connection_frame(connection: Connection, frame_type: int, number: int, payload: bytes) -> None:
@@ -52,7 +52,7 @@ def on_connection_frame(connection: Connection, frame_type: int, number: int, pa
         if method == method_number("connection.close-ok"):
             connection.finish()
         elif method == method_number("connection.close"):
-            connection.send(method_frame(0, "connection.close-ok"))
+            connection.outbox.send(method_frame(0, "connection.close-ok"))
             connection.finish()
         return
     if frame_type != METHOD:
@@ -110,7 +110,7 @@ def _login_ok(connection: Connection, user: Any) -> None:
     settings = connection.settings
     connection.state = State.TUNE
     connection.frame_max = settings.frame_max_bytes
-    connection.send(
+    connection.outbox.send(
         method_frame(0, "connection.tune", settings.channel_max, settings.frame_max_bytes, settings.heartbeat_s)
     )
 
@@ -157,7 +157,7 @@ def _open(connection: Connection, vhost: str, _capabilities: str, _insist: bool)
     connection.vhost = found
     connection.state = State.RUNNING
     connection.hub.half_open.discard(connection)
-    connection.send(method_frame(0, "connection.open-ok", ""))
+    connection.outbox.send(method_frame(0, "connection.open-ok", ""))
 
 
 def _close(connection: Connection, _code: int, _text: str, _class_id: int, _method_id: int) -> None:
@@ -168,13 +168,13 @@ def _close(connection: Connection, _code: int, _text: str, _class_id: int, _meth
 
 def _say_close_ok(connection: Connection) -> None:
     if not connection.finished:
-        connection.send(method_frame(0, "connection.close-ok"))
+        connection.outbox.send(method_frame(0, "connection.close-ok"))
         connection.finish()
 
 
 def _update_secret(connection: Connection, _secret: bytes, _reason: str) -> None:
     """Passwords do not expire here, so a new secret changes nothing; RabbitMQ answers the same for its own users."""
-    connection.send(method_frame(0, "connection.update-secret-ok"))
+    connection.outbox.send(method_frame(0, "connection.update-secret-ok"))
 
 
 _EXPECTED: dict[tuple[str, int], Callable[..., None]] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.scheduler import SLICE_UNITS
 from broker.server.amqp.ack_timeout import close_overdue
+from broker.server.amqp.blocking import go_on
 from broker.server.amqp.state import State
 from broker.server.ticker import TICK_MS
 from protocol.amqp.frames import HEARTBEAT_FRAME
@@ -104,9 +105,7 @@ class AmqpHub:
         """Publishers may go on."""
         blocked, self.blocked = self.blocked, {}
         for connection in blocked:
-            connection.resume()
-            if connection.transport is not None:
-                connection.transport.resume()
+            go_on(connection)
 
     def end_all(self, *, failed: bool) -> None:
         """Every peer hears of the end; nothing that was in flight is confirmed if the disk has failed."""
@@ -173,7 +172,7 @@ class AmqpHub:
                 self._turn_out(connection, "missed heartbeats")
             elif now_ms - connection.last_sent_ms >= interval_ms // 2 - TICK_MS:
                 connection.last_sent_ms = now_ms
-                connection.send(HEARTBEAT_FRAME)
+                connection.outbox.send(HEARTBEAT_FRAME)
 
     def _turn_out(self, connection: Connection, why: str) -> None:
         self.hub.log_lines.info(log, why + ": peer=%s:%s", *connection.peer[:2])  # Each reason is a kind of its own.

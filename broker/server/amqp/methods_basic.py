@@ -12,14 +12,14 @@ from broker.core.streams.start import GROUP
 from broker.core.streams.stream import Stream
 from broker.core.vhosts.arguments import not_of_type, type_name
 from broker.errors import Refused
-from broker.server.amqp import settle
+from broker.server.amqp import reply_to, settle
 from broker.server.amqp.ack_timeout import timeout_of
 from broker.server.amqp.channel import handles
 from broker.server.amqp.delivery import Consumer, fitted
 from broker.server.amqp.methods_topology import queue_name, refuse_stream
-from broker.server.amqp.publish import REPLY_TO_NAME
 from broker.server.amqp.stream_consumers import consume_stream
 from broker.server.amqp.transaction import ENDED, REJECTED, RETURNED, Transaction
+from broker.server.properties import REPLY_TO_NAME
 from protocol.amqp.errors import NOT_ALLOWED, NOT_IMPLEMENTED, PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _consume_replies(channel: Channel, tag: str, no_ack: bool, nowait: bool, arg
         raise Refused(PRECONDITION_FAILED, "reply consumer cannot acknowledge")
     if channel.reply_consumer is not None:
         raise Refused(PRECONDITION_FAILED, "reply consumer already set")
-    channel.connection.add_reply_consumer(channel, tag, arguments)
+    reply_to.add(channel, tag, arguments)
     if not nowait:
         channel.reply("basic.consume-ok", tag)
 
@@ -116,7 +116,7 @@ def _cancel(channel: Channel, tag: str, nowait: bool) -> Answer | None:
     if consumer is not None:
         consumer.queue.remove_consumer(consumer, channel.connection.now_ms())
     elif channel.reply_consumer is not None and channel.reply_consumer.tag == tag:
-        channel.connection.forget_reply_consumer(channel)
+        reply_to.forget(channel)
     return None if nowait else ("basic.cancel-ok", tag)
 
 
@@ -145,7 +145,7 @@ def _get(channel: Channel, _ticket: int, name: str, no_ack: bool) -> None:
         channel.unacked[tag] = (holder, offset, message)
     exchange, routing_key = origin_names(origin)
     channel.reply("basic.get-ok", tag, origin[0] != 0, exchange, routing_key, queue.ready_count)
-    connection.send(fitted(content, channel.number, connection.frame_max))
+    connection.outbox.send(fitted(content, channel.number, connection.frame_max))
 
 
 def _settle(channel: Channel, tag: int, multiple: bool, *, ack: bool, requeue: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.exchange.base import Destination
 from broker.errors import Refused
 from broker.server.amqp.channel import handles, refuse_not_found_queue
-from broker.server.amqp.publish import REPLY_TO_NAME
+from broker.server.properties import REPLY_TO_NAME
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_IMPLEMENTED, PeerError
 from protocol.amqp.frames import method_frame
 
@@ -164,7 +164,7 @@ def _queue_declare(
 
 def _declare_reply_to(channel: Channel, name: str, nowait: bool) -> Answer | None:
     """A passive declare of the pseudo queue succeeds; of a reply address, while its consumer is there (RabbitMQ)."""
-    if name != REPLY_TO_NAME and channel.connection.reply_sink(name) is None:
+    if name != REPLY_TO_NAME and name not in channel.connection.face.reply_sinks:
         raise Refused(404, f"no queue '{name}' in vhost '{channel.connection.vhost.name}'")
     return None if nowait else ("queue.declare-ok", name, 0, 1)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.message import Message
 from broker.server.amqp.delivery import Consumer
-from broker.server.amqp.publish import REPLY_TO_NAME
+from broker.server.properties import REPLY_TO_NAME
 
 if TYPE_CHECKING:
     from broker.server.amqp.channel import Channel
@@ -39,7 +39,7 @@ class ReplySink:
 
     def enqueue(self, messages: Sequence[Message]) -> None:
         """Deliver at once; a full channel-wide prefetch does not hold it (RabbitMQ: no limiter is asked)."""
-        if not self.consumer.channel.connection.congested:
+        if not self.consumer.channel.connection.outbox.congested:
             self.consumer.deliver(messages, ())
         else:
             self.dropped_count += len(messages)
@@ -62,3 +62,25 @@ class ReplySink:
 
     def wake(self) -> None:
         """Nothing waits here."""
+
+
+def add(channel: Channel, tag: str, arguments: dict[str, Any]) -> None:
+    """basic.consume on the pseudo queue."""
+    connection = channel.connection
+    sink = ReplySink(channel, tag, connection.hub.new_token(), arguments)
+    connection.face.reply_sinks[sink.name] = sink
+    channel.reply_consumer = sink.consumer
+
+
+def address_of(channel: Channel) -> str | None:
+    """The address of the channel's reply consumer, None if it has none."""
+    consumer = channel.reply_consumer
+    return consumer.queue.name if consumer is not None else None
+
+
+def forget(channel: Channel) -> None:
+    """The channel's reply consumer goes, and routes that lead to it."""
+    if channel.reply_consumer is not None:
+        channel.connection.face.reply_sinks.pop(channel.reply_consumer.queue.name, None)
+        channel.reply_consumer = None
+        channel.connection.vhost.epoch += 1

@@ -20,7 +20,8 @@ from broker.core.queues.dispatch import Lease
 from broker.core.vhosts.publishing import find
 from broker.errors import Refused
 from broker.server.amqp import settle
-from broker.server.amqp.publish import RUN_MAX, Port, Run, enqueue_runs
+from broker.server.amqp.publish import Run, enqueue_runs
+from broker.server.amqp.routes import RUN_MAX, Port
 from protocol.amqp.errors import PRECONDITION_FAILED, RESOURCE_ERROR, PeerError
 
 if TYPE_CHECKING:

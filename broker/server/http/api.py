@@ -17,13 +17,11 @@ from broker.core.access import User, Verb
 from broker.core.access_lists import Kind, Operation
 from broker.core.exchange.base import Binding
 from broker.core.queues.queue import Queue
-from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
 from broker.core.vhosts.proposing import Target
 from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
 from broker.log.errors import StorageError
-from broker.server.amqp.delivery import Consumer
 from broker.server.http import messages, views
 from broker.server.hub import Hub
 from protocol.amqp.errors import ACCESS_REFUSED, NOT_FOUND
@@ -281,13 +279,8 @@ def _targets(home: VHost) -> list[Target]:
 def _show_queue(request: Request, vhost: str, name: str) -> dict[str, Any]:
     home = find_vhost(request, vhost)
     queue = home.destination(name, None)
-    if isinstance(queue, Stream):
-        readers = [reading.consumer for reading in queue.consumers]
-        return views.stream_view(queue) | {
-            "consumer_details": [views.consumer_view(each) for each in readers if isinstance(each, Consumer)]
-        }
-    return views.queue_view(queue, home) | {
-        "consumer_details": [views.consumer_view(each) for each in queue.consumers if isinstance(each, Consumer)]
+    return views.target_view(queue, home) | {
+        "consumer_details": [views.consumer_view(each) for each in _consumers_of(queue)]
     }
 
 
@@ -345,8 +338,6 @@ def _list_channels(request: Request) -> Listing:
 
 
 def _consumers_of(queue: Target) -> list[Any]:
-    if isinstance(queue, Stream):
-        return [reading.consumer for reading in queue.consumers if reading.consumer is not None]
     return list(queue.consumers)
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from broker.core.message import Message
 from broker.core.queues.queue import Queue
 from broker.core.queues.redelivery import RETAINED, retained
 from broker.core.streams.letters import Letters, split_place, without_place
-from broker.core.vhosts.replay import READY, Filter, MayWrite, Seen, browse, kind_of_death, replay
+from broker.core.vhosts.replay import READY, Filter, MayWrite, Seen, Source, browse, kind_of_death, replay
 from broker.core.vhosts.vhost import VHost
 from broker.log.errors import StorageError
 from broker.server.http.api import HttpError, Request, find_queue, find_vhost, require, route_to
@@ -28,6 +27,7 @@ LOOK_MAX = 1000
 LOOK_S = 0.004
 MOVED_MAX = 400
 SHOWN_BYTES_MAX = 4 << 20
+STATES = f"state is '{RETAINED}', of a queue, or not given"
 
 
 def read_filter(given: dict[str, Any]) -> Filter:
@@ -46,23 +46,6 @@ def read_filter(given: dict[str, Any]) -> Filter:
         queue=texts["queue"],
         reason=texts["reason"],
     )
-
-
-def _leased(request: Request, queue: Queue) -> dict[int, Message]:
-    """What is with consumers of AMQP, by offset."""
-    return {
-        offset: message
-        for connection in request.hub.amqp.connections
-        for channel in connection.channels.values()
-        for holder, offset, message in channel.unacked.values()
-        if holder.queue is queue
-    }
-
-
-def _seen(request: Request, source: Queue | Letters, start: int) -> Iterator[Seen]:
-    if isinstance(source, Letters):
-        return source.browse(start)
-    return browse(source, start, _leased(request, source), LOOK_MAX)
 
 
 class Look:
@@ -100,11 +83,11 @@ def reading() -> Iterator[None]:
         raise HttpError(500, "storage", str(error)) from None
 
 
-def _look(request: Request, source: Queue | Letters, start: int) -> Look:
+def _look(source: LookedInto, start: int) -> Look:
     """At what is not settled. Raises HttpError 500."""
     look = Look()
     with reading():
-        for seen in _seen(request, source, start):
+        for seen in source.seen(start):
             if look.is_enough(len(look.found)):
                 look.onward = seen.offset
                 break
@@ -126,14 +109,110 @@ def look_back(queue: Queue, start: int, end: int) -> Look:
     return look
 
 
-def _find(request: Request, vhost: str, name: str) -> tuple[VHost, Queue | Letters]:
-    """The same, or a topic."""
+class LookedInto(Protocol):
+    """What is looked into, as requests name its places: a queue, or a topic."""
+
+    @property
+    def lies_in(self) -> Source:
+        """What replays settle it in."""
+        ...
+
+    def seen(self, start: int) -> Iterator[Seen]:
+        """What is not settled, from a place on. Lazy. Raises Corrupt, CorruptBatch and OSError."""
+        ...
+
+    def retained(self, start: int) -> Look:
+        """At what it keeps of what it delivered. Raises HttpError 400 where nothing ever does, 500."""
+        ...
+
+    def where(self, seen: Seen) -> dict[str, int]:
+        """The fields that say where something lies."""
+        ...
+
+    def until(self, given: Any) -> int | list[int]:
+        """How far a replay goes that began before, or begins now (None). Raises HttpError 400."""
+        ...
+
+    def before(self, until: Any, look: Look) -> Iterator[Seen]:
+        """Of what was seen that which lies before `until`, as it is to be sent on."""
+        ...
+
+
+class _OfQueue:
+    """A queue."""
+
+    def __init__(self, queue: Queue, request: Request) -> None:
+        self.lies_in = queue.store
+        self._queue = queue
+        self._request = request
+
+    def seen(self, start: int) -> Iterator[Seen]:
+        leased = {
+            offset: message
+            for connection in self._request.hub.amqp.connections
+            for channel in connection.channels.values()
+            for holder, offset, message in channel.unacked.values()
+            if holder.queue is self._queue
+        }
+        return browse(self._queue, start, leased, LOOK_MAX)
+
+    def retained(self, start: int) -> Look:
+        return look_back(self._queue, start, self.lies_in.end_offset)
+
+    def where(self, seen: Seen) -> dict[str, int]:
+        return {"offset": seen.offset}
+
+    def until(self, given: Any) -> int:
+        return min(number(given, "until", NUMBER_MAX), self.lies_in.end_offset)
+
+    def before(self, until: int, look: Look) -> Iterator[Seen]:
+        for seen in look:
+            if seen.offset >= until:
+                return
+            yield seen
+
+
+class _OfTopic:
+    """A topic: places are partitions and offsets, and ends are a list with one for each partition."""
+
+    def __init__(self, letters: Letters) -> None:
+        self.lies_in = letters
+
+    def seen(self, start: int) -> Iterator[Seen]:
+        return self.lies_in.browse(start)
+
+    def retained(self, start: int) -> Look:
+        del start
+        raise bad(STATES)
+
+    def where(self, seen: Seen) -> dict[str, int]:
+        partition, offset = split_place(seen.offset)
+        return {"partition": partition, "offset": offset}
+
+    def until(self, given: Any) -> list[int]:
+        ends = self.lies_in.ends
+        if given is None:
+            return ends
+        if not isinstance(given, list) or len(given) > len(ends):
+            raise bad("until is a list with an offset for each partition")
+        numbers = [number(one, "until", 0) for one in given]
+        return [*map(min, numbers, ends), *[0] * (len(ends) - len(numbers))]
+
+    def before(self, until: list[int], look: Look) -> Iterator[Seen]:
+        for seen in look:
+            partition, offset = split_place(seen.offset)
+            if offset < until[partition]:
+                yield seen._replace(message=without_place(seen.message))
+
+
+def _find(request: Request, vhost: str, name: str) -> tuple[VHost, LookedInto]:
+    """A queue or topic that whoever asks may read. Raises HttpError 404, Refused."""
     home = find_vhost(request, vhost)
     stream = home.streams.get(name)
     if stream is None:
-        return find_queue(request, vhost, name)
+        return home, _OfQueue(find_queue(request, vhost, name)[1], request)
     require(request, home, "read", "queue", name)
-    return home, Letters(stream, home.scheduler)
+    return home, _OfTopic(Letters(stream, home.scheduler))
 
 
 def write_permission(request: Request, home: VHost) -> MayWrite:
@@ -150,31 +229,21 @@ def write_permission(request: Request, home: VHost) -> MayWrite:
     return may_write
 
 
-def _where(source: Queue | Letters, seen: Seen) -> dict[str, int]:
-    if isinstance(source, Letters):
-        partition, offset = split_place(seen.offset)
-        return {"partition": partition, "offset": offset}
-    return {"offset": seen.offset}
-
-
 @route_to("GET", "queues/*/*/browse")
 def _browse(request: Request, vhost: str, name: str) -> dict[str, Any]:
     """?from=OFFSET&count=N&body=TEXT&headers=A=B,C=D&queue=FIRST_DEATH&reason=R&state=S -> {items, next}.
 
     What is not settled; with the state `retained` what is, and is kept.
     """
-    _, queue = _find(request, vhost, name)
+    _, source = _find(request, vhost, name)
     query = request.query
     count = min(number(query.get("count"), "count", 100, 1), MOVED_MAX)
     truncate = number(query.get("truncate"), "truncate", 50_000)
     meant = read_filter(dict(query))
     start = number(query.get("from"), "from", 0)
-    if query.get("state") not in (None, RETAINED) or ("state" in query and isinstance(queue, Letters)):
-        raise bad(f"state is '{RETAINED}', of a queue, or not given")
-    if "state" in query and isinstance(queue, Queue):
-        look = look_back(queue, start, queue.store.end_offset)
-    else:
-        look = _look(request, queue, start)
+    if query.get("state") not in (None, RETAINED):
+        raise bad(STATES)
+    look = source.retained(start) if "state" in query else _look(source, start)
     items: list[dict[str, Any]] = []
     size = 0
     for seen in look:
@@ -184,15 +253,15 @@ def _browse(request: Request, vhost: str, name: str) -> dict[str, Any]:
                 break
             view = message_view(seen.message, "auto", truncate)
             size += min(view["payload_bytes"], truncate)
-            items.append({**_where(queue, seen), "state": seen.state, **view})
+            items.append({**source.where(seen), "state": seen.state, **view})
     return {"items": items, "next": look.onward}
 
 
 @route_to("GET", "queues/*/*/deaths")
 def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
     """?from=OFFSET -> {groups: [{source, reason, age, messages}], seen, next}: what there is of dead letters."""
-    _, queue = _find(request, vhost, name)
-    look = _look(request, queue, number(request.query.get("from"), "from", 0))
+    home, source = _find(request, vhost, name)
+    look = _look(source, number(request.query.get("from"), "from", 0))
     groups: dict[tuple[str, str, str], int] = {}
     count = 0
     last, kind = b"", None
@@ -200,7 +269,7 @@ def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
         count += 1
         header = wire.header_payload(seen.message[1])
         if header != last:  # Else it died like the one before.
-            last, kind = header, kind_of_death(seen.message, queue.scheduler.wall_ms)
+            last, kind = header, kind_of_death(seen.message, home.scheduler.wall_ms)
         if kind is not None:
             groups[kind] = groups.get(kind, 0) + 1
     rows = [
@@ -210,19 +279,6 @@ def _deaths(request: Request, vhost: str, name: str) -> dict[str, Any]:
     return {"groups": rows, "seen": count, "next": look.onward}
 
 
-def _until(source: Queue | Letters, given: Any) -> list[int]:
-    """How far a replay goes that began before."""
-    if not isinstance(source, Letters):
-        return [min(number(given, "until", NUMBER_MAX), source.store.end_offset)]
-    ends = source.ends
-    if given is None:
-        return ends
-    if not isinstance(given, list) or len(given) > len(ends):
-        raise bad("until is a list with an offset for each partition")
-    numbers = [number(one, "until", 0) for one in given]
-    return [*map(min, numbers, ends), *[0] * (len(ends) - len(numbers))]
-
-
 @route_to("POST", "queues/*/*/replay")
 def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
     """{from, until, count, to: queue or exchange, body, headers, queue, reason} -> {moved, left, next, until}.
@@ -230,37 +286,28 @@ def _replay(request: Request, vhost: str, name: str) -> dict[str, Any]:
     What comes in after the first request, perhaps because it has died again, is behind `until`: an offset, or for a
     topic one for each partition.
     """
-    home, queue = _find(request, vhost, name)
+    home, source = _find(request, vhost, name)
     body = request.body
     to = body.get("to", "queue")
     if to not in ("queue", "exchange"):
         raise bad("to is 'queue' or 'exchange'")
     require(request, home, "write", "queue", name)
     count = min(number(body.get("count"), "count", 100, 1), MOVED_MAX)
-    until = _until(queue, body.get("until"))
+    until = source.until(body.get("until"))
     meant = read_filter(body)
     may_write = write_permission(request, home)
-    look = _look(request, queue, number(body.get("from"), "from", 0))
-    source = queue if isinstance(queue, Letters) else queue.store
+    look = _look(source, number(body.get("from"), "from", 0))
     moved = 0
     left: dict[str, int] = {}
-    for seen in look:
-        if isinstance(queue, Letters):
-            partition, offset = split_place(seen.offset)
-            if offset >= until[partition]:
-                continue
-            seen = seen._replace(message=without_place(seen.message))
-        elif seen.offset >= until[0]:
-            break
+    for seen in source.before(until, look):
         if seen.state != READY or not meant(seen.message):
             continue
         if moved >= count:
             look.stop_before(seen)
             break
-        outcome = replay(home, queue.name, source, seen, may_write, to_exchange=to == "exchange")
+        outcome = replay(home, name, source.lies_in, seen, may_write, to_exchange=to == "exchange")
         if outcome.moved:
             moved += 1
         else:
             left[outcome.reason] = left.get(outcome.reason, 0) + 1
-    return {"moved": moved, "left": left, "next": look.onward,
-            "until": until if isinstance(queue, Letters) else until[0]}  # fmt: skip
+    return {"moved": moved, "left": left, "next": look.onward, "until": until}

@@ -16,7 +16,7 @@ from broker.core.queues.queue import Queue
 from broker.core.vhosts.publishing import deliver, find
 from broker.core.vhosts.vhost import VHost
 from broker.errors import Refused
-from broker.server.amqp import properties as special
+from broker.server import properties as special
 from protocol.amqp import content as wire
 from protocol.amqp.errors import ACCESS_REFUSED, PRECONDITION_FAILED, PeerError
 from protocol.amqp.fields import encode_table

@@ -15,19 +15,17 @@ from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.stream import Stream
 from broker.core.vhosts.proposing import Target
 from broker.core.vhosts.vhost import VHost
-from broker.server.amqp.channel import Channel
-from broker.server.amqp.connection import Connection
-from broker.server.amqp.delivery import Consumer
+from broker.server.shown import ShownChannel, ShownConnection, ShownConsumer
 
 NODE = "jackalope"
 
 
-def connection_name(connection: Connection) -> str:
+def connection_name(connection: ShownConnection) -> str:
     """`HOST:PORT`, unique while the connection lives."""
     return f"{connection.peer[0]}:{connection.peer[1]}"
 
 
-def channel_name(channel: Channel) -> str:
+def channel_name(channel: ShownChannel) -> str:
     """`HOST:PORT (NUMBER)`, as RabbitMQ writes it."""
     return f"{connection_name(channel.connection)} ({channel.number})"
 
@@ -80,9 +78,7 @@ def stream_view(stream: Stream) -> dict[str, Any]:
         "messages": stream.ready_count,
         "messages_ready": stream.ready_count,
         "messages_damaged": stream.damaged_count,
-        "messages_unacknowledged": sum(
-            one.consumer.in_flight for one in stream.consumers if isinstance(one.consumer, Consumer)
-        ),
+        "messages_unacknowledged": sum(one.in_flight for one in stream.consumers),
         "message_stats": {"publish": stream.enqueued_count},
         "partitions": [
             {"partition": one.index, "first_offset": one.start_offset, "next_offset": one.high_watermark,
@@ -101,6 +97,7 @@ def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
     if exchange is None:
         return {"name": "", "vhost": vhost.name, "type": "direct", "durable": True, "auto_delete": False,
                 "internal": False, "arguments": {}, "message_stats": {}}  # fmt: skip
+    delayed = exchange.state.delayed_count if exchange.state is not None else None
     return {
         "name": exchange.name,
         "vhost": vhost.name,
@@ -110,7 +107,7 @@ def exchange_view(exchange: Exchange | None, vhost: VHost) -> dict[str, Any]:
         "internal": exchange.internal,
         "arguments": exchange.arguments,
         "message_stats": {"publish_in": exchange.published_count},
-        **({"messages_delayed": holder.ready_count} if isinstance(holder := exchange.state, Queue) else {}),
+        **({"messages_delayed": delayed} if delayed is not None else {}),
     }
 
 
@@ -145,7 +142,7 @@ def default_binding_view(queue: Target, vhost: VHost) -> dict[str, Any]:
             "routing_key": queue.name, "arguments": {}, "properties_key": queue.name}  # fmt: skip
 
 
-def connection_view(connection: Connection) -> dict[str, Any]:
+def connection_view(connection: ShownConnection) -> dict[str, Any]:
     """One connection."""
     return {
         "name": connection_name(connection),
@@ -169,7 +166,7 @@ def connection_view(connection: Connection) -> dict[str, Any]:
     }
 
 
-def channel_view(channel: Channel) -> dict[str, Any]:
+def channel_view(channel: ShownChannel) -> dict[str, Any]:
     """One channel."""
     connection = channel.connection
     return {
@@ -201,7 +198,7 @@ def group_view(reading: GroupReading) -> dict[str, Any]:
     }
 
 
-def consumer_view(consumer: Consumer) -> dict[str, Any]:
+def consumer_view(consumer: ShownConsumer) -> dict[str, Any]:
     """One consumer."""
     queue = consumer.queue
     active = queue.is_active(consumer)

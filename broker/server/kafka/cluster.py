@@ -122,8 +122,13 @@ def on_describe_log_dirs(connection: KafkaConnection, slot: Slot, request: Descr
     def describe(_: Topic, one: Partition) -> DescribeLogDirsPartition:
         return DescribeLogDirsPartition(partition_index=one.index, partition_size=one.size_bytes)
 
-    found = yield from each_partition(topics, partitions, describe, PARTITION_UNITS)
-    described = [DescribeLogDirsTopic(name=topic.name, partitions=partitions) for topic, partitions in found]
+    described = yield from each_partition(
+        topics,
+        partitions,
+        describe,
+        PARTITION_UNITS,
+        lambda topic, found: DescribeLogDirsTopic(name=topic.name, partitions=found),
+    )
     disk = hub.durability.store.disk
     answer = DescribeLogDirsResult(log_dir=disk.path, topics=described)
     try:
@@ -150,12 +155,14 @@ def on_elect_leaders(connection: KafkaConnection, slot: Slot, request: ElectLead
         return answer
 
     wanted = request.topic_partitions or ()
-    found = yield from each_partition(wanted, attrgetter("partitions"), elect, PARTITION_UNITS)
-    return ElectLeadersResponse(
-        replica_election_results=[
-            ReplicaElectionResult(topic=one.topic, partition_result=results) for one, results in found
-        ]
+    results = yield from each_partition(
+        wanted,
+        attrgetter("partitions"),
+        elect,
+        PARTITION_UNITS,
+        lambda one, found: ReplicaElectionResult(topic=one.topic, partition_result=found),
     )
+    return ElectLeadersResponse(replica_election_results=results)
 
 
 @handles(45)
@@ -167,11 +174,14 @@ def on_alter_reassignments(
     def reassign(topic: ReassignableTopic, one: ReassignablePartition) -> ReassignablePartitionResponse:
         return _reassign(connection, topic.name, one)
 
-    found = yield from each_partition(request.topics, attrgetter("partitions"), reassign, PARTITION_UNITS)
-    return AlterPartitionReassignmentsResponse(
-        error_message=None,
-        responses=[ReassignableTopicResponse(name=topic.name, partitions=results) for topic, results in found],
+    responses = yield from each_partition(
+        request.topics,
+        attrgetter("partitions"),
+        reassign,
+        PARTITION_UNITS,
+        lambda topic, found: ReassignableTopicResponse(name=topic.name, partitions=found),
     )
+    return AlterPartitionReassignmentsResponse(error_message=None, responses=responses)
 
 
 def _reassign(connection: KafkaConnection, name: str, wanted: ReassignablePartition) -> ReassignablePartitionResponse:
@@ -226,7 +236,11 @@ def on_describe_producers(connection: KafkaConnection, slot: Slot, request: Desc
     def partitions(topic: TopicRequest) -> Iterable[int]:
         return dict.fromkeys(topic.partition_indexes)  # Each once: one may have 10,000 producers.
 
-    found = yield from each_partition(request.topics, partitions, describe, PRODUCERS_UNITS)
-    return DescribeProducersResponse(
-        topics=[TopicResponse(name=topic.name, partitions=partitions) for topic, partitions in found]
+    described = yield from each_partition(
+        request.topics,
+        partitions,
+        describe,
+        PRODUCERS_UNITS,
+        lambda topic, found: TopicResponse(name=topic.name, partitions=found),
     )
+    return DescribeProducersResponse(topics=described)

@@ -18,6 +18,8 @@ from broker.server.kafka.owed import Debt
 from broker.server.kafka.reading import is_long, read_on
 from broker.server.kafka.sasl import certified, log_in, on_token
 from broker.server.kafka.slot import Slot
+from broker.server.outbox import Outbox
+from broker.server.receive_buffer import ReceiveBuffer
 from broker.server.unfinished import LARGE_BYTES, Begun
 from protocol.kafka.headers import (
     RequestHeader,
@@ -49,11 +51,10 @@ class KafkaConnection:
     """See the module."""
 
     __slots__ = (
-        "_begun", "_buffer", "_chunks", "_external_name", "_have", "_is_last", "_large", "_largest", "_position",
-        "client_id", "client_software", "congested", "debt", "exchange", "expects_token", "finished", "has_logged_in",
-        "held", "hub", "last_heard_ms", "local", "login", "mechanism", "need", "number", "on_close", "out", "out_size",
-        "peer", "pledged_count", "received_octets", "requests_count", "sent_octets", "slots", "started_ms", "target",
-        "tls", "touched", "transport", "user", "working",
+        "_begun", "_external_name", "_is_last", "buffer", "client_id", "client_software", "debt", "exchange",
+        "expects_token", "finished", "has_logged_in", "held", "hub", "last_heard_ms", "local", "login", "mechanism",
+        "number", "on_close", "outbox", "peer", "pledged_count", "received_octets", "requests_count", "sent_octets",
+        "slots", "started_ms", "tls", "transport", "user", "working",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
@@ -86,23 +87,13 @@ class KafkaConnection:
         self.on_close: dict[object, Callable[[], None]] = {}
         """Called when the peer is gone, by who keeps something for this connection."""
         self.transport: Any = None
-        self.out: list[Any] = []
-        self.out_size = 0
-        self.touched = self.congested = self.finished = False
+        self.outbox = Outbox(hub.hub.touched)
+        self.finished = False
         self.received_octets = self.sent_octets = self.requests_count = 0
         self.started_ms = self.last_heard_ms = hub.now_ms
-        self._buffer: bytes | bytearray = b""
-        self._position = 0
-        self._chunks: list[bytes | bytearray] = []
+        self.buffer = ReceiveBuffer(LARGE_BYTES_FIRST)
         self._begun: Begun | None = None
         """What it holds of large requests: those that are not whole, and those that wait."""
-        self._large = bytearray()
-        """A large request as it comes: larger ones are received into octets of their own, which the log may keep."""
-        self._largest = LARGE_BYTES_FIRST  # Of those that came whole.
-        self.target: memoryview | None = None
-        """Where the next octets of a large request go; see `server.machine`."""
-        self._have = 0
-        self.need = 0
 
     @property
     def external_name(self) -> str | None:
@@ -120,7 +111,8 @@ class KafkaConnection:
     @property
     def more(self) -> bool:
         """Whether `proceed` has something to do without new octets."""
-        return self._position < len(self._buffer) and not self.need and not self.paused and not self.finished
+        buffer = self.buffer
+        return buffer.position < len(buffer.data) and not buffer.need and not self.paused and not self.finished
 
     @property
     def paused(self) -> bool:
@@ -130,7 +122,7 @@ class KafkaConnection:
             or self.working
             or self._is_last
             or len(self.slots) >= SLOTS_MAX
-            or self.out_size > OUT_BYTES_MAX
+            or self.outbox.size > OUT_BYTES_MAX
             or self.debt.is_too_much
             or self.login is not None
             or (self._begun is not None and self._begun.waits)
@@ -145,51 +137,23 @@ class KafkaConnection:
         """Octets arrived."""
         self.received_octets += len(data)
         self.last_heard_ms = self.hub.now_ms
-        if self._chunks:
-            self._chunks.append(data)
-            self._have += len(data)
-            if self.need > LARGE_BYTES:
-                self._comes(len(data)).holds(self._have)
-            if self._have < self.need:
-                return
-            self._buffer = b"".join(self._chunks)
-            self._chunks.clear()
-        elif self._position < len(self._buffer):
-            self._buffer = self._buffer[self._position :] + data
-        else:
-            self._buffer = data
-        self._position = 0
-        self.need = 0
-        self.proceed()
+        buffer = self.buffer
+        need = buffer.need
+        is_whole = buffer.add(data)
+        if need > LARGE_BYTES:
+            self._comes(len(data)).holds(buffer.have)
+        if is_whole:
+            self.proceed()
 
     def received(self, count: int) -> None:
         """Octets of a large request arrived."""
         self.received_octets += count
         self.last_heard_ms = self.hub.now_ms
-        self._have += count
-        self._comes(count)
-        if self._have < self.need:
-            self._grow()
-            return
-        self._largest = max(self._largest, self.need)
-        self._buffer, self._large = self._large, bytearray()
-        self._position = 0
-        self.need = 0
-        self.target = None
-        self.proceed()
-
-    def _grow(self) -> None:
-        """Have room for more of a large request: twice what has come, or has come before; none for a mere promise."""
-        size, have = len(self._large), self._have
-        if size == have:
-            octets = min(self.need, max(2 * size, self._largest))
-            if not self._comes(0).may_hold(octets):
-                self.target = None
-                return
-            larger = bytearray(octets)
-            larger[:size] = self._large
-            self._large = larger
-        self.target = memoryview(self._large)[have:]
+        begun = self._comes(count)
+        if self.buffer.added(count):
+            self.proceed()
+        else:
+            self.buffer.grow(begun.may_hold)
 
     def _comes(self, octets: int) -> Begun:
         if self._begun is None:
@@ -199,8 +163,9 @@ class KafkaConnection:
 
     def _on_room(self) -> None:
         """There is room for the large request that comes."""
-        if self.need > LARGE_BYTES and not self.tls and self.target is None:
-            self._grow()
+        buffer = self.buffer
+        if buffer.need > LARGE_BYTES and not self.tls and buffer.target is None:
+            buffer.grow(self._comes(0).may_hold)
         self._resume()
 
     def _turn_out(self) -> None:
@@ -208,48 +173,49 @@ class KafkaConnection:
 
     def _maybe_let_go(self) -> None:
         """If no large request of this peer comes or waits any more, it holds no room."""
-        if self._begun is not None and not self.working and self.held is None and self.need <= LARGE_BYTES:
+        if self._begun is not None and not self.working and self.held is None and self.buffer.need <= LARGE_BYTES:
             begun, self._begun = self._begun, None
             begun.let_go()
 
     def proceed(self) -> None:
         """Work on what is buffered, until it is used up or a slice's worth of work is done."""
+        buffer = self.buffer
         requests, octets = SLICE_REQUESTS, SLICE_BYTES
         while requests > 0 and octets > 0 and not self.paused and not self.finished:
             size = self._next_size()
             if not size:
                 break
-            start = self._position + SIZE_OCTETS
-            self._position = start + size
+            start = buffer.position + SIZE_OCTETS
+            buffer.position = start + size
             requests -= 1
             octets -= size
-            self._on_request(memoryview(self._buffer)[start : start + size])
-        if self.need > LARGE_BYTES and not self.tls:
-            self._large = bytearray(self._buffer[self._position :])
-            self._have = len(self._large)
-            self._grow()
-        elif self.need:
-            self._chunks = [self._buffer[self._position :]]
-            self._have = len(self._chunks[0])
-        elif self._position < len(self._buffer):
+            self._on_request(memoryview(buffer.data)[start : start + size])
+        if buffer.need > LARGE_BYTES and not self.tls:
+            buffer.begin_large()
+            buffer.grow(self._comes(0).may_hold)
+        elif buffer.need:
+            buffer.set_aside()
+        elif buffer.position < len(buffer.data):
             return
-        self._buffer = b""
-        self._position = 0
+        else:
+            buffer.clear()
         self._maybe_let_go()
 
     def _next_size(self) -> int:
         """Octets of the request that is complete in the buffer; 0 when there is none (then `need` may say more)."""
-        have = len(self._buffer) - self._position
+        buffer = self.buffer
+        data, position = buffer.data, buffer.position
+        have = len(data) - position
         if have < SIZE_OCTETS:
-            self.need = SIZE_OCTETS if have else 0
+            buffer.need = SIZE_OCTETS if have else 0
             return 0
-        size = int.from_bytes(self._buffer[self._position : self._position + SIZE_OCTETS], "big", signed=True)
+        size = int.from_bytes(data[position : position + SIZE_OCTETS], "big", signed=True)
         limit = self.hub.request_bytes_max(self)
         if not LEAST_REQUEST_BYTES <= size <= limit:
             self.end(f"a request of {size} octets, at most {limit} are taken")
             return 0
         if have < SIZE_OCTETS + size:
-            self.need = SIZE_OCTETS + size
+            buffer.need = SIZE_OCTETS + size
             return 0
         return size
 
@@ -361,17 +327,15 @@ class KafkaConnection:
     # Octets out.
 
     def answers_came(self) -> None:
-        """Put on `out` whatever has its turn."""
-        slots = self.slots
+        """Put in the outbox whatever has its turn."""
+        slots, outbox = self.slots, self.outbox
         count = len(slots)
         while slots and slots[0].answered:
             slot = slots.popleft()
-            parts = slot.parts
             self.debt.unsent += slot.held
-            self.out += parts
-            self.out_size += sum(map(len, parts))
-        if self.out:
-            self.touch()
+            outbox.put(slot.parts)
+        if outbox.parts:
+            outbox.touch()
         self._maybe_end()
         if len(slots) < count:
             self.debt.go_on()
@@ -379,18 +343,12 @@ class KafkaConnection:
             self._resume()
 
     def wrote(self, octets: int, held: int) -> None:
-        """So many octets of `out` have gone, and so many of these were in memory."""
+        """So many octets of the outbox have gone, and so many of these were in memory."""
         self.debt.wrote(octets, held)
-
-    def touch(self) -> None:
-        """Have `out` written at the end of the turn."""
-        if not self.touched:
-            self.touched = True
-            self.hub.touched.append(self)
 
     def drained(self) -> None:
         """The peer takes octets again."""
-        self.congested = False
+        self.outbox.congested = False
 
     def hold(self, slot: Slot, request: Any) -> None:
         """Come back to this request, and take no other, when `release` is called."""
@@ -422,7 +380,7 @@ class KafkaConnection:
         self.slots.clear()
         self.held = None
         self.finished = True
-        self.touch()
+        self.outbox.touch()
 
     def end_when_done(self) -> None:
         """Take no more requests; close when what was done is answered. Who waits for something to happen is not."""
@@ -434,7 +392,7 @@ class KafkaConnection:
             self.slots.clear()
             self.held = None
             self.finished = True
-            self.touch()
+            self.outbox.touch()
 
     def end_by_bug(self) -> None:
         """Close, within an `except`: what is raised further up would end the broker."""
@@ -444,14 +402,13 @@ class KafkaConnection:
     def abort(self) -> None:
         """The peer is gone: let go of everything."""
         self.finished = True
-        self.out.clear()
+        self.outbox.parts.clear()
         self.slots.clear()
         self.debt.close()
         if self._begun is not None:
             begun, self._begun = self._begun, None
             begun.let_go()
-        self._large = bytearray()
-        self.target = None
+        self.buffer.drop_large()
         callbacks, self.on_close = self.on_close, {}
         for forget in callbacks.values():
             forget()

@@ -59,27 +59,16 @@ def vhost_of(config: Config, sock: socket.socket) -> str:
     return config.kafka.vhost
 
 
-def kafka_doors(
-    hub: Hub, poller: Poller, config: Config, accept: AcceptLimits, password_of: Callable[[str], Secret | None]
-) -> Callable[[socket.socket], Admit]:
-    """The door behind each listening socket, into one of the Kafka faces of this process: one for each vhost that a
-    listener leads to, and for `kafka.vhost`.
-
-    There has to be a store. `password_of` is for SCRAM, see there.
-    """
-    durability = hub.durability
-    assert durability is not None
-    store = durability.store
-    if CLUSTER_ID_KEY not in store.catalog:
-        store.put(CLUSTER_ID_KEY, store.new_uuid())
+def kafka_settings(config: Config, cluster_uuid: bytes) -> KafkaSettings:
+    """What connections are told and bound by."""
     plain, secured = ("PLAINTEXT", "SSL") if config.kafka.anonymous is not None else ("SASL_PLAINTEXT", "SASL_SSL")
     listening = [(plain, one) for one in config.listeners.kafka or ()]
     listening += [(secured, one) for one in config.listeners.kafkas or ()]
     advertised = config.kafka.advertised
-    settings = KafkaSettings(
+    return KafkaSettings(
         vhost=config.kafka.vhost,
         node_id=config.kafka.node_id,
-        cluster_id=base64.urlsafe_b64encode(store.catalog[CLUSTER_ID_KEY]).decode().rstrip("="),
+        cluster_id=base64.urlsafe_b64encode(cluster_uuid).decode().rstrip("="),
         advertised=(advertised.host, advertised.port) if advertised is not None else None,
         listeners=",".join([f"{protocol}://{address}" for protocol, address in listening]),
         anonymous=config.kafka.anonymous,
@@ -95,6 +84,22 @@ def kafka_doors(
         send_timeout_ms=int(config.limits.send_timeout_s * 1000),
         idle_timeout_ms=int(config.limits.kafka_idle_timeout_s * 1000),
     )
+
+
+def kafka_doors(
+    hub: Hub, poller: Poller, config: Config, accept: AcceptLimits, password_of: Callable[[str], Secret | None]
+) -> Callable[[socket.socket], Admit]:
+    """The door behind each listening socket, into one of the Kafka faces of this process: one for each vhost that a
+    listener leads to, and for `kafka.vhost`.
+
+    There has to be a store. `password_of` is for SCRAM, see there.
+    """
+    durability = hub.durability
+    assert durability is not None
+    store = durability.store
+    if CLUSTER_ID_KEY not in store.catalog:
+        store.put(CLUSTER_ID_KEY, store.new_uuid())
+    settings = kafka_settings(config, store.catalog[CLUSTER_ID_KEY])
     scram = Scram(hub.authenticator, store, config.security.scram_iterations, password_of, hub.env.random_bytes)
     scram.forget_others(hub.access.users.keys())
     faces: dict[str, KafkaHub] = {}

@@ -196,11 +196,14 @@ def on_offset_delete(connection: KafkaConnection, slot: Slot, request: OffsetDel
         code = errors[0] if errors else error
         return OffsetDeleteResponsePartition(partition_index=one.partition_index, error_code=code)
 
-    found = yield from each_partition(request.topics, attrgetter("partitions"), delete, DELETE_UNITS)
-    response = OffsetDeleteResponse(
-        topics=[OffsetDeleteResponseTopic(name=topic.name, partitions=partitions) for topic, partitions in found]
+    topics = yield from each_partition(
+        request.topics,
+        attrgetter("partitions"),
+        delete,
+        DELETE_UNITS,
+        lambda topic, found: OffsetDeleteResponseTopic(name=topic.name, partitions=found),
     )
-    hub.answer_when_durable(slot, response)
+    hub.answer_when_durable(slot, OffsetDeleteResponse(topics=topics))
     return None
 
 
@@ -257,12 +260,14 @@ def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetc
             error_code=one.error_code,
         )
 
-    told = yield from each_partition(answers, attrgetter("partitions"), as_before, OFFSET_UNITS)
-    response = OffsetFetchResponse(
-        error_code=code,
-        topics=[OffsetFetchResponseTopic(name=topic.name, partitions=partitions) for topic, partitions in told],
+    told = yield from each_partition(
+        answers,
+        attrgetter("partitions"),
+        as_before,
+        OFFSET_UNITS,
+        lambda topic, found: OffsetFetchResponseTopic(name=topic.name, partitions=found),
     )
-    hub.answer_when_durable(slot, response)
+    hub.answer_when_durable(slot, OffsetFetchResponse(error_code=code, topics=told))
 
 
 def _fetch_group(
@@ -278,10 +283,9 @@ def _fetch_group(
         return OffsetFetchResponseGroup(group_id=group_id, error_code=error)
     topics = asked.topics
     if topics is None:
-        names = dict.fromkeys(topic for (topic, _), _ in coordinator.offsets_of(group_id))
         topics = [
             OffsetFetchRequestTopics(name=name, partition_indexes=list(coordinator.partitions_of(group_id, name)))
-            for name in names
+            for name in coordinator.topics_of(group_id)
             if hub.can(connection, "describe", name)
         ]
 
@@ -292,8 +296,13 @@ def _fetch_group(
         one = found[topic.name][index]
         return _partition(index, one, one.error)
 
-    found = yield from each_partition(topics, attrgetter("partition_indexes"), fetch, OFFSET_UNITS)
-    answers = [OffsetFetchResponseTopics(name=topic.name, partitions=partitions) for topic, partitions in found]
+    answers = yield from each_partition(
+        topics,
+        attrgetter("partition_indexes"),
+        fetch,
+        OFFSET_UNITS,
+        lambda topic, found: OffsetFetchResponseTopics(name=topic.name, partitions=found),
+    )
     return OffsetFetchResponseGroup(group_id=group_id, topics=answers)
 
 

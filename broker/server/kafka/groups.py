@@ -5,8 +5,9 @@ A parked join or sync is an `_Asker`. Members and committers need `read` for the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator
 from itertools import islice, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.core.groups.values import (
@@ -18,7 +19,7 @@ from broker.core.groups.values import (
     SyncRequest,
     SyncResult,
 )
-from broker.server.kafka.handlers import Steps, handles
+from broker.server.kafka.handlers import NAME_UNITS, Steps, each_partition, handles
 from protocol.kafka.apis.heartbeat import HeartbeatRequest, HeartbeatResponse
 from protocol.kafka.apis.join_group import JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember
 from protocol.kafka.apis.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse
@@ -193,18 +194,19 @@ def on_offset_commit(connection: KafkaConnection, slot: Slot, request: OffsetCom
     """OffsetCommit: answered when the offsets are durable. A long one goes on in parts, each checked by itself: members
     that lose their place meanwhile are told so with the rest."""
     if not connection.hub.may_use(connection, request.group_id):
-        return _commit_response(request, ErrorCode.GROUP_AUTHORIZATION_FAILED)
+        return (yield from _commit_response(request, repeat(ErrorCode.GROUP_AUTHORIZATION_FAILED)))
     retention_ms = request.retention_time_ms if slot.header.api_version <= RETENTION_VERSION_MAX else -1
     who = Committer(request.member_id, request.generation_id_or_member_epoch, request.group_instance_id)
     places = ((topic.name, one) for topic in request.topics for one in topic.partitions)
     part = list(islice(places, COMMITS_AT_ONCE))
     error, codes = _commit(connection, request.group_id, who, part, retention_ms)
     if error is not ErrorCode.NONE:
-        return _commit_response(request, error)
+        return (yield from _commit_response(request, repeat(error)))
     while part := list(islice(places, COMMITS_AT_ONCE)):
         yield COMMITS_AT_ONCE * COMMIT_UNITS
         codes += _commit(connection, request.group_id, who, part, retention_ms)[1]
-    connection.hub.answer_when_durable(slot, _commit_response(request, codes))
+    response = yield from _commit_response(request, iter(codes))
+    connection.hub.answer_when_durable(slot, response)
     return None
 
 
@@ -247,18 +249,15 @@ def _refused(connection: KafkaConnection, name: str, one: OffsetCommitRequestPar
     return None
 
 
-def _commit_response(request: OffsetCommitRequest, errors: ErrorCode | Sequence[ErrorCode]) -> OffsetCommitResponse:
-    """The same error for all, or one for each partition in order."""
-    codes = repeat(errors) if isinstance(errors, ErrorCode) else iter(errors)
-    return OffsetCommitResponse(
-        topics=[
-            OffsetCommitResponseTopic(
-                name=topic.name,
-                partitions=[
-                    OffsetCommitResponsePartition(partition_index=one.partition_index, error_code=next(codes))
-                    for one in topic.partitions
-                ],
-            )
-            for topic in request.topics
-        ]
+def _commit_response(
+    request: OffsetCommitRequest, codes: Iterator[ErrorCode]
+) -> Generator[int, None, OffsetCommitResponse]:
+    """The response to a commit, with the next of the `codes` for each partition in order."""
+    topics = yield from each_partition(
+        request.topics,
+        attrgetter("partitions"),
+        lambda _, one: OffsetCommitResponsePartition(partition_index=one.partition_index, error_code=next(codes)),
+        NAME_UNITS,
+        lambda topic, found: OffsetCommitResponseTopic(name=topic.name, partitions=found),
     )
+    return OffsetCommitResponse(topics=topics)

@@ -52,6 +52,7 @@ H = TypeVar("H", bound=Handler)
 T = TypeVar("T")
 P = TypeVar("P")
 R = TypeVar("R")
+A = TypeVar("A")
 
 
 def handles(api_key: int, *, changes: bool = False) -> Callable[[H], H]:
@@ -91,9 +92,16 @@ def each(items: Iterable[T], work: Callable[[T], R], units: int) -> Generator[in
 
 
 def each_partition(
-    topics: Iterable[T], partitions: Callable[[T], Iterable[P]], work: Callable[[T, P], R], units: int
-) -> Generator[int, None, list[tuple[T, list[R]]]]:
-    """Do `work` for each partition of each topic; the value is [(topic, [what `work` returned, by partition])]."""
+    topics: Iterable[T],
+    partitions: Callable[[T], Iterable[P]],
+    work: Callable[[T, P], R],
+    units: int,
+    answer: Callable[[T, list[R]], A],
+) -> Generator[int, None, list[A]]:
+    """Do `work`, which costs about `units`, for each partition of each topic.
+
+    The value is the list of what `answer` makes of each topic and of what `work` returned for its partitions.
+    """
     found = []
     spent = 0
     for topic in topics:
@@ -104,7 +112,7 @@ def each_partition(
                 spent = 0
             results.append(work(topic, one))
             spent += units
-        found.append((topic, results))
+        found.append(answer(topic, results))
         spent += NAME_UNITS
         if spent >= SLICE_UNITS:
             yield spent

@@ -85,7 +85,6 @@ class KafkaHub:
         self.settings = settings
         self.connections: dict[KafkaConnection, None] = {}
         self.numbers = count(1)
-        self.touched = hub.touched
         self.owed = Owed(settings.answers_bytes_max, settings.answers_per_connection_bytes_max)
         self.fetches = Fetches(self, hub.env.randrange(1 << 31))
         self.long_requests = LongRequests(hub.scheduler)

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING
 from broker.core.access_lists import CLUSTER_NAME
 from broker.core.scheduler import SLICE_UNITS
 from broker.core.topics.errors import TopicRefused
-from broker.core.topics.partition import EARLIEST, EARLIEST_LOCAL, LATEST, LATEST_TIERED, MAX_TIMESTAMP
+from broker.core.topics.partition import (
+    EARLIEST,
+    EARLIEST_LOCAL,
+    LATEST,
+    LATEST_TIERED,
+    MAX_TIMESTAMP,
+    Partition,
+)
 from broker.core.topics.proposing import check_name
 from broker.core.topics.topic import Topic
 from broker.log.errors import StorageError
-from broker.server.kafka.handlers import SERVED, Steps, each_partition, handles, in_turn
+from broker.server.kafka.handlers import NAME_UNITS, SERVED, Steps, each, each_partition, handles, in_turn
 from broker.server.kafka.rights import OPERATIONS_UNITS, operations
 from protocol.kafka.apis import APIS, NEVER
 from protocol.kafka.apis.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
@@ -54,6 +61,8 @@ if TYPE_CHECKING:
     from broker.server.kafka.connection import KafkaConnection
     from broker.server.kafka.slot import Slot
 
+Found = Topic | MetadataResponseTopic
+Asked = dict[tuple[str | None, bytes], None]
 NO_ID = bytes(16)
 TIMES_SINCE = {LATEST: 0, EARLIEST: 0, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
 """The first version of ListOffsets with what stands for a time (KIP-734, KIP-405, KIP-1005); no other is below 0."""
@@ -87,20 +96,25 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     hub = connection.hub
     host, port = hub.address(connection)
     node_id = hub.settings.node_id
-    problem = _malformed(request, slot.header.api_version)
-    if problem is not None:
-        return problem
+    asked, is_malformed = yield from _asked(request, slot.header.api_version)
+    if is_malformed:
+        return (yield from _malformed(asked))
     with_operations = request.include_topic_authorized_operations
     wants_all = request.topics is None or (slot.header.api_version == 0 and not request.topics)
     before = hub.topics.partition_count
     found = []
     spent = 0
-    for topic in _every(connection) if wants_all else _named(connection, request):
-        found.append(topic)
-        spent += TOPIC_UNITS + len(topic.partitions)
-        if with_operations and topic.name and not topic.error_code:
-            topic.topic_authorized_operations = operations(connection, topic.name, "topic")
-            spent += OPERATIONS_UNITS
+    for topic in _every(connection) if wants_all else _named(connection, request, asked):
+        spent += TOPIC_UNITS
+        if isinstance(topic, MetadataResponseTopic):
+            found.append(topic)
+        else:
+            answer = yield from _describe(connection, topic)
+            spent += len(answer.partitions) % SLICE_UNITS
+            if with_operations:
+                answer.topic_authorized_operations = operations(connection, topic.name, "topic")
+                spent += OPERATIONS_UNITS
+            found.append(answer)
         if spent >= SLICE_UNITS:
             yield spent
             spent = 0
@@ -118,41 +132,49 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
     return None
 
 
-def _malformed(request: MetadataRequest, version: int) -> MetadataResponse | None:
-    """What answers a topic without a name, or with an id, where the version has none of it (`MetadataRequest.Builder`).
+def _asked(request: MetadataRequest, version: int) -> Generator[int, None, tuple[Asked, bool]]:
+    """The (name, id) of the topics that are asked for, each once, however often it is named, as in Kafka
+    (`KafkaApis.handleTopicMetadataRequest`); and whether one of them is malformed.
 
-    From version 12 on either will do; neither is an error as well.
+    That is one without a name, or with an id, where the version has none of it (`MetadataRequest.Builder`); from
+    version 12 on either will do, and neither is an error as well.
     """
-    topics = request.topics or ()
-    if version >= BY_ID_VERSION:
-        is_bad = any(one.name is None and one.topic_id == NO_ID for one in topics)
-    else:
-        is_bad = any(one.name is None or one.topic_id != NO_ID for one in topics)
-    if not is_bad:
-        return None
+    asked: Asked = {}
+    is_malformed = False
+    by_id = version >= BY_ID_VERSION
+    for index, one in enumerate(request.topics or (), 1):
+        has_id = one.topic_id != NO_ID
+        if (one.name is None and not (by_id and has_id)) or (has_id and not by_id):
+            is_malformed = True
+        asked[one.name, one.topic_id] = None
+        if index % NAMES_AT_ONCE == 0:
+            yield NAMES_AT_ONCE * NAME_UNITS
+    return asked, is_malformed
+
+
+def _malformed(asked: Asked) -> Steps:
     code = ErrorCode.INVALID_REQUEST
-    told = dict.fromkeys((one.name or "", one.topic_id) for one in topics)
-    return MetadataResponse(
-        topics=[MetadataResponseTopic(error_code=code, name=name, topic_id=topic_id) for name, topic_id in told],
-        error_code=code,
-    )
+
+    def refuse(one: tuple[str | None, bytes]) -> MetadataResponseTopic:
+        return MetadataResponseTopic(error_code=code, name=one[0] or "", topic_id=one[1])
+
+    topics = yield from each(asked, refuse, NAME_UNITS)
+    return MetadataResponse(topics=topics, error_code=code)
 
 
-def _every(connection: KafkaConnection) -> Iterator[MetadataResponseTopic]:
+def _every(connection: KafkaConnection) -> Iterator[Found]:
     for topic in list(connection.hub.topics.all()):
         if connection.hub.can(connection, "describe", topic.name):
-            yield _describe(connection, topic)
+            yield topic
 
 
-def _named(connection: KafkaConnection, request: MetadataRequest) -> Iterator[MetadataResponseTopic]:
-    """Each topic once, however often it is named, as in Kafka (`KafkaApis.handleTopicMetadataRequest`)."""
-    for name, topic_id in dict.fromkeys((one.name, one.topic_id) for one in request.topics or ()):
+def _named(connection: KafkaConnection, request: MetadataRequest, asked: Asked) -> Iterator[Found]:
+    for name, topic_id in asked:
         yield _look_up(connection, name, topic_id, may_create=request.allow_auto_topic_creation)
 
 
-def _look_up(
-    connection: KafkaConnection, name: str | None, topic_id: bytes, *, may_create: bool
-) -> MetadataResponseTopic:
+def _look_up(connection: KafkaConnection, name: str | None, topic_id: bytes, *, may_create: bool) -> Found:
+    """The topic of a name or an id, or what answers that there is none to be told of."""
     hub = connection.hub
     if topic_id != NO_ID:  # Java's client sends an empty name with it.
         name = None
@@ -178,26 +200,23 @@ def _look_up(
                 code = refused.code
     if topic is None:
         return MetadataResponseTopic(error_code=code, name=name, topic_id=topic_id)
-    return _describe(connection, topic)
+    return topic
 
 
-def _describe(connection: KafkaConnection, topic: Topic) -> MetadataResponseTopic:
+def _describe(connection: KafkaConnection, topic: Topic) -> Generator[int, None, MetadataResponseTopic]:
     node_id = connection.hub.settings.node_id
-    return MetadataResponseTopic(
-        name=topic.name,
-        topic_id=topic.id,
-        is_internal=topic.internal,
-        partitions=[
-            MetadataResponsePartition(
-                partition_index=one.index,
-                leader_id=node_id,
-                leader_epoch=one.leader_epoch,
-                replica_nodes=[node_id],
-                isr_nodes=[node_id],
-            )
-            for one in topic.partitions
-        ],
-    )
+
+    def describe(one: Partition) -> MetadataResponsePartition:
+        return MetadataResponsePartition(
+            partition_index=one.index,
+            leader_id=node_id,
+            leader_epoch=one.leader_epoch,
+            replica_nodes=[node_id],
+            isr_nodes=[node_id],
+        )
+
+    partitions = yield from each(topic.partitions, describe, 1)
+    return MetadataResponseTopic(name=topic.name, topic_id=topic.id, is_internal=topic.internal, partitions=partitions)
 
 
 @handles(2)
@@ -272,10 +291,14 @@ def on_offset_for_leader_epoch(connection: KafkaConnection, slot: Slot, request:
             answer.error_code = refused.code
         return answer
 
-    found = yield from each_partition(request.topics, attrgetter("partitions"), find, END_UNITS)
-    return OffsetForLeaderEpochResponse(
-        topics=[OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions) for topic, partitions in found]
+    topics = yield from each_partition(
+        request.topics,
+        attrgetter("partitions"),
+        find,
+        END_UNITS,
+        lambda topic, found: OffsetForLeaderTopicResult(topic=topic.topic, partitions=found),
     )
+    return OffsetForLeaderEpochResponse(topics=topics)
 
 
 @handles(75)
@@ -295,14 +318,16 @@ def on_describe_topic_partitions(
     for number, name in enumerate(names, 1):
         if number % NAMES_AT_ONCE == 0:
             yield SLICE_UNITS
-        found = _look_up(connection, name, NO_ID, may_create=False)
-        if not request.topics and found.error_code:
+        topic = _look_up(connection, name, NO_ID, may_create=False)
+        if isinstance(topic, MetadataResponseTopic):
+            if request.topics:
+                code = topic.error_code
+                response.topics.append(DescribeTopicPartitionsResponseTopic(error_code=code, name=name, topic_id=NO_ID))
+                skip = 0
             continue
-        if not found.error_code:
-            found.topic_authorized_operations = operations(connection, name, "topic")
-        told = found.partitions[skip : skip + room]
-        response.topics.append(_told(found, told))
-        if skip + len(told) < len(found.partitions):
+        told = topic.partitions[skip : skip + room]
+        response.topics.append(_told(connection, topic, told))
+        if skip + len(told) < len(topic.partitions):
             response.next_cursor = Cursor(topic_name=name, partition_index=skip + len(told))
             break
         room -= len(told)
@@ -314,24 +339,24 @@ def on_describe_topic_partitions(
 
 
 def _told(
-    found: MetadataResponseTopic, partitions: list[MetadataResponsePartition]
+    connection: KafkaConnection, topic: Topic, partitions: list[Partition]
 ) -> DescribeTopicPartitionsResponseTopic:
+    node_id = connection.hub.settings.node_id
     return DescribeTopicPartitionsResponseTopic(
-        error_code=found.error_code,
-        name=found.name,
-        topic_id=found.topic_id,
-        is_internal=found.is_internal,
+        name=topic.name,
+        topic_id=topic.id,
+        is_internal=topic.internal,
         partitions=[
             DescribeTopicPartitionsResponsePartition(
-                partition_index=one.partition_index,
-                leader_id=one.leader_id,
+                partition_index=one.index,
+                leader_id=node_id,
                 leader_epoch=one.leader_epoch,
-                replica_nodes=one.replica_nodes,
-                isr_nodes=one.isr_nodes,
+                replica_nodes=[node_id],
+                isr_nodes=[node_id],
                 eligible_leader_replicas=[],
                 last_known_elr=[],
             )
             for one in partitions
         ],
-        topic_authorized_operations=found.topic_authorized_operations,
+        topic_authorized_operations=operations(connection, topic.name, "topic"),
     )

@@ -54,8 +54,13 @@ def on_describe_quorum(connection: KafkaConnection, slot: Slot, request: Describ
         topic = TopicResponse(topic_name=METADATA_TOPIC, partitions=[_metadata(connection)])
         node = Node(node_id=connection.hub.settings.node_id)
         return DescribeQuorumResponse(error_message="", topics=[topic], nodes=[node])
-    found = yield from each_partition(wanted, attrgetter("partitions"), _unknown, PARTITION_UNITS)
-    topics = [TopicResponse(topic_name=one.topic_name, partitions=results) for one, results in found]
+    topics = yield from each_partition(
+        wanted,
+        attrgetter("partitions"),
+        _unknown,
+        PARTITION_UNITS,
+        lambda one, found: TopicResponse(topic_name=one.topic_name, partitions=found),
+    )
     return DescribeQuorumResponse(error_message="", topics=topics)
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """`advertised` is (host, port); None tells each client the address that it has dialled."""
+    """The defaults are those of `broker.config`, which explains them.
+
+    `advertised` is (host, port); None tells each client the address that it has dialled.
+    """
 
     vhost: str = "/"
     node_id: int = 1

@@ -69,10 +69,14 @@ def on_alter_replica_log_dirs(connection: KafkaConnection, slot: Slot, request: 
             code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         return AlterReplicaLogDirPartitionResult(partition_index=index, error_code=code)
 
-    found = yield from each_partition(wanted, lambda name: wanted[name], move, MOVE_UNITS)
-    return AlterReplicaLogDirsResponse(
-        results=[AlterReplicaLogDirTopicResult(topic_name=name, partitions=results) for name, results in found]
+    results = yield from each_partition(
+        wanted,
+        lambda name: wanted[name],
+        move,
+        MOVE_UNITS,
+        lambda name, found: AlterReplicaLogDirTopicResult(topic_name=name, partitions=found),
     )
+    return AlterReplicaLogDirsResponse(results=results)
 
 
 @handles(48)

@@ -253,7 +253,12 @@ def on_delete_records(connection: KafkaConnection, slot: Slot, request: DeleteRe
             answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
         return answer
 
-    found = yield from each_partition(request.topics, attrgetter("partitions"), shorten, SHORTEN_UNITS)
-    results = [DeleteRecordsTopicResult(name=topic.name, partitions=partitions) for topic, partitions in found]
+    results = yield from each_partition(
+        request.topics,
+        attrgetter("partitions"),
+        shorten,
+        SHORTEN_UNITS,
+        lambda topic, found: DeleteRecordsTopicResult(name=topic.name, partitions=found),
+    )
     hub.answer_when_durable(slot, DeleteRecordsResponse(topics=results))
     return None

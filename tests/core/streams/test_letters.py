@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 from kafka_wire import NOW_MS, batch
+from topic_world import World
 
 from broker.core.streams.letters import Letters
-from tests.core.topics.world import World
 
 
 def test_what_producers_have_sent_is_known_when_all_of_it_was_replayed():

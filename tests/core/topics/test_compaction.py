@@ -6,6 +6,7 @@ import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from topic_world import World, append_unseen, batch
 
 from broker.core.topics.compaction import Cleaned, compact, is_due
 from broker.core.topics.errors import TopicRefused
@@ -23,7 +24,6 @@ from protocol.kafka.records import (
     render_record,
     with_records,
 )
-from tests.core.topics.world import World, append_unseen, batch
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000

@@ -1,11 +1,11 @@
 """Who is remembered of idempotent producers when many ids come, and for how long: a retry is stored once (KIP-98)."""
 
 import pytest
+from topic_world import World, batch
 
 from broker.core.topics import producers
 from broker.core.topics.producers import FORGOTTEN_AFTER_MS, PRODUCERS_MAX, KnownBatch, Producers
 from protocol.kafka.records import HEADER_SIZE, parse_header, with_records
-from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
 LIVING = 7

@@ -1,7 +1,7 @@
 """What comes in lately, and who takes too much of it: counters, notes of them, and arithmetic."""
 
 import pytest
-from world import World, batch
+from topic_world import World, batch
 
 from broker.core.topics.rates import ROLL_MS, Flow, hot, lately, shares, since_start
 

@@ -1,11 +1,11 @@
 """What a restart finds of topics."""
 
 import pytest
+from topic_world import World, batch
 
 from broker.core import catalog
 from broker.core.metadata import at_once
 from broker.core.topics.proposing import PARTITIONS_PER_TOPIC_MAX
-from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
 COMPACT = {"log.cleanup.policy": "compact"}

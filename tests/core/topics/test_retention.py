@@ -1,9 +1,9 @@
 """What of a topic is too old, or too much, goes from the front; nothing else does."""
 
 import pytest
+from topic_world import World, batch
 
 from broker.core.topics.retention import expire
-from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
 

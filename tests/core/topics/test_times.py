@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from topic_world import World, batch
 
 from broker.core.topics import times
 from broker.core.topics.truncating import truncate
-from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
 OTHER = ["restart", "crash", "save", "catch up", "a step of it", "delete", "truncate"]

@@ -1,6 +1,7 @@
 """`compression.type`: what producers send is stored in it, and so is what AMQP and the broker itself append."""
 
 import pytest
+from topic_world import World
 
 from broker.core.message import make_origin
 from broker.core.streams.records import Restorer
@@ -23,7 +24,6 @@ from protocol.kafka.records import (
     render_record,
     with_records,
 )
-from tests.core.topics.world import World
 
 NOW_MS = 1_700_000_000_000
 KINDS = {"uncompressed": NO_COMPRESSION, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}

@@ -3,13 +3,13 @@
 import itertools
 
 import pytest
+from topic_world import World, batch
 
 from broker.core import catalog
 from broker.core.topics.compaction import Cleaned
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.truncating import truncate
 from tests.core.topics.test_producers import sent
-from tests.core.topics.world import World, batch
 
 NOW_MS = 1_700_000_000_000
 

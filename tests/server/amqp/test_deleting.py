@@ -11,6 +11,7 @@ from amqp_harness import World, publish, refusal
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
+from broker.core import catalog
 from protocol.amqp.frames import method_frame
 
 MANY = 20_000
@@ -54,7 +55,7 @@ def test_in_slices(kind, what):
         other.machine.receive(publish(1, "", "q", b"x", True))
         assert name not in (home.queues if what == "queue" else home.exchanges)
         assert world.broker.scheduler.busy
-        assert not client.machine.out
+        assert not client.machine.outbox.parts
         counter.run_while_busy(world.broker.scheduler)
         client.feed(b"")
         assert [method for method, *_ in client.frames()] == [f"{what}.delete-ok"]
@@ -141,6 +142,52 @@ def test_killed_in_between(what, slices):
     client.declare("q", durable=True)
     client.publish("0.0", exchange="x")
     assert world.queue("q").ready_count == 0
+
+
+def killed_while_deleting():
+    """A broker that was killed when the first 100 bindings of the queue `q` were gone: `a` had one that was not among
+    them, and `b` leads to `a` alone; `c` has a binding to another queue as well, and `d` has had none yet."""
+    world = World(SimDisk(random.Random(1).randrange))
+    client = world.connect()
+    home = bound(world, "topic", 1000, durable=True)
+    for name in "abcd":
+        home.declare_exchange(name, "fanout", durable=True, auto_delete=True, internal=False, arguments={})
+    home.bind("a", home.queues["q"], "", {})
+    home.bind("b", home.exchanges["a"], "", {})
+    for end in ("q", "other"):
+        home.bind("c", home.queues[end], "", {})
+    world.settle()
+    client.machine.receive(delete("queue", "q"))
+    world.store.flush()
+    return world
+
+
+def exchanges_of(world):
+    return {name for name in world.broker.vhosts["/"].exchanges if len(name) == 1}
+
+
+def test_killed_before_an_exchange_has_lost_its_last_binding():
+    """An auto-delete exchange whose last binding the next start drops goes with it, and what follows from that."""
+    world = killed_while_deleting()
+    assert exchanges_of(world) == {"a", "b", "c", "d", "x"}
+    world = world.kill()
+    assert exchanges_of(world) == {"c", "d", "x"}
+    assert world.broker.vhosts["/"].binding_count == 2
+    world.settle()
+    world = world.kill()
+    assert exchanges_of(world) == {"c", "d", "x"}
+    assert world.broker.left_aside == []
+
+
+def test_a_binding_that_cannot_be_read_holds_its_exchange():
+    """It waits beside the catalog for a version that can read it: its auto-delete exchange has not lost its last."""
+    world = killed_while_deleting()
+    odd = catalog.key(catalog.BINDING, "/", "a", "queue", "other", "", catalog.EMPTY_DIGEST)
+    world.store.put(odd, b"?")
+    world.store.flush()
+    world = world.kill()
+    assert list(world.broker.aside) == [odd]
+    assert exchanges_of(world) == {"a", "b", "c", "d", "x"}
 
 
 def test_what_goes_with_it_leaves_at_once():

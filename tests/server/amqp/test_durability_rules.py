@@ -135,7 +135,7 @@ def test_a_confirm_waits_for_the_sync(world):
     client.declare("d", durable=True)
     client.machine.receive(publish(1, "", "d", b"x", delivery_mode=2) * 3)
     world.hub.end_turn()
-    assert client.machine.out == []
+    assert client.machine.outbox.parts == []
     world.durability.flusher.collect()
     assert client.frames() == [("basic.ack", 1, (3, True))]
 
@@ -147,11 +147,11 @@ def test_a_transient_publish_is_not_held_by_the_disk(world):
     client.declare("t")
     client.machine.receive(publish(1, "", "t", b"x", delivery_mode=2))
     client.machine.receive(publish(1, "", "d", b"x", delivery_mode=1))
-    assert len(client.machine.out) == 2
-    client.machine.out.clear()
+    assert len(client.machine.outbox.parts) == 2
+    client.machine.outbox.parts.clear()
     client.machine.receive(publish(1, "", "d", b"x", delivery_mode=2))
     client.machine.receive(publish(1, "", "t", b"x"))
-    assert client.machine.out == []
+    assert client.machine.outbox.parts == []
     assert client.frames() == [("basic.ack", 1, (4, True))]
 
 
@@ -173,7 +173,7 @@ def test_the_answer_to_a_durable_change_waits_for_the_sync(world, client, method
     client.frames()
     client.machine.receive(method_frame(1, *method) + method_frame(1, "basic.qos", 0, 5, False))
     world.hub.end_turn()
-    assert client.machine.out == []
+    assert client.machine.outbox.parts == []
     assert client.machine.paused
     while client.machine.more or world.busy:
         world.settle()
@@ -193,7 +193,7 @@ def test_tx_commit_waits_and_is_one_thing(world, client):
     client.send(1, "basic.ack", 1, False)
     client.machine.receive(method_frame(1, "tx.commit"))
     world.hub.end_turn()
-    assert client.machine.out == []
+    assert client.machine.outbox.parts == []
     assert [name for name, _, _ in client.frames()] == ["tx.commit-ok"]
     after = world.kill().connect()
     assert (bodies(after, "a"), bodies(after, "b")) == ([(True, b"1")], [(True, b"2")])
@@ -213,7 +213,7 @@ def test_a_failed_sync_refuses_what_waits(world):
     world.durability.flusher.collect()
     assert world.durability.failed.is_set()
     world.hub.end_turn()
-    assert b"".join(client.machine.out) == method_frame(1, "basic.nack", 2, True, False)
+    assert b"".join(client.machine.outbox.parts) == method_frame(1, "basic.nack", 2, True, False)
 
 
 def test_a_full_disk_blocks_publishers_and_is_tried_again(world):
@@ -229,7 +229,7 @@ def test_a_full_disk_blocks_publishers_and_is_tried_again(world):
     world.hub.end_turn()
     flusher.collect()
     assert world.broker.alarm == "low on disk"
-    assert client.machine.out == []
+    assert client.machine.outbox.parts == []
     flusher._writer.submit = submit
     flusher.tick(1000)
     assert client.frames() == [("basic.ack", 1, (1, False))]

@@ -7,6 +7,7 @@ import pytest
 from amqp_harness import World, answer, deliveries, publish, refusal
 from pamqp.header import ContentHeader
 from sim_disk import SimDisk
+from topic_world import append_unseen, batch
 
 from broker.core.streams.position import ITERATORS_KEPT
 from broker.core.topics.compaction import Cleaned, compact
@@ -16,7 +17,6 @@ from broker.server.amqp.delivery import Consumer
 from protocol.amqp.fields import Timestamp
 from protocol.kafka.partitioner import partition_for_key
 from protocol.kafka.records import parse_header, with_records
-from tests.core.topics.world import append_unseen, batch
 
 
 @pytest.fixture

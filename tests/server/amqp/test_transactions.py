@@ -37,8 +37,8 @@ def said(client, *methods):
     """The names of what is answered to these methods, as far as the disk goes along."""
     client.machine.receive(b"".join(methods))
     client.world.hub.end_turn()
-    octets = b"".join(client.machine.out)
-    client.machine.out.clear()
+    octets = b"".join(client.machine.outbox.parts)
+    client.machine.outbox.parts.clear()
     return [name for name, _, _ in parse(octets)]
 
 
@@ -408,11 +408,11 @@ def test_commit_ok_waits_for_the_disk_though_much_is_delivered_at_once():
 
     class Takes(Transport):
         def flush(self):
-            sent.extend(machine.out)
-            machine.out.clear()
-            machine.out_size = 0
+            sent.extend(machine.outbox.parts)
+            machine.outbox.parts.clear()
+            machine.outbox.size = 0
 
-    machine.transport = Takes()
+    machine.transport = machine.outbox.writer = Takes()
     jobs = []
     world.durability.flusher._writer = SimpleNamespace(submit=jobs.append, results=deque())
     for _ in range(5):

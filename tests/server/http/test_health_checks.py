@@ -1,9 +1,9 @@
 """Health checks: what is wrong with which partition, to whom may see it."""
 
 from http_world import HttpWorld
+from topic_world import append_unseen, batch
 
 from protocol.kafka.records import parse_header, with_records
-from tests.core.topics.world import append_unseen, batch
 
 NOW_MS = 1_700_000_000_000
 

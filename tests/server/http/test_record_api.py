@@ -8,12 +8,12 @@ import lz4.frame
 import pytest
 import zstandard
 from kafka_wire import batch
+from topic_world import append_unseen
 
 from broker.server.http import fields as http_fields
 from broker.server.http import records as module
 from protocol.kafka.partitioner import partition_for_key
 from protocol.kafka.records import render_record
-from tests.core.topics.world import append_unseen
 
 NOW_MS = 1_000_000
 

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from amqp_harness import World, publish
 from sim_disk import SimDisk
 from steps import assert_short_steps
 
@@ -14,7 +15,6 @@ from broker.server.http import (
 )
 from broker.server.http.api import HttpError, Request, answer
 from protocol.amqp import content as wire
-from tests.server.amqp.amqp_harness import World, publish
 
 PERSISTENT = {"delivery_mode": 2}
 

@@ -4,6 +4,8 @@ _bindings), with AMQP's rules (spec 1.6, 1.7). No socket."""
 import pytest
 from http_world import HttpWorld
 
+from broker.core.vhosts.deduplication_log import DeduplicationLog
+
 STREAM = {"x-queue-type": "stream", "x-partitions": 3}
 
 
@@ -234,3 +236,22 @@ def test_bindings_of_an_exclusive_queue_are_seen_and_not_changed(http):
     assert http.refused("POST", "bindings/%2F/e/amq.direct/q/mine", {"routing_key": "other"})[0] == 400
     assert http.refused("DELETE", "bindings/%2F/e/amq.direct/q/mine/k")[0] == 400
     assert len(http.good("GET", "queues/%2F/mine/bindings")) == 2
+
+
+def test_an_exchange_tells_what_waits_in_it(world):
+    """`messages_delayed` (the plugin's) of an exchange that delays, and of no other, whatever else it keeps."""
+    delaying = {"type": "x-delayed-message", "arguments": {"x-delayed-type": "fanout"}}
+    forgetting = {"type": "x-message-deduplication", "arguments": {"x-cache-size": 10, "x-cache-persistence": "disk"}}
+    world.good("PUT", "exchanges/%2F/later", {"durable": True, **delaying})
+    world.good("PUT", "exchanges/%2F/once", {"durable": True, **forgetting})
+    world.good("PUT", "queues/%2F/q", {"durable": True})
+    world.good("POST", "bindings/%2F/e/later/q/q", {"routing_key": "", "arguments": {}})
+    assert world.good("GET", "exchanges/%2F/later")["messages_delayed"] == 0
+    properties = {"headers": {"x-delay": 60_000}}
+    later = {"routing_key": "", "payload": "x", "payload_encoding": "string", "properties": properties}
+    world.good("POST", "exchanges/%2F/later/publish", later)
+    assert world.good("GET", "exchanges/%2F/later")["messages_delayed"] == 1
+    assert world.good("GET", "queues/%2F/q")["messages"] == 0
+    for name in ("once", "amq.fanout"):
+        assert "messages_delayed" not in world.good("GET", f"exchanges/%2F/{name}")
+    assert isinstance(world.broker.vhosts["/"].exchanges["once"].state, DeduplicationLog)

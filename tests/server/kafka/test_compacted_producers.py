@@ -8,9 +8,9 @@ import signal
 
 import pytest
 from kafka_wire import BY_NAME, Wire, batch
+from waiting import wait_until
 
 from protocol.kafka.records import parse_header
-from tests.sim.waiting import wait_until
 from tools.bench.control import running_jackalope
 
 SETTINGS = ("listeners.kafka=127.0.0.1:0", "kafka.retention_check_s=0.1")

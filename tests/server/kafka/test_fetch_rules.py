@@ -4,6 +4,8 @@ import time
 
 import pytest
 from kafka_wire import BY_NAME, NOW_MS, Wire, batch
+from topic_world import World
+from topic_world import batch as core_batch
 from waiting import HANG_MS
 
 from broker.core.topics.compaction import Cleaned, compact
@@ -11,8 +13,6 @@ from broker.server.kafka.fetch import Reads
 from protocol.kafka.errors import ErrorCode
 from protocol.kafka.records import parse_header, render_record, with_records
 from protocol.kafka.walk import finish
-from tests.core.topics.world import World
-from tests.core.topics.world import batch as core_batch
 
 
 def bases(octets):

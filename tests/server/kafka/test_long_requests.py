@@ -11,6 +11,9 @@ from protocol.kafka.headers import read_request
 from protocol.kafka.readers import ELEMENTS_MAX
 
 COUNT = 10_000
+NAMING_LINES = 7
+"""What a step may run for each name that a request has, of which ELEMENTS_MAX is the most: to find those twice, say.
+What the broker has of its own, partitions or offsets, has no such bound, and is cut."""
 NOW_MS = 1_900_000_000_000
 NAMES = [f"nowhere-{number}" for number in range(COUNT)]
 
@@ -139,6 +142,7 @@ def test_a_request_for_very_many(name, version, fields):
             slot.answer(ended[0])
         [answer] = client.answers()
         assert answer is not None
+        assert counter.lines_worst < NAMING_LINES * COUNT
 
     assert_short_steps(scenario)
 

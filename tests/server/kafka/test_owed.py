@@ -26,7 +26,7 @@ def fetch(client, *, offset=0, max_wait_ms=60_000, bytes_max=1 << 20, min_bytes=
 
 def held(client):
     """Octets in memory that are on their way to this peer."""
-    return held_size(client.machine.out) + sum(held_size(slot.parts) for slot in client.machine.slots)
+    return held_size(client.machine.outbox.parts) + sum(held_size(slot.parts) for slot in client.machine.slots)
 
 
 def watch(world, passed_ms):

@@ -1,7 +1,7 @@
 """Properties that ask for more than being passed on: CC and BCC, user-id, expiration, direct reply-to.
 
-The check of one message, on the general path of AMQP and over HTTP. Errors are RabbitMQ's texts (notes of its
-behaviour: 406 on the channel).
+The check of one message, on the general path of AMQP and over HTTP, of which neither knows the other. Errors are
+RabbitMQ's texts (notes of its behaviour: 406 on the channel).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from broker.core.message import pack_keys
 from broker.core.vhosts.arguments import TIME_MS_MAX
-from broker.server.amqp.publish import REPLY_TO_NAME
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.fields import without_entry
 
+REPLY_TO_NAME = "amq.rabbitmq.reply-to"
+"""The queue of direct replies, which is none (RabbitMQ)."""
 _INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
 _DIGITS_MAX = 19
 _WANTED = frozenset({"headers", "reply-to", "expiration", "user-id"})

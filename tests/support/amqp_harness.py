@@ -157,9 +157,10 @@ class Client:
     def raw(self):
         """Octets from the broker since the last time."""
         self.world.settle()
-        data = b"".join(self.machine.out)
-        self.machine.out.clear()
-        self.machine.out_size = 0
+        outbox = self.machine.outbox
+        data = b"".join(outbox.parts)
+        outbox.parts.clear()
+        outbox.size = 0
         return data
 
     def frames(self):

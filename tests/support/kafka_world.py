@@ -54,14 +54,14 @@ class Transport:
         self.sent = b""
 
     def flush(self):
-        machine = self.machine
-        machine.touched = False
-        if self.takes and machine.out:
-            sent = machine.out_size
-            held = held_size(machine.out)
-            self.sent += b"".join(one if isinstance(one, bytes | memoryview) else one.read() for one in machine.out)
-            machine.out.clear()
-            machine.out_size = 0
+        machine, outbox = self.machine, self.machine.outbox
+        outbox.touched = False
+        if self.takes and outbox.parts:
+            sent = outbox.size
+            held = held_size(outbox.parts)
+            self.sent += b"".join(one if isinstance(one, bytes | memoryview) else one.read() for one in outbox.parts)
+            outbox.parts.clear()
+            outbox.size = 0
             machine.wrote(sent, held)
             machine.drained()
 
@@ -78,7 +78,7 @@ class KafkaClient:
     def __init__(self, world):
         self.world = world
         self.machine = KafkaConnection(world.kafka, ("127.0.0.1", next(world.ports)), ("127.0.0.1", 9092))
-        self.transport = self.machine.transport = Transport(self.machine)
+        self.transport = self.machine.transport = self.machine.outbox.writer = Transport(self.machine)
         world.kafka.add(self.machine)
         self.numbers = itertools.count(1)
         self.asked = {}
