@@ -9,7 +9,7 @@ same place leave in the order in which they died. When many wait, most are in th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,10 @@ from broker.core.message import Message, memory_of
 from protocol.amqp.content import body_size
 
 if TYPE_CHECKING:
-    from broker.core.queues.host import Host
+    from broker.core.queues.host import Host, Letter
 
-Letter = tuple[int, Message, str]
-"""(offset, message, reason of its death)."""
-Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
-"""Told of dead letters that were tried: (all, those that could not go)."""
 _Waiting = tuple[int, "Message | None", str]
-"""The same; None where the message is in the log only."""
+"""A `Letter`; None where the message is in the log only."""
 RETRY_MS = 1000
 TRIED_PER_MS = 10
 """A pass over many letters is followed by a pause as long as this many of them take a millisecond."""

@@ -6,16 +6,28 @@ told, and they let it hand out what it has, or drop what has to die. `core.queue
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from broker.core.message import Message
+from broker.core.queues.effective_policy import Rules
+from broker.core.queues.queue_store import QueueStore
 from broker.core.scheduler import Dispatchable, Scheduler
 
-if TYPE_CHECKING:
-    from broker.core.queues.at_least_once import AtLeastOnce, Letter, Tried
-    from broker.core.queues.effective_policy import Rules
-    from broker.core.queues.queue_store import QueueStore
+Letter = tuple[int, Message, str]
+"""A dead letter: (offset, message, reason of its death)."""
+Tried = Callable[[Sequence[Letter], Sequence[Letter]], None]
+"""Told of dead letters that were tried: (all, those that could not go)."""
+
+
+class Waiting(Protocol):
+    """The dead letters that wait in a queue: they count towards its limits."""
+
+    body_bytes: int
+
+    def __len__(self) -> int:
+        """How many they are."""
+        ...
 
 
 class Host(Dispatchable, Protocol):
@@ -29,8 +41,11 @@ class Host(Dispatchable, Protocol):
     """Returns in progress: what comes first is known when they are complete."""
     has_expirations: bool
     """Whether a message with an expiration of its own has ever come in."""
-    at_least_once: AtLeastOnce | None
-    """Its dead letters that wait, if any ever did."""
+
+    @property
+    def at_least_once(self) -> Waiting | None:
+        """Its dead letters that wait, if any ever did."""
+        ...
 
     @property
     def place(self) -> str:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.core.message import Message, has_expiration, memory_of, redelivered, with_delivery_count
+from broker.core.queues.dispatch import Lease
 from broker.core.queues.expiry import Expiry
 from broker.core.queues.x_death import DELIVERY_LIMIT, EXPIRED, MAXLEN
 from broker.core.scheduler import SLICE_UNITS
@@ -20,7 +21,6 @@ from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 
 if TYPE_CHECKING:
-    from broker.core.queues.dispatch import Lease
     from broker.core.queues.host import Host
 
 RETRY_BYTES_MAX = 8 << 20

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from broker.core.message import Message, has_expiration, redelivered
-from broker.core.queues.at_least_once import AtLeastOnce, Letter, Tried
+from broker.core.queues.at_least_once import AtLeastOnce
 from broker.core.queues.dispatch import Consumer, Lease, Serving
 from broker.core.queues.effective_policy import Rules, rules_of
+from broker.core.queues.host import Letter, Tried
 from broker.core.queues.lease_cursor import BATCH_MAX, LeaseCursor
 from broker.core.queues.limits import Limits
 from broker.core.queues.priority_cursor import PriorityCursor

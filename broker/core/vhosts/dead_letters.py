@@ -18,7 +18,7 @@ from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 
 if TYPE_CHECKING:
-    from broker.core.queues.at_least_once import Letter, Tried
+    from broker.core.queues.host import Letter, Tried
     from broker.core.queues.queue import Queue
     from broker.core.vhosts.vhost import VHost
 

@@ -1,10 +1,8 @@
 """The store of a queue by itself: no consumers, no rules, somebody who watches and somebody who is told of trouble."""
 
-import ast
 import gc
 import itertools
 import weakref
-from pathlib import Path
 
 import pytest
 from sim_disk import SimDisk
@@ -20,7 +18,6 @@ from broker.core.scheduler import Scheduler
 from broker.log.recovery import open_store
 from protocol.amqp import content as wire
 
-QUEUES = Path(broker.core.queues.queue_store.__file__).parent
 ORIGIN = make_origin(b"", b"q")
 
 
@@ -216,11 +213,3 @@ def test_a_deleted_queue_needs_no_collector(logs):
         assert found() is None
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize("name", ["queue_store", "dispatch", "host", "limits", "expiry", "at_least_once", "backlog"])
-def test_each_can_be_read_alone(name):
-    """What a queue is made of does not know the queue, not even for its types."""
-    tree = ast.parse((QUEUES / f"{name}.py").read_text())
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert "broker.core.queues.queue" not in imported
