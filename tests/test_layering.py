@@ -20,9 +20,6 @@ IMPURE = {"trio", "socket", "ssl", "os", "time", "random", "threading", "asyncio
 
 DEFENDED = {
     "broker.core.access": "an access list is a part of the access that it is read into",
-    "broker.core.queues.at_least_once": "a queue's host has its dead letters that wait",
-    "broker.core.queues.dispatch": "a queue's host names the lease that dispatch hands out",
-    "broker.core.queues.host": "rules and dead letters know their queue as a host, which names what they are",
     "broker.core.queues.limits": "whoever hands out for a queue that has limits tells them what went",
     "broker.core.streams.reading": "a stream and its readings know each other, as a queue and its consumers do",
     "broker.core.streams.stream": "the other half of that",

@@ -10,6 +10,7 @@ from broker.core.scheduler import FREE_SLICE, SLICE_UNITS, Scheduler
 from broker.server.auth import Authenticator
 from broker.server.env import Env
 from broker.server.hub import Hub
+from broker.server.outbox import Outbox
 from broker.server.ticker import SWEEP_TICKS, TICK_MS, Ticker
 
 
@@ -75,8 +76,9 @@ def hub(happened):
 
 def touch(hub, happened):
     """Something is written to a connection, and something comes into a queue."""
-    transport = SimpleNamespace(flush=lambda: happened.append("send"))
-    hub.touched.append(SimpleNamespace(touched=True, transport=transport))
+    outbox = Outbox(hub.touched)
+    outbox.writer = SimpleNamespace(flush=lambda: happened.append("send"))
+    outbox.touch()
     hub.scheduler.mark(Queue(happened))
 
 
