@@ -2,7 +2,8 @@
 
 It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN and STATE of each log, the batches of
 logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
-of a batch is settled and none of it is kept. Steps, of which the blocking ones are yielded as jobs for a thread, and
+of a batch is settled and none of it is kept; where they are most of a file of the journal, they stay there (`sealing`).
+Steps, of which the blocking ones are yielded as jobs for a thread, and
 what they guard against:
 
 1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first. A frame is put
@@ -23,14 +24,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
 from broker.log import entries, extents, frames
 from broker.log.disk import Disk, File, FileRange
 from broker.log.extents import Extent, Source, clip
 from broker.log.log import Log
-from broker.log.recovering import NEVER_CUT, NOTHING_KEPT
+from broker.log.recovering import NOTHING_KEPT
 from broker.log.rewriting import Rewriting, plan
+from broker.log.sealed import SealedFile
+from broker.log.sealing import Sealing, note_cut
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder, log_of
 from broker.log.store import Store
 
@@ -43,7 +47,7 @@ REWRITE_ITEMS = 50
 """Segments looked at for whether they had better be written anew: 0.1 ms each at most."""
 FRAME_BYTES = 1 << 20
 
-_FIRST = attrgetter("first")
+_FIRST, _BASE = attrgetter("first"), attrgetter("base")
 _NAME = re.compile(r"checkpoint-[0-9]{20}")
 
 Job = Callable[[], None]
@@ -84,14 +88,22 @@ class CheckpointFile:
 
 
 class _Move:
-    """What one log has to move, and where the thread put it."""
+    """What one log has to move, and where the thread put it. `left` are the sealed files that it is moved away from.
 
-    __slots__ = ("log", "made", "moved", "pieces", "size")
+    `breaks` are the first offsets of pieces that stand in a segment of their own, since between them and the piece
+    before, or the last segment, lies what stays: after a restart a segment is all that lies between its ends.
+    """
 
-    def __init__(self, log: Log, pieces: list[Extent]) -> None:
+    __slots__ = ("breaks", "left", "log", "made", "moved", "pieces", "size", "stays_behind")
+
+    def __init__(self, log: Log, pieces: list[Extent], left: AbstractSet[SealedFile]) -> None:
         self.log = log
         self.pieces = pieces
+        self.left = left
         self.size = sum(piece.size for piece in pieces)
+        self.breaks: set[int] = set()
+        self.stays_behind = False
+        """Whether something of the log stays that lies behind its first piece: then none of it can be carried."""
         self.moved: list[Extent] = []
         self.made: list[str] = []
         """New files; what is not in use when the state is captured is removed."""
@@ -108,6 +120,7 @@ class Checkpoint:
         self._moves: list[_Move] = []
         self._carried: list[_Move] = []
         self._rewritings: list[Rewriting] = []
+        self._sealing = Sealing(store, self._replay_from)
         self._dead: list[tuple[Log, str]] = []
         self._doomed: list[str] = []
         self._reused: set[str] = set()
@@ -149,6 +162,7 @@ class Checkpoint:
         captured = store.frame if store.dirty else store.frame - 1
         generation = store.generation + 1
         written = _File(store.disk, generation)
+        yield self._sealing.write
         yield lambda: written.write(payloads, self._carried)
         while store.synced_frame < captured:
             yield None
@@ -160,7 +174,9 @@ class Checkpoint:
         old, store.checkpoint_source = self._old, written.source
         store.generation = generation
         store.checkpoint_end = self._replay_from
-        self._doomed += store.journal.forget_before(self._replay_from)
+        self._doomed += self._sealing.done()
+        sealed = {one.name for one in store.sealed.values()}
+        self._doomed += [name for name in store.journal.forget_before(self._replay_from) if name not in sealed]
         if isinstance(old, CheckpointFile):
             old.close()
             self._doomed.append(old.name)
@@ -173,6 +189,7 @@ class Checkpoint:
     def _give_back(self) -> None:
         """What was to be removed, and what was made for nothing, is left for the next checkpoint."""
         self._store.doomed += self._doomed
+        self._sealing.give_back()
         for move in self._moves:
             move.log.lost_segments += move.made
         for one in self._rewritings:
@@ -182,35 +199,68 @@ class Checkpoint:
 
     # On the loop.
 
-    def _is_old(self, extent: Extent) -> bool:
+    def _is_old(self, extent: Extent, left: AbstractSet[SealedFile]) -> bool:
         """Whether an extent lies where nothing will be any more."""
-        if extent.source is self._store.journal:
+        source = extent.source
+        if source is self._store.journal:
             return extent.position < self._replay_from
-        return self._old is not None and extent.source is self._old
+        return (self._old is not None and source is self._old) or (bool(left) and source in left)
 
     def _plan(self) -> Iterator[None]:
         """What each log has to move, and which of them are carried: the smallest, as far as there is room."""
-        moves = []
-        seen = 0
-        for log in list(self._store.logs.values()):
-            is_done = log.is_done
-            log.extents = [one for one in log.extents if not is_done(one.first, one.end)]
-            log.lowest_cut = NEVER_CUT
-            pieces = [one for one in log.extents if self._is_old(one)]
-            if pieces:
-                moves.append(_Move(log, pieces))
-            seen += 1 + len(log.extents)
-            if seen >= SLICE_ITEMS:
-                seen = 0
-                yield None
+        moves: list[_Move] = []
+        yield from self._each_log(self._look)
+        self._sealing.decide()
+        yield from self._sealing.leave()
+        yield from self._each_log(lambda log: moves.extend(self._moves_of(log)))
         moves.sort(key=lambda move: move.size)
         room = CARRY_TOTAL_MAX
         for move in moves:
-            if move.size < CARRY_BYTES_MAX and move.size <= room:
+            if move.size < CARRY_BYTES_MAX and move.size <= room and not move.stays_behind:
                 room -= move.size
                 self._carried.append(move)
             else:
                 self._moves.append(move)
+
+    def _each_log(self, work: Callable[[Log], None]) -> Iterator[None]:
+        seen = 0
+        for log in list(self._store.logs.values()):
+            work(log)
+            seen += 1 + len(log.extents)
+            if seen >= SLICE_ITEMS:
+                seen = 0
+                yield None
+
+    def _look(self, log: Log) -> None:
+        is_done = log.is_done
+        log.extents = [one for one in log.extents if not is_done(one.first, one.end)]
+        self._sealing.look(log)
+
+    def _moves_of(self, log: Log) -> list[_Move]:
+        """What a log has to move, if anything."""
+        note_cut(self._store, log)
+        left = self._sealing.moved_from(log)
+        pieces = [one for one in log.extents if self._is_old(one, left)]
+        if not pieces:
+            return []
+        move = _Move(log, pieces, left)
+        if self._store.sealed:
+            self._find_breaks(move)
+        return [move]
+
+    def _find_breaks(self, move: _Move) -> None:
+        """See `_Move`."""
+        log = move.log
+        last_end = log.segments[-1].end if log.segments else 0
+        is_first, stays = True, False
+        for one in log.extents:
+            if self._is_old(one, move.left):
+                if stays or (is_first and one.first < last_end):
+                    move.breaks.add(one.first)
+                is_first = stays = False
+            elif one.source is not self._store.journal:
+                stays = not is_first or one.first >= last_end
+                move.stays_behind = move.stays_behind or not is_first
 
     def _write_anew(self) -> Iterator[Step]:
         """Before anything is moved, since that goes behind the last segment."""
@@ -236,6 +286,7 @@ class Checkpoint:
         for segment in clip_segments(segments, log.lowest_cut):
             if segment.base not in known:
                 log.segments.append(segment)
+                log.segments.sort(key=_BASE)  # What a file was emptied of may lie before others.
                 known[segment.base] = segment
             elif segment.end > known[segment.base].end:
                 known[segment.base].end, known[segment.base].size = segment.end, segment.size
@@ -248,7 +299,7 @@ class Checkpoint:
     def _replace(self, move: _Move, moved: list[Extent]) -> None:
         """Put `moved` in the place of the extents that it was made from; what is done with meanwhile is left out."""
         log = move.log
-        kept = [one for one in log.extents if not self._is_old(one)]
+        kept = [one for one in log.extents if not self._is_old(one, move.left)]
         kept += [one for one in moved if not log.is_done(one.first, one.end)]
         log.extents = sorted(kept, key=_FIRST)
 
@@ -269,8 +320,8 @@ class Checkpoint:
 
         for move in self._carried:
             # As they are now; what is cut from now on is cut by the journal's entry.
-            move.pieces = [one for one in move.log.extents if self._is_old(one)]
-            move.log.lowest_cut = NEVER_CUT
+            move.pieces = [one for one in move.log.extents if self._is_old(one, move.left)]
+            note_cut(self._store, move.log)
         add(entries.begin(store.generation + 1, self._replay_from, store.journal.epoch, store.next_log))
         for index, (key, value) in enumerate(list(store.catalog.items())):
             if store.catalog.get(key) is value:
@@ -284,6 +335,11 @@ class Checkpoint:
                     self._capture_log(log, add)
             if index % SLICE_ITEMS == SLICE_ITEMS - 1:
                 yield None
+
+        yield from self._sealing.places()
+        states = self._sealing.states()
+        if states:
+            add(entries.sealed(states))
 
     def _retire_segments(self, log: Log) -> None:
         """Let go of the segments that are done with, and of files that went out of use."""
@@ -332,13 +388,14 @@ def _copy(store: Store, move: _Move, last: list[Segment]) -> list[Segment]:
     file: File | None = None
     segment: Segment | None = None
     size_max = min(SEGMENT_BYTES_MAX, move.log.layout.segment_bytes)
-    if last and last[0].size < size_max:
+    readers = _Readers(store.disk)
+    if last and last[0].size < size_max and move.pieces[0].first not in move.breaks:
         segment = last[0].copy()
         file = store.disk.open(segment.name)
         grown.append(segment)
     try:
         for piece in move.pieces:
-            if segment is None or file is None or segment.size >= size_max:
+            if segment is None or file is None or segment.size >= size_max or piece.first in move.breaks:
                 if file is not None:
                     file.sync()
                     file.close()
@@ -348,25 +405,45 @@ def _copy(store: Store, move: _Move, last: list[Segment]) -> list[Segment]:
                 store.disk.remove(segment.name)  # Remains of a checkpoint that did not come to its end.
                 file = store.disk.open(segment.name, create=True)
                 grown.append(segment)
-            file.write(segment.size, (_read(piece),))
+            file.write(segment.size, (readers.read(piece),))
             _extend(move.moved, piece, segment, segment.size)
             segment.size += piece.size
             segment.end = piece.end
         if file is not None:
             file.sync()
     finally:
+        readers.close()
         if file is not None:
             file.close()
     store.disk.sync_folder(folder)
     return grown
 
 
-def _read(piece: Extent) -> bytes:
-    """All octets of a piece. Raises OSError when they are not there."""
-    data = piece.source.read(piece.position, piece.size)
-    if len(data) != piece.size:
-        raise OSError(f"{piece.size} octets were expected at {piece.position}, {len(data)} are there")
-    return data
+class _Readers:
+    """Reads pieces in a thread: sealed files by handles of its own, since those of the loop are the loop's."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._files: dict[str, File] = {}
+
+    def read(self, piece: Extent) -> bytes:
+        """All octets of a piece. Raises OSError when they are not there."""
+        source: Source | File = piece.source
+        if isinstance(source, SealedFile):
+            name = source.name
+            if name not in self._files:
+                self._files[name] = self._disk.open(name)
+            source = self._files[name]
+        data = source.read(piece.position, piece.size)
+        if len(data) != piece.size:
+            raise OSError(f"{piece.size} octets were expected at {piece.position}, {len(data)} are there")
+        return data
+
+    def close(self) -> None:
+        """Give the handles back."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
 
 
 def _extend(moved: list[Extent], piece: Extent, source: Source, position: int) -> None:
@@ -413,7 +490,11 @@ class _File:
     def _carry(self, position: int, move: _Move) -> int:
         assert self.source is not None
         number = move.log.number
-        data = b"".join(map(_read, move.pieces))
+        readers = _Readers(self._disk)
+        try:
+            data = b"".join(map(readers.read, move.pieces))
+        finally:
+            readers.close()
         at = position + frames.HEADER_SIZE + entries.APPEND_HEAD.size
         moved = self.moved[number] = []
         for piece in move.pieces:
