@@ -231,7 +231,7 @@ class World:
 
     def keep(self, pick, where):
         """Begin to keep what is settled from now on, move the floor, or end it."""
-        if log := self.log(pick):
+        if (log := self.log(pick)) and log.layout.reduce is None:
             if log.kept_from == NOTHING_KEPT:
                 log.keep_from(log.settled.floor)
             elif where % 3:
@@ -273,8 +273,8 @@ class World:
             self.model.volatile[log.number] = {one for one in self.model.volatile[log.number] if one < offset}
 
     def change_layout(self, pick):
-        """A topic becomes a compacted one, or is one no more."""
-        if log := self.log(pick):
+        """A topic becomes a compacted one, or is one no more; what keeps is a queue."""
+        if (log := self.log(pick)) and log.kept_from == NOTHING_KEPT:
             log.layout = COMPACTED if log.layout is QUEUE else QUEUE
 
     def put(self, key, value):

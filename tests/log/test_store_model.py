@@ -139,7 +139,7 @@ def simulate(seed, steps=250, *, compacts=False, seals=False, **of_world):
     pick = lambda: chance.randrange(1 << 16)  # noqa: E731 - a name for what each action is given
     actions = [
         (2, world.create_log),
-        (25 * more, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (25 if seals else 25 * more, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
         (12, lambda: world.append_alone(pick(), chance.choice(sizes), pass_by=chance.random() < 0.3)),
         (12, lambda: world.settle_one(pick(), pick())),
         (4, lambda: world.skip(pick(), chance.randint(1, 5), chance.randint(0, 2))),
@@ -150,14 +150,14 @@ def simulate(seed, steps=250, *, compacts=False, seals=False, **of_world):
         (8, lambda: world.move(pick(), pick(), pick())),
         (0.5 * less, lambda: world.drop_log(pick())),
         (2, lambda: world.truncate(pick(), pick())),
-        (60 * seals, lambda: world.append(pick(), 5, 1500, False)),
-        (30 * seals, lambda: world.settle(pick(), pick(), 10)),
+        (20 * seals, lambda: world.append(pick(), 5, 1500, False)),
+        (15 * seals, lambda: world.settle(pick(), pick(), 10)),
         (0.5 * seals, lambda: world.change_layout(pick())),
         (4, lambda: world.put(chance.choice(keys), chance.choice((None, bytes(pick() % 20))))),
-        (20, world.begin_write),
-        (30, world.go_on_writing),
+        (20 + 40 * seals, world.begin_write),
+        (30 + 80 * seals, world.go_on_writing),
         (6 * more, world.begin_checkpoint),
-        (20 * more, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
+        (20 * more + 60 * seals, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
         (4, lambda: world.crash(chance.random() < 0.7, *(chance.choice((None, chance.randint(0, 12))) for _ in "12"))),
         (0.5, world.stop_in_order),
     ]
