@@ -21,7 +21,7 @@ from broker.log.extents import Extent, Source
 from broker.log.journal import Journal, JournalFile
 from broker.log.log import Log
 from broker.log.recovering import NEVER_CUT
-from broker.log.sealed import SealedFile, index_name, is_index, read_index
+from broker.log.sealed import SealedFile, index_name, indexed_base, read_index
 from broker.log.segment import Segment, log_folder
 from broker.log.store import Recovered, Store
 from protocol.kafka.records import CorruptBatch
@@ -187,7 +187,7 @@ class _Recovery:
         indexes = {index_name(one.base, one.edition) for one in self._store.sealed.values()}
         for name in self._disk.names(journal.FOLDER):
             base = journal.base_of(name)
-            if is_index(name):
+            if indexed_base(name) is not None:
                 if f"{journal.FOLDER}/{name}" not in indexes:
                     self._leftovers.append(f"{journal.FOLDER}/{name}")
             elif base is None:

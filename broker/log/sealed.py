@@ -18,7 +18,7 @@ from broker.log.errors import Corrupt
 from broker.log.journal import FOLDER, file_name
 from broker.log.segment import Handles
 
-_INDEX_NAME = re.compile(r"[0-9]{20}-[0-9]{5}\.index")
+_INDEX_NAME = re.compile(r"([0-9]{20})-[0-9]{5}\.index")
 Places = Mapping[int, Sequence[entries.Place]]
 """By the log's number."""
 
@@ -28,9 +28,10 @@ def index_name(base: int, edition: int) -> str:
     return f"{FOLDER}/{base:020d}-{edition:05d}.index"
 
 
-def is_index(name: str) -> bool:
-    """Whether a file of this name (without the folder) is one."""
-    return _INDEX_NAME.fullmatch(name) is not None
+def indexed_base(name: str) -> int | None:
+    """Where the sealed file begins whose index this is (without the folder); None when no index is named so."""
+    found = _INDEX_NAME.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def write_index(disk: Disk, base: int, edition: int, places: Places) -> None:

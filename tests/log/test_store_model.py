@@ -139,7 +139,10 @@ def simulate(seed, steps=250, *, compacts=False, seals=False, **of_world):
     pick = lambda: chance.randrange(1 << 16)  # noqa: E731 - a name for what each action is given
     actions = [
         (2, world.create_log),
-        (25 if seals else 25 * more, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (
+            25 if seals else 25 * more,
+            lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2),
+        ),
         (12, lambda: world.append_alone(pick(), chance.choice(sizes), pass_by=chance.random() < 0.3)),
         (12, lambda: world.settle_one(pick(), pick())),
         (4, lambda: world.skip(pick(), chance.randint(1, 5), chance.randint(0, 2))),
