@@ -162,7 +162,8 @@ class Checkpoint:
         captured = store.frame if store.dirty else store.frame - 1
         generation = store.generation + 1
         written = _File(store.disk, generation)
-        yield self._sealing.write
+        if self._sealing.has_indexes:
+            yield self._sealing.write
         yield lambda: written.write(payloads, self._carried)
         while store.synced_frame < captured:
             yield None

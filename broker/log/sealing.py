@@ -162,6 +162,11 @@ class Sealing:
             for one in self._named()
         ]
 
+    @property
+    def has_indexes(self) -> bool:
+        """Whether there is anything to `write`."""
+        return bool(self._indexes)
+
     # In the thread.
 
     def write(self) -> None:
@@ -176,8 +181,7 @@ class Sealing:
                 finally:
                     sealed.close()
             write_index(disk, file.base, next_edition(file), places)
-        if self._indexes:
-            disk.sync_folder(FOLDER)
+        disk.sync_folder(FOLDER)
 
     # On the loop, at the end.
 

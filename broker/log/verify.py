@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.log import entries
 from broker.log.checkpoint import is_checkpoint
 from broker.log.disk import FileRange
-from broker.log.dump import Damage, FoundEntry, dump, files_of, is_replayed, is_segment
+from broker.log.dump import Damage, FoundEntry, dump, files_of, is_replayed
 from broker.log.extents import Extent
 from broker.log.gaps import step_over
 from broker.log.journal import base_of, file_name
