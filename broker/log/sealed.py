@@ -16,7 +16,7 @@ from broker.log import entries, frames
 from broker.log.disk import Disk, FileRange
 from broker.log.errors import Corrupt
 from broker.log.journal import FOLDER, file_name
-from broker.log.segment import Handles
+from broker.log.segment import EDITION_MAX, Handles
 
 _INDEX_NAME = re.compile(r"([0-9]{20})-[0-9]{5}\.index")
 Places = Mapping[int, Sequence[entries.Place]]
@@ -37,7 +37,6 @@ def indexed_base(name: str) -> int | None:
 def write_index(disk: Disk, base: int, edition: int, places: Places) -> None:
     """Make an index that nobody names yet (any thread), and sync it. Raises OSError."""
     name = index_name(base, edition)
-    disk.remove(name)  # Remains of a checkpoint that did not come to its end.
     payload = [entries.places(number, of_log) for number, of_log in places.items()]
     payload.append(entries.mark(entries.END))
     file = disk.open(name, create=True)
@@ -71,11 +70,12 @@ def places_in(payload: bytes) -> Places:
 class SealedFile:
     """One file, an `extents.Source`; positions are those in the file. The loop's alone, like its handle.
 
-    `edition` is that of the index that the last checkpoint has named, 0 while none has; `is_stale` says that the index
-    has batches that the file's logs do not have there any more, other than by settling them.
+    `edition` is that of the index that the last checkpoint has named, 0 while none has; `tried` those that checkpoints
+    have written since, the newest last. `is_stale` says that the index has batches that the file's logs do not have
+    there any more, other than by settling them.
     """
 
-    __slots__ = ("_handles", "base", "edition", "ends", "is_stale", "live_bytes", "name", "size")
+    __slots__ = ("_handles", "base", "edition", "ends", "is_stale", "live_bytes", "name", "size", "tried")
 
     def __init__(self, handles: Handles, base: int, size: int, edition: int = 0) -> None:
         self._handles = handles
@@ -83,11 +83,29 @@ class SealedFile:
         self.name = file_name(base)
         self.size = size
         self.edition = edition
+        self.tried: list[int] = []
         self.is_stale = not edition
         self.ends: dict[int, int] = {}
         """The logs that the index names, with the end of what each has here."""
         self.live_bytes = 0
         """Octets of what its logs still have here, as the last checkpoint has counted them."""
+
+    def begin_edition(self) -> int:
+        """The number of an index that is to be written: one that no checkpoint can have named, also none of those that
+        were given up when they counted already."""
+        last = self.tried[-1] if self.tried else self.edition
+        self.tried.append(last % EDITION_MAX + 1)
+        return self.tried[-1]
+
+    def end_edition(self) -> list[str]:
+        """The newest one that was tried counts now; returns the names of the others, which do no more."""
+        old, self.edition, self.tried = [self.edition, *self.tried[:-1]], self.tried[-1], []
+        return [index_name(self.base, edition) for edition in old if edition]
+
+    @property
+    def index_names(self) -> list[str]:
+        """All that there may be."""
+        return [index_name(self.base, edition) for edition in (self.edition, *self.tried) if edition]
 
     def index(self, places: Places) -> None:
         """Note what its index says from now on."""

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from broker.log.entries import Place, SealedState
 from broker.log.journal import FOLDER
 from broker.log.recovering import NEVER_CUT
-from broker.log.sealed import Places, SealedFile, index_name, write_index
-from broker.log.segment import EDITION_MAX
+from broker.log.sealed import Places, SealedFile, write_index
 
 if TYPE_CHECKING:
     from broker.log.extents import Extent
@@ -155,11 +154,12 @@ class Sealing:
         return [one for one in self._store.sealed.values() if one.live_bytes and one not in self.emptied]
 
     def states(self) -> list[SealedState]:
-        """The sealed files that the new checkpoint names."""
+        """The sealed files that the new checkpoint names, with the indexes that it is to write."""
+        for file, _ in self._indexes:
+            file.begin_edition()
         written = {file for file, _ in self._indexes}
         return [
-            SealedState(one.base, one.size, next_edition(one) if one in written else one.edition)
-            for one in self._named()
+            SealedState(one.base, one.size, one.tried[-1] if one in written else one.edition) for one in self._named()
         ]
 
     @property
@@ -180,7 +180,7 @@ class Sealing:
                     sealed.sync()
                 finally:
                     sealed.close()
-            write_index(disk, file.base, next_edition(file), places)
+            write_index(disk, file.base, file.tried[-1], places)
         disk.sync_folder(FOLDER)
 
     # On the loop, at the end.
@@ -189,29 +189,20 @@ class Sealing:
         """The checkpoint counts: returns the names of the files that nobody needs any more."""
         gone: list[str] = []
         for file, places in self._indexes:
-            if file.edition:
-                gone.append(index_name(file.base, file.edition))
-            file.edition = next_edition(file)
+            gone += file.end_edition()
             file.index(places)
         named = self._named()
         for base, one in list(self._store.sealed.items()):
             if one not in named:
                 del self._store.sealed[base]
                 one.close()
-                gone.append(one.name)
-                if one.edition:
-                    gone.append(index_name(base, one.edition))
+                gone += [one.name, *one.index_names]
         return gone
 
     def give_back(self) -> None:
         """The checkpoint is given up: what it has sealed stays so, and the next one writes the indexes."""
         for file, _ in self._indexes:
             file.is_stale = True
-
-
-def next_edition(file: SealedFile) -> int:
-    """The edition of the index that is written next."""
-    return file.edition % EDITION_MAX + 1
 
 
 def note_cut(store: Store, log: Log) -> None:

@@ -12,7 +12,7 @@ from broker.log.recovery import open_store
 from broker.log.sealed import SealedFile
 from broker.log.segment import Segment
 from protocol.kafka.records import render_record
-from tests.log.store_world import read_all
+from tests.log.store_world import COMPACTED, read_all
 
 RUN = 40_000
 """Octets of a message here, a run of its own."""
@@ -43,11 +43,22 @@ class Case:
             log.append(render_record(0, b"%08d" % number + bytes(size)), 1, 0)
             self.store.flush()
 
-    def checkpoint(self):
-        for job in checkpoint.Checkpoint(self.store).steps():
+    def checkpoint(self, fail_at=None, *, done=False):
+        """Run one; given up at a job if `fail_at` says so, before or when it is `done`. Returns whether it ended."""
+        steps = checkpoint.Checkpoint(self.store).steps()
+        jobs = 0
+        for job in steps:
             if job is not None:
+                if jobs == fail_at and not done:
+                    steps.close()
+                    return False
                 job()
+                if jobs == fail_at:
+                    steps.close()
+                    return False
+                jobs += 1
             self.store.flush()
+        return True
 
     @property
     def size(self):
@@ -199,6 +210,66 @@ def test_what_was_truncated_does_not_come_back():
     case.checkpoint()
     (log,) = case.restart()
     assert read_all(log) == before
+
+
+def test_a_topic_becomes_a_compacted_one():
+    """Its batches are moved, since only segments are written anew; the index does not have them any more."""
+    case = Case()
+    one, two = case.logs(2)
+    case.append(one, 10)
+    case.append(two, 10)
+    case.checkpoint()
+    one.layout = COMPACTED
+    case.append(one, 10)
+    before = [read_all(one), read_all(two)]
+    case.checkpoint()
+    assert set(kinds(one)) == {Segment}
+    assert SealedFile in kinds(two)
+    logs = case.restart()
+    assert SealedFile not in kinds(logs[0])
+    assert [log.live_count for log in logs] == [20, 10]
+    assert [read_all(log) for log in logs] == before
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("fail_at", range(8))
+def test_one_that_is_given_up_forgets_nothing(fail_at, done, crashes, monkeypatch):
+    """At whichever job, also when it counts already: a file is sealed, another emptied, the index of a third is written
+    anew. Then it all goes with the next checkpoint that comes to its end, or a crash finds what the last one left."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    case = Case()
+    one, two, three = case.logs(3)
+    case.append(one, 10)
+    case.checkpoint()
+    case.append(two, 10)
+    case.append(three, 10)
+    case.checkpoint()
+    one.settle(0, 8)
+    three.truncate(8)
+    case.append(two, 10)
+    case.append(three, 2, size=RUN + 1)
+    before = [read_all(log) for log in (one, two, three)]
+    ended = case.checkpoint(fail_at, done=done)
+    assert ended == (fail_at > 6), "all jobs are met"
+    assert [read_all(log) for log in (one, two, three)] == before
+    if not crashes:
+        case.checkpoint()
+        assert [read_all(log) for log in (one, two, three)] == before
+        files = list(case.store.sealed.values())
+        assert len(files) == 2
+        assert names(case, ".index") == sorted(name for file in files for name in file.index_names)
+        assert len(names(case, ".journal")) == 3
+    else:
+        steps = checkpoint.Checkpoint(case.store).steps()
+        for number, job in enumerate(steps):
+            if number == fail_at + 3:
+                steps.close()
+                break
+            if job is not None:
+                job()
+            case.store.flush()
+    assert [read_all(log) for log in case.restart()] == before
 
 
 @pytest.mark.parametrize("end", [".journal", ".index"])
