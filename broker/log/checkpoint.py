@@ -2,7 +2,8 @@
 
 It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN and STATE of each log, the batches of
 logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
-of a batch is settled and none of it is kept. Steps, of which the blocking ones are yielded as jobs for a thread, and
+of a batch is settled and none of it is kept; where they are most of a file of the journal, they stay there (`sealing`).
+Steps, of which the blocking ones are yielded as jobs for a thread, and
 what they guard against:
 
 1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first. A frame is put
@@ -23,14 +24,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
-from broker.log import entries, extents, frames
+from broker.log import entries, frames
 from broker.log.disk import Disk, File, FileRange
-from broker.log.extents import Extent, Source, clip
+from broker.log.extents import Extent, clip
 from broker.log.log import Log
-from broker.log.recovering import NEVER_CUT, NOTHING_KEPT
+from broker.log.moving import Move, Readers, copy, extend
+from broker.log.recovering import NOTHING_KEPT
 from broker.log.rewriting import Rewriting, plan
+from broker.log.sealed import SealedFile
+from broker.log.sealing import Sealing, note_cut
 from broker.log.segment import SEGMENT_BYTES_MAX, Segment, clip_segments, is_segment, log_folder, log_of
 from broker.log.store import Store
 
@@ -43,7 +48,7 @@ REWRITE_ITEMS = 50
 """Segments looked at for whether they had better be written anew: 0.1 ms each at most."""
 FRAME_BYTES = 1 << 20
 
-_FIRST = attrgetter("first")
+_FIRST, _BASE = attrgetter("first"), attrgetter("base")
 _NAME = re.compile(r"checkpoint-[0-9]{20}")
 
 Job = Callable[[], None]
@@ -83,20 +88,6 @@ class CheckpointFile:
         self._file.close()
 
 
-class _Move:
-    """What one log has to move, and where the thread put it."""
-
-    __slots__ = ("log", "made", "moved", "pieces", "size")
-
-    def __init__(self, log: Log, pieces: list[Extent]) -> None:
-        self.log = log
-        self.pieces = pieces
-        self.size = sum(piece.size for piece in pieces)
-        self.moved: list[Extent] = []
-        self.made: list[str] = []
-        """New files; what is not in use when the state is captured is removed."""
-
-
 class Checkpoint:
     """One checkpoint of `store`; run `steps` to its end, or close it: then nothing of it counts."""
 
@@ -105,9 +96,10 @@ class Checkpoint:
         self._replay_from = store.journal.rotate()
         store.mark_start()
         self._old = store.checkpoint_source
-        self._moves: list[_Move] = []
-        self._carried: list[_Move] = []
+        self._moves: list[Move] = []
+        self._carried: list[Move] = []
         self._rewritings: list[Rewriting] = []
+        self._sealing = Sealing(store, self._replay_from)
         self._dead: list[tuple[Log, str]] = []
         self._doomed: list[str] = []
         self._reused: set[str] = set()
@@ -135,7 +127,7 @@ class Checkpoint:
             move.log.has_folder = True  # From here on its folder is doomed when it is dropped.
         copies = [(move, list(move.log.segments[-1:])) for move in self._moves]
         results: list[list[Segment]] = []
-        yield lambda: results.extend(_copy(store, move, last) for move, last in copies)
+        yield lambda: results.extend(copy(store, move, last, SEGMENT_BYTES_MAX) for move, last in copies)
         for (move, _), segments in zip(copies, results, strict=True):
             self._switch(move, segments)
             yield None
@@ -149,6 +141,8 @@ class Checkpoint:
         captured = store.frame if store.dirty else store.frame - 1
         generation = store.generation + 1
         written = _File(store.disk, generation)
+        if self._sealing.has_indexes:
+            yield self._sealing.write
         yield lambda: written.write(payloads, self._carried)
         while store.synced_frame < captured:
             yield None
@@ -160,7 +154,9 @@ class Checkpoint:
         old, store.checkpoint_source = self._old, written.source
         store.generation = generation
         store.checkpoint_end = self._replay_from
-        self._doomed += store.journal.forget_before(self._replay_from)
+        self._doomed += self._sealing.done()
+        sealed = {one.name for one in store.sealed.values()}
+        self._doomed += [name for name in store.journal.forget_before(self._replay_from) if name not in sealed]
         if isinstance(old, CheckpointFile):
             old.close()
             self._doomed.append(old.name)
@@ -173,6 +169,7 @@ class Checkpoint:
     def _give_back(self) -> None:
         """What was to be removed, and what was made for nothing, is left for the next checkpoint."""
         self._store.doomed += self._doomed
+        self._sealing.give_back()
         for move in self._moves:
             move.log.lost_segments += move.made
         for one in self._rewritings:
@@ -182,35 +179,68 @@ class Checkpoint:
 
     # On the loop.
 
-    def _is_old(self, extent: Extent) -> bool:
+    def _is_old(self, extent: Extent, left: AbstractSet[SealedFile]) -> bool:
         """Whether an extent lies where nothing will be any more."""
-        if extent.source is self._store.journal:
+        source = extent.source
+        if source is self._store.journal:
             return extent.position < self._replay_from
-        return self._old is not None and extent.source is self._old
+        return (self._old is not None and source is self._old) or (bool(left) and source in left)
 
     def _plan(self) -> Iterator[None]:
         """What each log has to move, and which of them are carried: the smallest, as far as there is room."""
-        moves = []
-        seen = 0
-        for log in list(self._store.logs.values()):
-            is_done = log.is_done
-            log.extents = [one for one in log.extents if not is_done(one.first, one.end)]
-            log.lowest_cut = NEVER_CUT
-            pieces = [one for one in log.extents if self._is_old(one)]
-            if pieces:
-                moves.append(_Move(log, pieces))
-            seen += 1 + len(log.extents)
-            if seen >= SLICE_ITEMS:
-                seen = 0
-                yield None
+        moves: list[Move] = []
+        yield from self._each_log(self._look)
+        self._sealing.decide()
+        yield from self._sealing.leave()
+        yield from self._each_log(lambda log: moves.extend(self._moves_of(log)))
         moves.sort(key=lambda move: move.size)
         room = CARRY_TOTAL_MAX
         for move in moves:
-            if move.size < CARRY_BYTES_MAX and move.size <= room:
+            if move.size < CARRY_BYTES_MAX and move.size <= room and not move.stays_behind:
                 room -= move.size
                 self._carried.append(move)
             else:
                 self._moves.append(move)
+
+    def _each_log(self, work: Callable[[Log], None]) -> Iterator[None]:
+        seen = 0
+        for log in list(self._store.logs.values()):
+            work(log)
+            seen += 1 + len(log.extents)
+            if seen >= SLICE_ITEMS:
+                seen = 0
+                yield None
+
+    def _look(self, log: Log) -> None:
+        is_done = log.is_done
+        log.extents = [one for one in log.extents if not is_done(one.first, one.end)]
+        self._sealing.look(log)
+
+    def _moves_of(self, log: Log) -> list[Move]:
+        """What a log has to move, if anything."""
+        note_cut(self._store, log)
+        left = self._sealing.moved_from(log)
+        pieces = [one for one in log.extents if self._is_old(one, left)]
+        if not pieces:
+            return []
+        move = Move(log, pieces, left)
+        if self._store.sealed:
+            self._find_breaks(move)
+        return [move]
+
+    def _find_breaks(self, move: Move) -> None:
+        """See `Move`."""
+        log = move.log
+        last_end = log.segments[-1].end if log.segments else 0
+        is_first, stays = True, False
+        for one in log.extents:
+            if self._is_old(one, move.left):
+                if stays or (is_first and one.first < last_end):
+                    move.breaks.add(one.first)
+                is_first = stays = False
+            elif one.source is not self._store.journal:
+                stays = not is_first or one.first >= last_end
+                move.stays_behind = move.stays_behind or not is_first
 
     def _write_anew(self) -> Iterator[Step]:
         """Before anything is moved, since that goes behind the last segment."""
@@ -223,7 +253,7 @@ class Checkpoint:
             yield one.run
             one.switch()
 
-    def _switch(self, move: _Move, segments: list[Segment]) -> None:
+    def _switch(self, move: Move, segments: list[Segment]) -> None:
         """The batches of a log are in segments now: read them there."""
         log = move.log
         if self._store.logs.get(log.number) is not log:
@@ -236,6 +266,7 @@ class Checkpoint:
         for segment in clip_segments(segments, log.lowest_cut):
             if segment.base not in known:
                 log.segments.append(segment)
+                log.segments.sort(key=_BASE)  # What a file was emptied of may lie before others.
                 known[segment.base] = segment
             elif segment.end > known[segment.base].end:
                 known[segment.base].end, known[segment.base].size = segment.end, segment.size
@@ -245,10 +276,10 @@ class Checkpoint:
         if log.layout.reduce is not None and any(log.settled.count(one.first, one.end) for one in moved):
             log.has_waste = True  # Extents are moved whole, with what is settled in them.
 
-    def _replace(self, move: _Move, moved: list[Extent]) -> None:
+    def _replace(self, move: Move, moved: list[Extent]) -> None:
         """Put `moved` in the place of the extents that it was made from; what is done with meanwhile is left out."""
         log = move.log
-        kept = [one for one in log.extents if not self._is_old(one)]
+        kept = [one for one in log.extents if not self._is_old(one, move.left)]
         kept += [one for one in moved if not log.is_done(one.first, one.end)]
         log.extents = sorted(kept, key=_FIRST)
 
@@ -269,8 +300,8 @@ class Checkpoint:
 
         for move in self._carried:
             # As they are now; what is cut from now on is cut by the journal's entry.
-            move.pieces = [one for one in move.log.extents if self._is_old(one)]
-            move.log.lowest_cut = NEVER_CUT
+            move.pieces = [one for one in move.log.extents if self._is_old(one, move.left)]
+            note_cut(self._store, move.log)
         add(entries.begin(store.generation + 1, self._replay_from, store.journal.epoch, store.next_log))
         for index, (key, value) in enumerate(list(store.catalog.items())):
             if store.catalog.get(key) is value:
@@ -284,6 +315,11 @@ class Checkpoint:
                     self._capture_log(log, add)
             if index % SLICE_ITEMS == SLICE_ITEMS - 1:
                 yield None
+
+        yield from self._sealing.places()
+        states = self._sealing.states()
+        if states:
+            add(entries.sealed(states))
 
     def _retire_segments(self, log: Log) -> None:
         """Let go of the segments that are done with, and of files that went out of use."""
@@ -324,61 +360,6 @@ class Checkpoint:
 # In the thread.
 
 
-def _copy(store: Store, move: _Move, last: list[Segment]) -> list[Segment]:
-    """Append the pieces of a log to its segments and sync them; returns the segments that were made or grown."""
-    folder = log_folder(move.log.uuid)
-    store.disk.make_folder(folder)
-    grown: list[Segment] = []
-    file: File | None = None
-    segment: Segment | None = None
-    size_max = min(SEGMENT_BYTES_MAX, move.log.layout.segment_bytes)
-    if last and last[0].size < size_max:
-        segment = last[0].copy()
-        file = store.disk.open(segment.name)
-        grown.append(segment)
-    try:
-        for piece in move.pieces:
-            if segment is None or file is None or segment.size >= size_max:
-                if file is not None:
-                    file.sync()
-                    file.close()
-                    file = None
-                segment = Segment(store.handles, folder, piece.first, piece.first, 0)
-                move.made.append(segment.name)
-                store.disk.remove(segment.name)  # Remains of a checkpoint that did not come to its end.
-                file = store.disk.open(segment.name, create=True)
-                grown.append(segment)
-            file.write(segment.size, (_read(piece),))
-            _extend(move.moved, piece, segment, segment.size)
-            segment.size += piece.size
-            segment.end = piece.end
-        if file is not None:
-            file.sync()
-    finally:
-        if file is not None:
-            file.close()
-    store.disk.sync_folder(folder)
-    return grown
-
-
-def _read(piece: Extent) -> bytes:
-    """All octets of a piece. Raises OSError when they are not there."""
-    data = piece.source.read(piece.position, piece.size)
-    if len(data) != piece.size:
-        raise OSError(f"{piece.size} octets were expected at {piece.position}, {len(data)} are there")
-    return data
-
-
-def _extend(moved: list[Extent], piece: Extent, source: Source, position: int) -> None:
-    """Note where a piece went, as one extent with the one before if that stays small enough to be read at once."""
-    if moved:
-        before = moved[-1]
-        if before.source is source and before.size + piece.size <= extents.EXTENT_BYTES_MAX:
-            moved[-1] = Extent(before.first, piece.end, source, before.position, before.size + piece.size)
-            return
-    moved.append(Extent(piece.first, piece.end, source, position, piece.size))
-
-
 class _File:
     """The new checkpoint's file, under a name that does not count until `commit`."""
 
@@ -389,7 +370,7 @@ class _File:
         self.source: CheckpointFile | None = None
         self.moved: dict[int, list[Extent]] = {}
 
-    def write(self, payloads: list[list[bytes]], carried: list[_Move]) -> None:
+    def write(self, payloads: list[list[bytes]], carried: list[Move]) -> None:
         """Write all of it and sync."""
         name = self._name + ".new"
         self._disk.remove(name)
@@ -410,14 +391,18 @@ class _File:
         self._file.write(position, (frames.encode(position, 0, 0, (payload,)), payload))
         return position + frames.HEADER_SIZE + len(payload)
 
-    def _carry(self, position: int, move: _Move) -> int:
+    def _carry(self, position: int, move: Move) -> int:
         assert self.source is not None
         number = move.log.number
-        data = b"".join(map(_read, move.pieces))
+        readers = Readers(self._disk)
+        try:
+            data = b"".join(map(readers.read, move.pieces))
+        finally:
+            readers.close()
         at = position + frames.HEADER_SIZE + entries.APPEND_HEAD.size
         moved = self.moved[number] = []
         for piece in move.pieces:
-            _extend(moved, piece, self.source, at)
+            extend(moved, piece, self.source, at)
             at += piece.size
         return self._frame(position, [entries.APPEND_HEAD.pack(entries.APPEND, number, len(data)), data])
 

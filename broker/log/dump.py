@@ -15,12 +15,13 @@ from broker.log import entries, frames
 from broker.log.checkpoint import is_checkpoint
 from broker.log.errors import Corrupt
 from broker.log.journal import base_of
+from broker.log.sealed import indexed_base
 from protocol.kafka.records import HEADER_SIZE, BatchHeader, CorruptBatch, check_batch, parse_header
 
 KINDS = {
     getattr(entries, name): name.lower().replace("_", " ")
     for name in ("BEGIN", "PUT", "DELETE", "OPEN", "DROP", "STATE", "APPEND", "VOLATILE", "SETTLE", "RETURN",
-                 "TRUNCATE", "SEEN", "CLEAN", "END", "START", "SETTLE_EACH", "KEEP", "EDITIONS")
+                 "TRUNCATE", "SEEN", "CLEAN", "END", "START", "SETTLE_EACH", "KEEP", "EDITIONS", "SEALED", "PLACES")
 }  # fmt: skip
 
 
@@ -57,12 +58,27 @@ Found = FoundEntry | FoundBatch | Damage
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files behind a path: itself, or of a data directory its checkpoint, journal and segments, in that order."""
+    """The files behind a path: itself, or of a data directory its checkpoint, the journal with sealed files and their
+    indexes, and segments, in that order."""
     if not path.is_dir():
         return [path]
     checkpoints = sorted(one for one in path.glob("checkpoint-*") if is_checkpoint(one.name))
-    journals = sorted(one for one in path.glob("journal/*.journal") if base_of(one.name) is not None)
+    journals = sorted(one for one in path.glob("journal/*") if base_in(one) is not None)
     return [*checkpoints[-1:], *journals, *sorted(path.glob("logs/*/*.log"))]
+
+
+def base_in(file: Path) -> int | None:
+    """Where the frames of a file begin, as its name says; None unless it is of the journal, or the index of one."""
+    base = base_of(file.name)
+    return indexed_base(file.name) if base is None else base
+
+
+def is_replayed(file: Path, replay_from: int) -> bool:
+    """Whether a start reads it frame by frame, with a checkpoint that goes on at this position of the journal."""
+    if is_segment(file):
+        return False
+    base = base_of(file.name)
+    return indexed_base(file.name) is None and (base is None or base >= replay_from)
 
 
 def catalog_of(path: Path) -> tuple[dict[bytes, bytes], dict[int, bytes]]:
@@ -72,11 +88,14 @@ def catalog_of(path: Path) -> tuple[dict[bytes, bytes], dict[int, bytes]]:
     """
     catalog: dict[bytes, bytes] = {}
     logs: dict[int, bytes] = {}
+    replay_from = 0
     for file in files_of(path):
-        for found in dump(file) if not is_segment(file) else ():
+        for found in dump(file) if is_replayed(file, replay_from) else ():
             if not isinstance(found, FoundEntry):
                 continue
-            if found.kind == "put":
+            if found.kind == "begin":
+                replay_from = found.value[2]
+            elif found.kind == "put":
                 catalog[found.value[0]] = found.value[1]
             elif found.kind == "delete":
                 catalog.pop(found.value[0], None)
@@ -100,7 +119,7 @@ def dump(file: Path) -> Iterator[Found]:
         if is_segment(file):
             yield from _segment(file, fd, size)
         else:
-            yield from _frames(file, fd, base_of(file.name) or 0, size)
+            yield from _frames(file, fd, base_in(file) or 0, size)
     finally:
         os.close(fd)
 

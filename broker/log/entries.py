@@ -10,6 +10,8 @@ leaves one log and enters another. Offsets are message numbers; sizes are octets
 | OPEN, DROP | both, journal | a log appears (number and uuid), is gone for good |
 | STATE | checkpoint | of a log: next offset, settled floor and bitmaps (with what a restart drops), segments, epochs |
 | EDITIONS | checkpoint | of a log: which of the segments in its STATE were written anew, as what, with how many gaps |
+| SEALED | checkpoint | files of the journal that batches stay in: where each begins, its size, its index's edition |
+| PLACES | index of a sealed file | of a log: where in the file its batches lie |
 | APPEND | both | batches of a log, verbatim |
 | VOLATILE | both | the same, of messages that a restart drops |
 | SETTLE | journal | ranges of offsets that are done with |
@@ -35,11 +37,12 @@ from broker.log.errors import Corrupt
 BEGIN, PUT, DELETE, OPEN, DROP, STATE, APPEND, VOLATILE, SETTLE, RETURN, TRUNCATE, SEEN, CLEAN, END, START = range(
     1, 16
 )
-SETTLE_EACH, KEEP, EDITIONS = 16, 17, 18
+SETTLE_EACH, KEEP, EDITIONS, SEALED, PLACES = 16, 17, 18, 19, 20
 
-FORMAT_VERSION = 2
-FORMAT_VERSIONS = (1, FORMAT_VERSION)
-"""Those that can be read. What is different since 1 is in the catalog's values, so its owner brings them along."""
+FORMAT_VERSION = 3
+FORMAT_VERSIONS = (1, 2, FORMAT_VERSION)
+"""Those that can be read. What is different since 1 is in the catalog's values, so its owner brings them along; 3 has
+SEALED and PLACES, which an older broker would not look for."""
 _BEGIN = struct.Struct(">BHQQII")
 _PUT = struct.Struct(">BHI")
 _OPEN = struct.Struct(">BI16s")
@@ -50,6 +53,8 @@ _RETURN = struct.Struct(">BIQI")
 _STATE = struct.Struct(">BIQQIIIII")
 _SEGMENT = struct.Struct(">QQQ")
 _EDITION = struct.Struct(">QIQ")
+_SEALED = struct.Struct(">QQI")
+_PLACE = struct.Struct(">QQQI")
 _EPOCH = struct.Struct(">IQ")
 _RANGE = struct.Struct(">QQ")
 _BITMAP_SIZE = CHUNK // 8
@@ -79,6 +84,23 @@ class Edition(NamedTuple):
     base: int
     edition: int
     gaps: int
+
+
+class SealedState(NamedTuple):
+    """A sealed file as a checkpoint promises it: its `size` octets, and the `edition` of its index."""
+
+    base: int
+    size: int
+    edition: int
+
+
+class Place(NamedTuple):
+    """Batches of [first, end) that lie in the `size` octets at `position` of a sealed file."""
+
+    first: int
+    end: int
+    position: int
+    size: int
 
 
 class State(NamedTuple):
@@ -201,6 +223,16 @@ def editions(number: int, of_segments: Sequence[Edition]) -> bytes:
     return APPEND_HEAD.pack(EDITIONS, number, len(parts)) + b"".join(parts)
 
 
+def sealed(files: Sequence[SealedState]) -> bytes:
+    """SEALED."""
+    return _NUMBERED.pack(SEALED, len(files)) + b"".join([_SEALED.pack(*one) for one in files])
+
+
+def places(number: int, of_log: Sequence[Place]) -> bytes:
+    """PLACES."""
+    return APPEND_HEAD.pack(PLACES, number, len(of_log)) + b"".join([_PLACE.pack(*one) for one in of_log])
+
+
 def _split_chunks(settled: AckSet) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(runs of full chunks as chunk numbers [first, end), the others with their bitmaps)."""
     full: list[tuple[int, int]] = []
@@ -309,6 +341,18 @@ def _read_editions(reader: _Reader) -> tuple[int, list[Edition]]:
     return number, [Edition(*one) for one in _EDITION.iter_unpack(octets)]
 
 
+def _read_sealed(reader: _Reader) -> tuple[SealedState, ...]:
+    _, count = reader.unpack(_NUMBERED)
+    octets = reader.take(count * _SEALED.size)
+    return tuple(SealedState(*one) for one in _SEALED.iter_unpack(octets))
+
+
+def _read_places(reader: _Reader) -> tuple[int, list[Place]]:
+    _, number, count = reader.unpack(APPEND_HEAD)
+    octets = reader.take(count * _PLACE.size)
+    return number, [Place(*one) for one in _PLACE.iter_unpack(octets)]
+
+
 def _read_mark(reader: _Reader) -> tuple[()]:
     reader.skip(1)
     return ()
@@ -322,6 +366,8 @@ _READERS = {
     DROP: lambda reader: reader.unpack(_NUMBERED)[1:],
     STATE: _read_state,
     EDITIONS: _read_editions,
+    SEALED: _read_sealed,
+    PLACES: _read_places,
     APPEND: _read_append,
     VOLATILE: _read_append,
     SETTLE: _read_settle,

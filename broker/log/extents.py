@@ -106,6 +106,8 @@ def clip(extents: Sequence[Extent], offset: int) -> list[Extent]:
     kept = [one for one in extents if one.first < offset]
     if kept and kept[-1].end > offset:
         kept[-1] = shrink(kept[-1], offset)
+        if not kept[-1].size:
+            kept.pop()  # It began with offsets that are nowhere.
     return kept
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import NoReturn
 
 from broker.log import checkpoint, entries, frames, journal
 from broker.log.disk import Disk
@@ -19,6 +21,7 @@ from broker.log.extents import Extent, Source
 from broker.log.journal import Journal, JournalFile
 from broker.log.log import Log
 from broker.log.recovering import NEVER_CUT
+from broker.log.sealed import SealedFile, index_name, indexed_base, read_index
 from broker.log.segment import Segment, log_folder
 from broker.log.store import Recovered, Store
 from protocol.kafka.records import CorruptBatch
@@ -27,6 +30,7 @@ RESTORE = "Nothing was changed. Restore the data directory from a copy"
 VERSION_FILE = "format"
 LOST_AND_FOUND = "lost+found"
 """Every new ext file system has it."""
+_FIRST = attrgetter("first")
 _LOG_FOLDER = re.compile(r"[0-9a-f]{32}")
 VERSIONS = [b"jackalope storage %d\n" % version for version in entries.FORMAT_VERSIONS]
 VERSION = VERSIONS[-1]
@@ -180,9 +184,13 @@ class _Recovery:
     def _bases(self) -> list[int]:
         """Where the files begin that are to be replayed; names that are not ours are left alone."""
         bases = []
+        indexes = {index_name(one.base, one.edition) for one in self._store.sealed.values()}
         for name in self._disk.names(journal.FOLDER):
             base = journal.base_of(name)
-            if base is None:
+            if indexed_base(name) is not None:
+                if f"{journal.FOLDER}/{name}" not in indexes:
+                    self._leftovers.append(f"{journal.FOLDER}/{name}")
+            elif base is None:
                 self._found.strangers.append(f"{journal.FOLDER}/{name}")
             elif base >= journal.POSITION_END:
                 raise Corrupt(
@@ -190,7 +198,8 @@ class _Recovery:
                     "If it is not the broker's, move it away"
                 )
             elif base < self._replay_from:
-                self._leftovers.append(journal.file_name(base))
+                if base not in self._store.sealed:
+                    self._leftovers.append(journal.file_name(base))
             else:
                 bases.append(base)
         return bases
@@ -284,18 +293,23 @@ class _Recovery:
     # Segments.
 
     def _check_segments(self) -> None:
-        """What the checkpoint names has to be there, before anybody asks for it: 4 µs a segment. Raises Corrupt."""
+        """What the checkpoint names has to be there, before anybody asks for it: 4 µs a file. Raises Corrupt."""
         file_size = self._disk.file_size
+        for one in self._store.sealed.values():
+            size = file_size(one.name)
+            if size is None or size < one.size:
+                self._raise_missing(one.name, size, one.size)
         for log in self._store.logs.values():
             cut = log.recovered_cut
             for segment in log.segments:
                 size = file_size(segment.name)
                 if (size is None or size < segment.size) and segment.base < cut:
-                    what = "is not there" if size is None else f"has {size} octets"
-                    assert self._source is not None
-                    raise Corrupt(
-                        f"{segment.name} {what}, {self._source.name} promises {segment.size} octets. {RESTORE}"
-                    )
+                    self._raise_missing(segment.name, size, segment.size)
+
+    def _raise_missing(self, name: str, size: int | None, promised: int) -> NoReturn:
+        what = "is not there" if size is None else f"has {size} octets"
+        assert self._source is not None
+        raise Corrupt(f"{name} {what}, {self._source.name} promises {promised} octets. {RESTORE}")
 
     # Entries.
 
@@ -328,6 +342,8 @@ class _Recovery:
             store.catalog.pop(value[0], None)
         elif kind == entries.OPEN:
             self._open(*value)
+        elif kind == entries.SEALED:
+            self._restore_sealed(value)
         elif kind == entries.SETTLE_EACH:
             for number, offset in value:
                 if number in store.logs:
@@ -387,6 +403,30 @@ class _Recovery:
             log.segments.append(segment)
             log.extents.append(Extent(base, end, segment, 0, size))
         log.recover_end()
+
+    def _restore_sealed(self, files: Sequence[entries.SealedState]) -> None:
+        store = self._store
+        touched: dict[Log, None] = {}
+        for base, size, edition in files:
+            file = store.sealed[base] = SealedFile(store.handles, base, size, edition)
+            try:
+                places = read_index(self._disk, base, edition)
+            except Corrupt as error:
+                raise Corrupt(f"{error}. {RESTORE}") from None
+            file.index(places)
+            for number, of_log in places.items():
+                log = store.logs.get(number)
+                if log is not None:  # Else it was dropped, or did not outlive its run.
+                    touched[log] = None
+                    is_done = log.is_done
+                    log.extents += [
+                        Extent(one.first, one.end, file, one.position, one.size)
+                        for one in of_log
+                        if not is_done(one.first, one.end)
+                    ]
+        for log in touched:
+            log.extents.sort(key=_FIRST)
+            log.recover_end()
 
     def _remove_strangers(self) -> None:
         """Folders of logs that are no more, or never were."""

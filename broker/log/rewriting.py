@@ -22,6 +22,7 @@ from broker.log import extents
 from broker.log.ackset import CHUNK, AckSet
 from broker.log.errors import StorageError
 from broker.log.extents import Batch, Extent
+from broker.log.sealed import SealedFile
 from broker.log.segment import EDITION_MAX, Segment, log_folder
 from protocol.kafka.records import HEADER_SIZE, CorruptBatch, check_batch, parse_header
 
@@ -43,8 +44,10 @@ def plan(store: Store, size_max: int) -> Iterator[Rewriting | None]:
     """What is worth it, as far as one checkpoint goes; None is a pause. A new file holds about `size_max` at most."""
     room = REWRITE_BYTES_MAX
     for log in [one for one in store.logs.values() if one.has_waste]:
-        log.has_waste = False
-        for old in _sets(log, min(size_max, log.layout.segment_bytes)) if log.layout.reduce is not None else ():
+        # What is being moved out of sealed files lies between segments: they are not side by side yet.
+        log.has_waste = log.layout.reduce is not None and any(isinstance(one.source, SealedFile) for one in log.extents)
+        is_worth_a_look = log.layout.reduce is not None and not log.has_waste
+        for old in _sets(log, min(size_max, log.layout.segment_bytes)) if is_worth_a_look else ():
             if room <= 0:
                 log.has_waste = True
                 return

@@ -22,6 +22,7 @@ from broker.log.frames import HEADER_SIZE
 from broker.log.journal import Journal, Write
 from broker.log.log import Log
 from broker.log.pledges import Pledge, Pledges
+from broker.log.sealed import SealedFile
 from broker.log.segment import Handles, log_folder
 
 JOURNAL_BYTES_MAX = 64 << 20
@@ -61,7 +62,7 @@ class Store:
     __slots__ = (
         "_catalog_entries", "by_uuid", "catalog", "checkpoint_end", "checkpoint_source", "disk", "doomed", "filling",
         "frame", "generation", "handles", "journal", "logs", "new_uuid", "next_log", "pending_bytes", "pledges",
-        "promised_count", "recovered", "swept", "sync", "synced_frame",
+        "promised_count", "recovered", "sealed", "swept", "sync", "synced_frame",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, journal: Journal, new_uuid: Callable[[], bytes]) -> None:
@@ -74,6 +75,8 @@ class Store:
         self.by_uuid: dict[bytes, Log] = {}
         self.catalog: dict[bytes, bytes] = {}
         self.next_log = 1
+        self.sealed: dict[int, SealedFile] = {}
+        """Files of the journal that have batches of logs in them and are not replayed, by where they begin."""
         self.generation = 0
         self.checkpoint_end = 0
         """Position from which the journal would be replayed."""
@@ -222,13 +225,25 @@ class Store:
 
     @property
     def has_dead_segments(self) -> bool:
-        """Whether a checkpoint would free a file, or may; looks at the first segment of each log."""
-        return bool(self.doomed) or any(
-            log.has_waste
-            or log.lost_segments
-            or (log.segments and log.is_done(log.segments[0].base, log.segments[0].end))
-            for log in self.logs.values()
+        """Whether a checkpoint would free a file, or may; looks at the first segment of each log, and sealed files."""
+        return (
+            bool(self.doomed)
+            or any(
+                log.has_waste
+                or log.lost_segments
+                or (log.segments and log.is_done(log.segments[0].base, log.segments[0].end))
+                for log in self.logs.values()
+            )
+            or any(map(self._is_dead, self.sealed.values()))
         )
+
+    def _is_dead(self, file: SealedFile) -> bool:
+        """Whether nothing in a sealed file is needed any more."""
+        for number, end in file.ends.items():
+            log = self.logs.get(number)
+            if log is not None and not (end <= log.settled.floor and end <= log.kept_from):
+                return False
+        return True
 
     def flush(self) -> None:
         """Write and sync what is pending, here and now: for start, stop and tests. Raises OSError."""

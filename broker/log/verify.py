@@ -1,21 +1,23 @@
 """All of a data directory read as it lies there, offline or beside a running broker: for `jackalope log verify`.
 
-Checkpoint and journal frame by frame, and of each segment what the last checkpoint promises, batch by batch. Unlike
-`dump` it knows where a segment ends, and goes on behind damage. Nothing is locked or changed.
+Checkpoint and journal frame by frame, and of each segment and sealed file what the last checkpoint promises, batch by
+batch. Unlike `dump` it knows where a segment ends, and goes on behind damage. Nothing is locked or changed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from broker.log import entries
+from broker.log.checkpoint import is_checkpoint
 from broker.log.disk import FileRange
-from broker.log.dump import Damage, FoundEntry, dump, files_of, is_segment
+from broker.log.dump import Damage, FoundEntry, dump, files_of, is_replayed
 from broker.log.extents import Extent
 from broker.log.gaps import step_over
-from broker.log.journal import base_of
+from broker.log.journal import base_of, file_name
+from broker.log.sealed import index_name
 from broker.log.segment import log_folder
 
 TRIES = 5
@@ -54,52 +56,95 @@ def verify(root: Path) -> list[Damage]:
 
 def torn_end(root: Path, one: Damage) -> bool:
     """Whether it may be the torn end of the journal: of a kill, or of what a running broker is writing."""
-    journals = [file for file in files_of(root) if base_of(file.name) is not None]
+    journals = [file for file in files_of(root) if base_of(file.name) is not None]  # The last is no sealed one.
     return one.what == TORN and one.file == journals[-1]
 
 
 def _checkpoint(root: Path) -> Path | None:
-    return next((file for file in files_of(root) if not is_segment(file) and base_of(file.name) is None), None)
+    return next((file for file in files_of(root) if is_checkpoint(file.name)), None)
+
+
+class _Promised:
+    """What the last checkpoint says of segments and sealed files."""
+
+    def __init__(self) -> None:
+        self.replay_from = 0
+        self.folders: dict[int, str] = {}
+        self._states: dict[int, entries.State] = {}
+        self._editions: dict[int, dict[int, int]] = {}
+        self.sealed: list[entries.SealedState] = []
+
+    def note(self, kind: str, value: tuple) -> None:  # type: ignore[type-arg]  # the row of the kind in `entries`
+        """Take an entry."""
+        if kind == "begin":
+            self.replay_from = value[2]
+        elif kind == "sealed":
+            self.sealed += value
+        elif kind == "open":
+            self.folders[value[0]] = log_folder(value[1])
+        elif kind == "state":
+            self._states[value[0]] = value  # type: ignore[assignment]
+        elif kind == "editions":
+            self._editions[value[0]] = {base: edition for base, edition, _ in value[1]}
+
+    def segments(self) -> Iterator[tuple[str, entries.SegmentState]]:
+        """Each with its name."""
+        for number, state in self._states.items():
+            for one in state.segments:
+                edition = self._editions.get(number, {}).get(one.base, 0)
+                name = f"{one.base:020d}-{edition:05d}.log" if edition else f"{one.base:020d}.log"
+                yield f"{self.folders[number]}/{name}", one
 
 
 def _all(root: Path) -> Iterator[Damage]:
-    folders: dict[int, str] = {}
-    states: dict[int, entries.State] = {}
-    editions: dict[int, dict[int, int]] = {}
+    promised = _Promised()
     for file in files_of(root):
-        for found in dump(file) if not is_segment(file) else ():
+        for found in dump(file) if is_replayed(file, promised.replay_from) else ():
             if isinstance(found, Damage):
                 yield found
             elif isinstance(found, FoundEntry):
-                if found.kind == "open":
-                    folders[found.value[0]] = log_folder(found.value[1])
-                elif found.kind == "state":
-                    states[found.value[0]] = found.value  # type: ignore[assignment]
-                elif found.kind == "editions":
-                    editions[found.value[0]] = {base: edition for base, edition, _ in found.value[1]}
-    for number, state in states.items():
-        for base, end, size in state.segments:
-            edition = editions.get(number, {}).get(base, 0)
-            name = f"{base:020d}-{edition:05d}.log" if edition else f"{base:020d}.log"
-            yield from _segment(root / folders[number] / name, base, end, size)
+                promised.note(found.kind, found.value)
+    for name, (base, end, size) in promised.segments():
+        yield from _batches(root / name, size, [entries.Place(base, end, 0, size)])
+    for one in promised.sealed:
+        yield from _sealed(root, one, promised.folders)
 
 
-def _segment(path: Path, base: int, end: int, size: int) -> Iterator[Damage]:
+def _sealed(root: Path, one: entries.SealedState, folders: Container[int]) -> Iterator[Damage]:
+    index = root / index_name(one.base, one.edition)
+    if not index.exists():
+        yield Damage(index, 0, "is not there, and a checkpoint names it")
+        return
+    for found in dump(index):
+        if isinstance(found, Damage):
+            yield found
+        elif isinstance(found, FoundEntry) and found.kind == "places" and found.value[0] in folders and found.value[1]:
+            yield from _batches(root / file_name(one.base), one.size, found.value[1])
+
+
+def _batches(path: Path, size: int, places: Sequence[entries.Place]) -> Iterator[Damage]:
+    """What is damaged of the batches of a log that lie in these places of a file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        yield Damage(path, 0, f"is not there: offsets {base} to {end - 1}")
+        yield Damage(path, 0, f"is not there: offsets {places[0].first} to {places[-1].end - 1}")
         return
     try:
         has = os.fstat(fd).st_size
         if has < size:
             yield Damage(path, has, f"has {has} octets, the checkpoint promises {size}")
-        rest = [Extent(base, end, _File(path, fd), 0, min(size, has))]
-        while rest:
-            parts, gap = step_over(rest.pop())
-            if gap is None:
-                return
-            yield Damage(path, gap.position, f"offsets {gap.first} to {gap.end - 1}, {gap.size} octets: {gap.what}")
-            rest = [one for one in parts[-1:] if one.position > gap.position]
+        for first, end, position, length in places:
+            yield from _extent(path, Extent(first, end, _File(path, fd), position, min(length, has - position)))
     finally:
         os.close(fd)
+
+
+def _extent(path: Path, extent: Extent) -> Iterator[Damage]:
+    """What is damaged of one that lies in a file."""
+    rest = [extent] if extent.size > 0 else []
+    while rest:
+        parts, gap = step_over(rest.pop())
+        if gap is None:
+            return
+        yield Damage(path, gap.position, f"offsets {gap.first} to {gap.end - 1}, {gap.size} octets: {gap.what}")
+        rest = [one for one in parts[-1:] if one.position > gap.position]

@@ -112,7 +112,7 @@ def test_an_entry_of_a_log_that_is_not_there_is_left_aside():
 def test_the_directory_says_so():
     """A broker of the older version will not open it any more."""
     with Upgraded() as world:
-        assert bytes(world.disk.files["format"].data) == b"jackalope storage 2\n"
+        assert bytes(world.disk.files["format"].data) == b"jackalope storage 3\n"
 
 
 def test_a_later_format_is_refused():
@@ -120,6 +120,6 @@ def test_a_later_format_is_refused():
         world.sync()
         world.store.close()
         world.disk.locked = False
-        world.disk.files["format"].data[:] = b"jackalope storage 3\n"
-        with pytest.raises(StorageError, match="'jackalope storage 3' instead of 'jackalope storage 2'"):
+        world.disk.files["format"].data[:] = b"jackalope storage 4\n"
+        with pytest.raises(StorageError, match="'jackalope storage 4' instead of 'jackalope storage 3'"):
             open_store(world.disk, world.disk.new_uuid)

@@ -139,6 +139,8 @@ class World:
         self.refused = 0  # How often a lost file was missed.
         self.layout = (COMPACTED, PACKED)[seed // 2 % 2] if compacts else QUEUE
         self.rewritten = set()  # Names of segments that were written anew.
+        self.indexed = set()  # Editions of indexes of sealed files.
+        self.emptied = 0  # Sealed files of which the rest was moved.
         self.is_watched = bool(seed % 2)  # A look at a log makes what came alone a batch like any other.
         self.restart_store()
 
@@ -237,7 +239,7 @@ class World:
 
     def keep(self, pick, where):
         """Begin to keep what is settled from now on, move the floor, or end it."""
-        if log := self.log(pick):
+        if (log := self.log(pick)) and log.layout.reduce is None:
             if log.kept_from == NOTHING_KEPT:
                 log.keep_from(log.settled.floor)
             elif where % 3:
@@ -278,6 +280,11 @@ class World:
                 of_log[log.number] = {key: value for key, value in of_log[log.number].items() if key < offset}
             self.model.volatile[log.number] = {one for one in self.model.volatile[log.number] if one < offset}
 
+    def change_layout(self, pick):
+        """A topic becomes a compacted one, or is one no more; what keeps is a queue."""
+        if (log := self.log(pick)) and log.kept_from == NOTHING_KEPT:
+            log.layout = COMPACTED if log.layout is QUEUE else QUEUE
+
     def put(self, key, value):
         if value is None:
             self.store.delete(key)
@@ -312,7 +319,8 @@ class World:
             return
         for log in self.store.logs.values():
             log.has_waste = True
-        self.steps = checkpoint.Checkpoint(self.store).steps()
+        self.checkpoint = checkpoint.Checkpoint(self.store)
+        self.steps = self.checkpoint.steps()
 
     def go_on_with_checkpoint(self, count):
         if self.steps is None:
@@ -324,6 +332,8 @@ class World:
                 self.steps = None
                 for log in self.store.logs.values():
                     self.rewritten.update(segment.name for segment in log.segments if segment.edition)
+                self.indexed.update((one.base, one.edition) for one in self.store.sealed.values())
+                self.emptied += len(self.checkpoint._sealing.emptied)
                 return
             if job is not None:
                 job()

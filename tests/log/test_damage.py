@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from broker.log import checkpoint, journal
+from broker.log import checkpoint, journal, sealing
 from broker.log.disk import RealDisk
 from broker.log.errors import Corrupt
 from broker.log.recovery import open_store
@@ -176,6 +176,20 @@ def test_a_flipped_bit_in_the_journal_is_refused_or_in_the_last_frame(journaled)
 @pytest.fixture
 def checkpointed(tmp_path, monkeypatch):
     """(directory with a checkpoint, a segment, a carried log and a journal behind; what is in it)."""
+    return with_checkpoint(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    """The same with a sealed file instead of the segment."""
+    monkeypatch.setattr(sealing, "STAY_BYTES_MIN", 400)
+    monkeypatch.setattr(sealing, "RUN_BYTES_MIN", 0)
+    monkeypatch.setattr(sealing, "WASTE_MAX", 9)
+    return with_checkpoint(tmp_path, monkeypatch)
+
+
+def with_checkpoint(tmp_path, monkeypatch):
+    """(directory with a checkpoint, a segment, a carried log and a journal behind; what is in it)."""
     monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 400)
     directory = Directory(tmp_path / "data")
     store = directory.open()
@@ -232,6 +246,42 @@ def test_a_segment_that_is_too_short_is_refused(checkpointed):
             directory.contents()
     directory.restore(name, original + b"behind what the checkpoint promised")
     assert directory.contents() == expected
+
+
+@pytest.mark.parametrize("start", ["journal/00000000000000000000.journal", "journal/00000000000000000000-00001.index"])
+def test_a_sealed_file_or_an_index_that_is_too_short_is_refused(sealed, start):
+    """Wherever it ends."""
+    directory, expected = sealed
+    name = only(directory, start)
+    original = directory.originals[name]
+    assert directory.contents() == expected
+    for size in range(len(original)):
+        directory.restore(name, original[:size])
+        with pytest.raises(Corrupt):
+            directory.contents()
+
+
+def test_a_flipped_bit_in_an_index_is_refused(sealed):
+    """Anywhere in it; nothing is changed."""
+    directory, _ = sealed
+    name = only(directory, "journal/00000000000000000000-00001.index")
+    for position, damaged in flips(directory.originals[name]):
+        directory.restore(name, damaged)
+        with pytest.raises(Corrupt):
+            directory.contents()
+        assert (directory.root / name).read_bytes() == damaged, f"evidence at {position} was changed"
+
+
+def test_a_flipped_bit_in_a_sealed_file_is_told_or_harmless(sealed):
+    """No record comes back changed or at another offset, or not at all without an error."""
+    directory, expected = sealed
+    name = only(directory, "journal/00000000000000000000.journal")
+    for position, damaged in flips(directory.originals[name]):
+        directory.restore(name, damaged)
+        try:
+            assert is_told(directory, expected), f"bit at {position}"
+        except Corrupt:
+            continue
 
 
 def is_told(directory, expected):

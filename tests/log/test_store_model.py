@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from broker.log import checkpoint, extents, rewriting
+from broker.log import checkpoint, extents, rewriting, sealing
 from broker.log.errors import StorageError
 from tests.log.store_world import World
 
@@ -131,15 +131,18 @@ def test_the_store_comes_back_as_it_was_after_some_frame():
     )
 
 
-def simulate(seed, steps=250, *, compacts=False, **of_world):
+def simulate(seed, steps=250, *, compacts=False, seals=False, **of_world):
     """One run of a broker's life, the same for the same seed; returns its world."""
     chance = random.Random(f"life {seed}")
     world = World(seed, compacts=compacts, **of_world)
-    more, less = (4, 0.2) if compacts else (1, 1)  # So that there are segments of which something is left.
+    more, less = (4, 0.2) if compacts or seals else (1, 1)  # So that there are files of which something is left.
     pick = lambda: chance.randrange(1 << 16)  # noqa: E731 - a name for what each action is given
     actions = [
         (2, world.create_log),
-        (25 * more, lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2)),
+        (
+            25 if seals else 25 * more,
+            lambda: world.append(pick(), chance.randint(1, 5), chance.choice(sizes), chance.random() < 0.2),
+        ),
         (12, lambda: world.append_alone(pick(), chance.choice(sizes), pass_by=chance.random() < 0.3)),
         (12, lambda: world.settle_one(pick(), pick())),
         (4, lambda: world.skip(pick(), chance.randint(1, 5), chance.randint(0, 2))),
@@ -150,11 +153,14 @@ def simulate(seed, steps=250, *, compacts=False, **of_world):
         (8, lambda: world.move(pick(), pick(), pick())),
         (0.5 * less, lambda: world.drop_log(pick())),
         (2, lambda: world.truncate(pick(), pick())),
+        (20 * seals, lambda: world.append(pick(), 5, 1500, False)),
+        (15 * seals, lambda: world.settle(pick(), pick(), 10)),
+        (0.5 * seals, lambda: world.change_layout(pick())),
         (4, lambda: world.put(chance.choice(keys), chance.choice((None, bytes(pick() % 20))))),
-        (20, world.begin_write),
-        (30, world.go_on_writing),
+        (20 + 40 * seals, world.begin_write),
+        (30 + 80 * seals, world.go_on_writing),
         (6 * more, world.begin_checkpoint),
-        (20 * more, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
+        (20 * more + 60 * seals, lambda: world.go_on_with_checkpoint(chance.randint(1, 8))),
         (4, lambda: world.crash(chance.random() < 0.7, *(chance.choice((None, chance.randint(0, 12))) for _ in "12"))),
         (0.5, world.stop_in_order),
     ]
@@ -181,6 +187,20 @@ def test_many_lives_of_compacted_logs(seeds, monkeypatch):
     worlds = [simulate(seed, 500, compacts=True) for seed in range(seeds, seeds + 10)]
     assert sum(world.refused for world in worlds) > 5, "no lost file was missed"
     assert sum(len(world.rewritten) for world in worlds) > 2, "no segment was written anew"
+
+
+@pytest.mark.parametrize("seeds", range(0, SEEDS, 30))
+def test_many_lives_of_sealed_files(seeds, monkeypatch):
+    """Batches that stay in the journal's files are there, and nothing else, whatever is cut off meanwhile."""
+    monkeypatch.setattr(sealing, "STAY_BYTES_MIN", 600)
+    monkeypatch.setattr(sealing, "RUN_BYTES_MIN", 300)
+    monkeypatch.setattr(sealing, "WASTE_MAX", 0.4)
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    worlds = [simulate(seed, 600, seals=True, sync=seed % 4 > 0) for seed in range(seeds, seeds + 30)]
+    assert sum(world.refused for world in worlds) > 5, "no lost file was missed"
+    assert sum(len(world.indexed) for world in worlds) > 10, "no file was sealed"
+    assert any(edition > 1 for world in worlds for _, edition in world.indexed), "no index was written anew"
+    assert any(world.emptied for world in worlds), "no file was emptied"
 
 
 @pytest.mark.parametrize("seeds", range(0, SEEDS // 3, 10))

@@ -76,7 +76,7 @@ def test_a_directory_of_an_older_format(data):
         failed_start(data, f"listeners.amqp=127.0.0.1:{taken.getsockname()[1]}")
     assert (data / "format").read_text() == "jackalope storage 1\n"
     with running_jackalope("--data", str(data)):
-        assert (data / "format").read_text() == "jackalope storage 2\n"
+        assert (data / "format").read_text() == "jackalope storage 3\n"
 
 
 def test_a_strict_topology(data, tmp_path):

@@ -6,7 +6,7 @@ from topic_world import World
 from broker.core.message import make_origin
 from broker.core.streams.records import Restorer
 from broker.core.topics.errors import TopicRefused
-from broker.log import checkpoint
+from broker.log import checkpoint, sealing
 from protocol.amqp import content as wire
 from protocol.kafka.compression import CHANGED_BYTES_MAX, compress, open_batch, opened
 from protocol.kafka.errors import ErrorCode
@@ -238,6 +238,7 @@ def test_a_reader_at_the_end_does_not_cut_what_is_gathering(world):
 def test_segments_are_as_large_as_the_topic_says(world, monkeypatch):
     """`segment.bytes`: the next one begins behind it."""
     monkeypatch.setattr(checkpoint, "CARRY_BYTES_MAX", 0)
+    monkeypatch.setattr(sealing, "STAY_BYTES_MIN", 1 << 30)
     partition = world.partition({"segment.bytes": str(1 << 20)})
     for _ in range(30):
         partition.append(sent(NO_COMPRESSION, 1, size=100_000), NOW_MS)

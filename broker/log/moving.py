@@ -1,0 +1,115 @@
+"""What a checkpoint moves of a log: out of the journal, the last checkpoint and sealed files, into segments.
+
+`Move` is made on the loop, `copy` is the work of the checkpoint's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from broker.log import extents
+from broker.log.disk import Disk, File
+from broker.log.extents import Extent, Source
+from broker.log.log import Log
+from broker.log.sealed import SealedFile
+from broker.log.segment import Segment, log_folder
+from broker.log.store import Store
+
+
+class Move:
+    """What one log has to move, and where the thread put it. `left` are the sealed files that it is moved away from.
+
+    `breaks` are the first offsets of pieces that stand in a segment of their own, since between them and the piece
+    before, or the last segment, lies what stays: after a restart a segment is all that lies between its ends.
+    """
+
+    __slots__ = ("breaks", "left", "log", "made", "moved", "pieces", "size", "stays_behind")
+
+    def __init__(self, log: Log, pieces: list[Extent], left: AbstractSet[SealedFile]) -> None:
+        self.log = log
+        self.pieces = pieces
+        self.left = left
+        self.size = sum(piece.size for piece in pieces)
+        self.breaks: set[int] = set()
+        self.stays_behind = False
+        """Whether something of the log stays that lies behind its first piece: then none of it can be carried."""
+        self.moved: list[Extent] = []
+        self.made: list[str] = []
+        """New files; what is not in use when the state is captured is removed."""
+
+
+def copy(store: Store, move: Move, last: list[Segment], size_max: int) -> list[Segment]:
+    """Append the pieces of a log to its segments, each of about `size_max` octets, and sync them; returns the segments
+    that were made or grown. Raises OSError."""
+    folder = log_folder(move.log.uuid)
+    store.disk.make_folder(folder)
+    grown: list[Segment] = []
+    file: File | None = None
+    segment: Segment | None = None
+    size_max = min(size_max, move.log.layout.segment_bytes)
+    readers = Readers(store.disk)
+    if last and last[0].size < size_max and move.pieces[0].first not in move.breaks:
+        segment = last[0].copy()
+        file = store.disk.open(segment.name)
+        grown.append(segment)
+    try:
+        for piece in move.pieces:
+            if segment is None or file is None or segment.size >= size_max or piece.first in move.breaks:
+                if file is not None:
+                    file.sync()
+                    file.close()
+                    file = None
+                segment = Segment(store.handles, folder, piece.first, piece.first, 0)
+                move.made.append(segment.name)
+                store.disk.remove(segment.name)  # Remains of a checkpoint that did not come to its end.
+                file = store.disk.open(segment.name, create=True)
+                grown.append(segment)
+            file.write(segment.size, (readers.read(piece),))
+            extend(move.moved, piece, segment, segment.size)
+            segment.size += piece.size
+            segment.end = piece.end
+        if file is not None:
+            file.sync()
+    finally:
+        readers.close()
+        if file is not None:
+            file.close()
+    store.disk.sync_folder(folder)
+    return grown
+
+
+class Readers:
+    """Reads pieces in a thread: sealed files by handles of its own, since those of the loop are the loop's."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._files: dict[str, File] = {}
+
+    def read(self, piece: Extent) -> bytes:
+        """All octets of a piece. Raises OSError when they are not there."""
+        source: Source | File = piece.source
+        if isinstance(source, SealedFile):
+            name = source.name
+            if name not in self._files:
+                self._files[name] = self._disk.open(name)
+            source = self._files[name]
+        data = source.read(piece.position, piece.size)
+        if len(data) != piece.size:
+            raise OSError(f"{piece.size} octets were expected at {piece.position}, {len(data)} are there")
+        return data
+
+    def close(self) -> None:
+        """Give the handles back."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def extend(moved: list[Extent], piece: Extent, source: Source, position: int) -> None:
+    """Note where a piece went, as one extent with the one before if that stays small enough to be read at once."""
+    if moved:
+        before = moved[-1]
+        if before.source is source and before.size + piece.size <= extents.EXTENT_BYTES_MAX:
+            moved[-1] = Extent(before.first, piece.end, source, before.position, before.size + piece.size)
+            return
+    moved.append(Extent(piece.first, piece.end, source, position, piece.size))

@@ -1,0 +1,226 @@
+"""What of the journal a checkpoint leaves where it lies, so that it is written once.
+
+Files that end before the checkpoint's place in the journal are looked at with the logs that have batches in them. A
+log's batches in a file stay if they are much and in large runs; if what stays is most of the file, the file is sealed
+(`sealed`), and all else in it is moved as ever. What is kept of sealed files grows less as logs settle what is in them:
+so that the disk follows, the emptiest are emptied again, by moving what is left, whenever all of them together waste
+more than WASTE_MAX. Logs whose segments are written anew (`Layout.reduce`) leave nothing here.
+
+    look (each log, on the loop) -> decide -> leave (each log) -> ... -> written (an index, its places) -> done
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from broker.log.entries import Place, SealedState
+from broker.log.journal import FOLDER
+from broker.log.recovering import NEVER_CUT
+from broker.log.sealed import Places, SealedFile, write_index
+
+if TYPE_CHECKING:
+    from broker.log.extents import Extent
+    from broker.log.log import Log
+    from broker.log.store import Store
+
+STAY_BYTES_MIN = 256 << 10
+"""Less than this of a log in one file is moved: its offsets would be scattered over files and segments."""
+RUN_BYTES_MIN = 32 << 10
+"""So large are the runs of what stays on average: each is an extent, in memory and in the index, of 100 octets."""
+WASTE_MAX = 0.3
+"""What sealed files may have in them of other things, as a share of what is kept there."""
+WASTE_BYTES_MAX = 64 << 20
+"""So much more is let pass: the journal's own bound."""
+EMPTY_BYTES_MAX = 64 << 20
+"""Octets that one checkpoint moves to empty files, or one file if that is more: as much as a journal brings."""
+
+
+class Sealing:
+    """What one checkpoint seals and what it empties."""
+
+    def __init__(self, store: Store, replay_from: int) -> None:
+        self._store = store
+        self._replay_from = replay_from
+        self._files = [one for one in store.journal.files if one.end <= replay_from]
+        self._bases = [one.base for one in self._files]
+        self._found: dict[int, dict[Log, tuple[int, int]]] = {
+            base: {} for base in self._bases if base not in store.sealed
+        }
+        """Of each file that may be sealed: what logs have there, as (octets, extents)."""
+        self._reducing: set[Log] = set()
+        self._staying: dict[SealedFile, list[Log]] = {}
+        self._indexes: list[tuple[SealedFile, Places]] = []
+        self.emptied: set[SealedFile] = set()
+        for one in store.sealed.values():
+            one.live_bytes = 0
+
+    # On the loop, before anything is moved.
+
+    def look(self, log: Log) -> None:
+        """Count what a log has in files that are sealed, or may be."""
+        note_cut(self._store, log)
+        if log.layout.reduce is not None:
+            self._reducing.add(log)
+            return
+        journal, replay_from, bases = self._store.journal, self._replay_from, self._bases
+        for one in log.extents:
+            source = one.source
+            if type(source) is SealedFile:
+                source.live_bytes += one.size
+            elif source is journal and one.position < replay_from:
+                found = self._found.get(bases[bisect_right(bases, one.position) - 1])
+                if found is not None:  # Else the last checkpoint has sealed the file, and was given up.
+                    size, count = found.get(log, (0, 0))
+                    found[log] = size + one.size, count + 1
+
+    def decide(self) -> None:
+        """Choose the files that are sealed, and those that are emptied."""
+        store = self._store
+        for written in self._files:
+            stays = {
+                log: size
+                for log, (size, count) in self._found.get(written.base, {}).items()
+                if size >= max(STAY_BYTES_MIN, count * RUN_BYTES_MIN)
+            }
+            size, live_bytes = written.end - written.base, sum(stays.values())
+            if stays and size <= live_bytes * (1 + WASTE_MAX):
+                file = SealedFile(store.handles, written.base, size)
+                file.live_bytes = live_bytes
+                self._staying[file] = list(stays)
+        files = sorted(
+            (one for one in [*store.sealed.values(), *self._staying] if one.live_bytes),
+            key=lambda one: one.live_bytes / one.size,
+        )
+        size, live = sum(one.size for one in files), sum(one.live_bytes for one in files)
+        room = EMPTY_BYTES_MAX
+        for one in files:
+            if size <= live * (1 + WASTE_MAX) + WASTE_BYTES_MAX or room <= 0:
+                break
+            size -= one.size
+            live -= one.live_bytes
+            room -= one.live_bytes
+            self.emptied.add(one)
+        for one in self.emptied:
+            self._staying.pop(one, None)
+
+    def leave(self) -> Iterator[None]:
+        """From now on the logs that leave batches in a file read them there; a pause after each log."""
+        journal = self._store.journal
+        for file, logs in self._staying.items():
+            self._store.sealed[file.base] = file
+            first, end = file.base, file.base + file.size
+            for log in logs:
+                all_extents = log.extents
+                index = len(all_extents)
+                while index and all_extents[index - 1].source is journal:
+                    index -= 1
+                    one = all_extents[index]
+                    if first <= one.position < end:
+                        all_extents[index] = one._replace(source=file, position=one.position - first)
+                        file.ends[log.number] = max(one.end, file.ends.get(log.number, 0))
+                yield None
+
+    def moved_from(self, log: Log) -> AbstractSet[SealedFile]:
+        """The sealed files that a log's batches are moved away from."""
+        if log not in self._reducing:
+            return self.emptied
+        # Its segments are written anew without what is settled; a sealed file is not.
+        found = {one.source for one in log.extents if isinstance(one.source, SealedFile)}
+        for one in found:
+            one.is_stale = True
+        return found
+
+    # On the loop, when everything has been moved.
+
+    def places(self) -> Iterator[None]:
+        """Gather what goes into the indexes that are written; a pause after each log."""
+        store = self._store
+        for file in self._named():
+            if not file.is_stale:
+                continue
+            places: dict[int, list[Place]] = {}
+            file.is_stale = False  # What is cut from here on is told by the journal, and to the next checkpoint.
+            for number in file.ends:
+                if number in store.logs:
+                    run = _run_of(store.logs[number], file)
+                    places[number] = [Place(one.first, one.end, one.position, one.size) for one in run]
+                    yield None
+            self._indexes.append((file, places))
+
+    def _named(self) -> list[SealedFile]:
+        return [one for one in self._store.sealed.values() if one.live_bytes and one not in self.emptied]
+
+    def states(self) -> list[SealedState]:
+        """The sealed files that the new checkpoint names, with the indexes that it is to write."""
+        for file, _ in self._indexes:
+            file.begin_edition()
+        written = {file for file, _ in self._indexes}
+        return [
+            SealedState(one.base, one.size, one.tried[-1] if one in written else one.edition) for one in self._named()
+        ]
+
+    @property
+    def has_indexes(self) -> bool:
+        """Whether there is anything to `write`."""
+        return bool(self._indexes)
+
+    # In the thread.
+
+    def write(self) -> None:
+        """Write the indexes, and give back the room that the journal has reserved behind a file. Raises OSError."""
+        disk = self._store.disk
+        for file, places in self._indexes:
+            if not file.edition:
+                sealed = disk.open(file.name)
+                try:
+                    sealed.truncate(file.size)
+                    sealed.sync()
+                finally:
+                    sealed.close()
+            write_index(disk, file.base, file.tried[-1], places)
+        disk.sync_folder(FOLDER)
+
+    # On the loop, at the end.
+
+    def done(self) -> list[str]:
+        """The checkpoint counts: returns the names of the files that nobody needs any more."""
+        gone: list[str] = []
+        for file, places in self._indexes:
+            gone += file.end_edition()
+            file.index(places)
+        named = self._named()
+        for base, one in list(self._store.sealed.items()):
+            if one not in named:
+                del self._store.sealed[base]
+                one.close()
+                gone += [one.name, *one.index_names]
+        return gone
+
+    def give_back(self) -> None:
+        """The checkpoint is given up: what it has sealed stays so, and the next one writes the indexes."""
+        for file, _ in self._indexes:
+            file.is_stale = True
+
+
+def note_cut(store: Store, log: Log) -> None:
+    """A log was truncated, or not, since a checkpoint looked: indexes may have what it does not."""
+    if log.lowest_cut != NEVER_CUT:
+        for one in store.sealed.values():
+            if log.number in one.ends:
+                one.is_stale = True
+        log.lowest_cut = NEVER_CUT
+
+
+def _run_of(log: Log, file: SealedFile) -> list[Extent]:
+    """What a log has in a file, in order: it lies in one run, and mostly at the end."""
+    found: list[Extent] = []
+    for one in reversed(log.extents):
+        if one.source is file:
+            found.append(one)
+        elif found:
+            break
+    found.reverse()
+    return found

@@ -1,0 +1,305 @@
+"""Sealed files: what stays where the journal has written it, how the disk follows, and what is found again."""
+
+import itertools
+import random
+
+import pytest
+from sim_disk import SimDisk
+
+from broker.log import checkpoint, sealing
+from broker.log.errors import Corrupt
+from broker.log.recovery import open_store
+from broker.log.sealed import SealedFile
+from broker.log.segment import Segment
+from protocol.kafka.records import render_record
+from tests.log.store_world import COMPACTED, read_all
+
+RUN = 40_000
+"""Octets of a message here, a run of its own."""
+
+
+class Case:
+    """A store on a simulated disk, and what its logs hold."""
+
+    def __init__(self):
+        self.disk = SimDisk(random.Random(1).randrange)
+        self.uuids = itertools.count(1)
+        self.open()
+
+    def open(self):
+        self.store = open_store(self.disk, lambda: next(self.uuids).to_bytes(16, "big"))
+
+    def restart(self):
+        self.store.flush()
+        self.disk.power_cut()
+        self.open()
+        return [self.store.logs[number] for number in sorted(self.store.logs)]
+
+    def logs(self, count):
+        return [self.store.create_log(durable=True) for _ in range(count)]
+
+    def append(self, log, count, size=RUN):
+        for number in range(count):
+            log.append(render_record(0, b"%08d" % number + bytes(size)), 1, 0)
+            self.store.flush()
+
+    def checkpoint(self, fail_at=None, *, done=False):
+        """Run one; given up at a job if `fail_at` says so, before or when it is `done`. Returns whether it ended."""
+        steps = checkpoint.Checkpoint(self.store).steps()
+        jobs = 0
+        for job in steps:
+            if job is not None:
+                if jobs == fail_at and not done:
+                    steps.close()
+                    return False
+                job()
+                if jobs == fail_at:
+                    steps.close()
+                    return False
+                jobs += 1
+            self.store.flush()
+        return True
+
+    @property
+    def size(self):
+        """What is on the disk but the newest file of the journal."""
+        newest = max(name for name in self.disk.files if name.endswith(".journal"))
+        return sum(len(inode.data) for name, inode in self.disk.files.items() if name != newest)
+
+    def kept(self):
+        return sum(one.size for log in self.store.logs.values() for one in log.extents)
+
+
+def kinds(log):
+    return [type(one.source) for one in log.extents]
+
+
+def names(case, end):
+    return [name for name in case.disk.files if name.endswith(end)]
+
+
+def test_large_runs_stay_and_nothing_is_written_twice():
+    """Two logs that are most of a file; a third has too little, and is carried."""
+    case = Case()
+    one, two, three = case.logs(3)
+    for _ in range(10):
+        case.append(one, 1)
+        case.append(two, 1)
+        case.append(three, 1, size=500)
+    before = [read_all(log) for log in (one, two, three)]
+    case.checkpoint()
+    assert kinds(one) == kinds(two) == [SealedFile] * 10
+    assert SealedFile not in kinds(three)
+    assert not names(case, ".log")
+    assert [read_all(log) for log in (one, two, three)] == before
+    assert [read_all(log) for log in case.restart()] == before
+    case.checkpoint()
+    assert len(names(case, ".index")) == 1, "what is in it did not change"
+    assert [read_all(log) for log in case.restart()] == before
+
+
+@pytest.mark.parametrize(
+    ("runs", "size", "others"), [(6, RUN, 0), (40, 10_000, 0), (10, RUN, 400_000)], ids=["little", "small", "others"]
+)
+def test_what_does_not_stay(runs, size, others):
+    """A log that has little in the file, or much in small runs; or a file that is full of other things."""
+    case = Case()
+    (log,) = case.logs(1)
+    case.append(log, runs, size)
+    if others:
+        case.store.put(b"key", bytes(others))
+    case.store.flush()
+    case.checkpoint()
+    assert set(kinds(log)) == {Segment}
+    assert not names(case, ".index")
+    assert len(names(case, ".journal")) == 1
+
+
+def test_it_goes_when_all_of_it_is_settled():
+    """Also after a restart, and the broker is told that a checkpoint is worth it."""
+    case = Case()
+    one, two = case.logs(2)
+    case.append(one, 10)
+    case.append(two, 10)
+    case.checkpoint()
+    one.settle(0, 10)
+    case.store.flush()
+    assert not case.store.has_dead_segments
+    _, two = case.restart()
+    two.settle(0, 9)
+    case.store.flush()
+    assert not case.store.has_dead_segments
+    two.settle(9, 10)
+    case.store.flush()
+    assert case.store.has_dead_segments
+    case.checkpoint()
+    assert case.size < 1000
+    assert not names(case, ".index")
+
+
+def test_the_reserved_room_is_given_back():
+    """The file has what was written, and no room for more."""
+    case = Case()
+    (log,) = case.logs(1)
+    case.append(log, 10)
+    case.checkpoint()
+    (file,) = case.store.sealed.values()
+    assert len(case.disk.files[file.name].data) == file.size < 11 * RUN
+
+
+def test_the_disk_follows_what_is_kept(monkeypatch):
+    """Some of many logs are consumed, others are not: what is left is moved, a checkpoint at a time, to where it is
+    together, and a file that is emptied goes."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES_MAX", RUN)  # They go as a whole.
+    case = Case()
+    logs = case.logs(4)
+    chance = random.Random(7)
+    for _ in range(12):
+        for log in logs:
+            case.append(log, 8)
+        for log in logs[1:]:
+            log.settle(log.settled.floor, chance.randint(log.settled.floor, log.next_offset))
+        case.store.flush()
+        before = [read_all(log) for log in logs]
+        case.checkpoint()
+        assert case.size < 1.35 * case.kept()
+        assert [read_all(log) for log in logs] == before
+    assert any(Segment in kinds(log) for log in logs)
+    assert any(SealedFile in kinds(log) for log in logs)
+    assert [read_all(log) for log in case.restart()] == before
+
+
+def test_one_checkpoint_empties_so_much(monkeypatch):
+    """A bounded share of what is written, even when all of it is waste."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    monkeypatch.setattr(sealing, "EMPTY_BYTES_MAX", 3 * RUN)
+    case = Case()
+    one, two = case.logs(2)
+    for _ in range(5):
+        case.append(one, 9)
+        case.append(two, 9)
+        case.checkpoint()
+    for start in range(0, 45, 9):
+        one.settle(start, start + 8)
+        two.settle(start, start + 8)
+    before = [read_all(one), read_all(two)]
+    left = []
+    for _ in range(5):
+        case.checkpoint()
+        left.append(len(case.store.sealed))
+    assert left == [3, 1, 0, 0, 0]
+    assert [read_all(one), read_all(two)] == before
+    assert [read_all(log) for log in case.restart()] == before
+
+
+def test_what_was_truncated_does_not_come_back():
+    """The index is written anew: what was cut, and settled before that, has its offsets again."""
+    case = Case()
+    (log,) = case.logs(1)
+    case.append(log, 20)
+    case.checkpoint()
+    log.settle(12, 20)
+    case.store.flush()
+    case.checkpoint()
+    log.truncate(10)
+    case.append(log, 10, size=RUN + 1)
+    before = read_all(log)
+    assert case.restart()[0].next_offset == 20
+    case.checkpoint()
+    case.checkpoint()
+    (log,) = case.restart()
+    assert read_all(log) == before
+
+
+def test_a_topic_becomes_a_compacted_one():
+    """Its batches are moved, since only segments are written anew; the index does not have them any more."""
+    case = Case()
+    one, two = case.logs(2)
+    case.append(one, 10)
+    case.append(two, 10)
+    case.checkpoint()
+    one.layout = COMPACTED
+    case.append(one, 10)
+    before = [read_all(one), read_all(two)]
+    case.checkpoint()
+    assert set(kinds(one)) == {Segment}
+    assert SealedFile in kinds(two)
+    logs = case.restart()
+    assert SealedFile not in kinds(logs[0])
+    assert [log.live_count for log in logs] == [20, 10]
+    assert [read_all(log) for log in logs] == before
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("fail_at", range(8))
+def test_one_that_is_given_up_forgets_nothing(fail_at, done, crashes, monkeypatch):
+    """At whichever job, also when it counts already: a file is sealed, another emptied, the index of a third is written
+    anew. Then it all goes with the next checkpoint that comes to its end, or a crash finds what the last one left."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    case = Case()
+    one, two, three = case.logs(3)
+    case.append(one, 10)
+    case.checkpoint()
+    case.append(two, 10)
+    case.append(three, 10)
+    case.checkpoint()
+    one.settle(0, 8)
+    three.truncate(8)
+    case.append(two, 10)
+    case.append(three, 2, size=RUN + 1)
+    before = [read_all(log) for log in (one, two, three)]
+    ended = case.checkpoint(fail_at, done=done)
+    assert ended == (fail_at > 6), "all jobs are met"
+    assert [read_all(log) for log in (one, two, three)] == before
+    if not crashes:
+        case.checkpoint()
+        assert [read_all(log) for log in (one, two, three)] == before
+        files = list(case.store.sealed.values())
+        assert len(files) == 2
+        assert names(case, ".index") == sorted(name for file in files for name in file.index_names)
+        assert len(names(case, ".journal")) == 3
+    else:
+        steps = checkpoint.Checkpoint(case.store).steps()
+        for number, job in enumerate(steps):
+            if number == fail_at + 3:
+                steps.close()
+                break
+            if job is not None:
+                job()
+            case.store.flush()
+    assert [read_all(log) for log in case.restart()] == before
+
+
+@pytest.mark.parametrize("end", [".journal", ".index"])
+def test_a_file_that_is_gone_is_missed(end):
+    """A start says which, and changes nothing."""
+    case = Case()
+    (log,) = case.logs(1)
+    case.append(log, 10)
+    case.checkpoint()
+    case.store.flush()
+    case.disk.power_cut()
+    name = min(names(case, end))
+    del case.disk.files[name]
+    before = sorted(case.disk.files)
+    with pytest.raises(Corrupt, match=name):
+        case.open()
+    assert sorted(case.disk.files) == before
+
+
+def test_damage_is_a_gap():
+    """What lies around a batch that cannot be read is read."""
+    case = Case()
+    (log,) = case.logs(1)
+    case.append(log, 10)
+    case.checkpoint()
+    place = log.extents[4]
+    case.store.flush()
+    case.disk.power_cut()
+    case.disk.files[place.source.name].data[place.position + 300] ^= 1
+    case.open()
+    log = case.store.logs[log.number]
+    assert sorted(read_all(log)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert [(gap.first, gap.end, gap.place) for gap in log.lost] == [(4, 5, place.source.name)]
