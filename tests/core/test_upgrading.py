@@ -2,7 +2,8 @@
 
 `data/storage-1.tar.gz` was written by the last version of format 1, and then lost its power: two queues, one with a
 message acknowledged and a replay begun, an exchange that delays, three topics, one of them compacted, with a producer's
-sequences, and a group's offsets; some of it in a checkpoint, some in the journal.
+sequences, and a group's offsets; some of it in a checkpoint, some in the journal. `data/storage-2.tar.gz` is the same
+directory after a start of the last version of format 2.
 """
 
 import tarfile
@@ -18,7 +19,7 @@ from broker.log.errors import StorageError
 from broker.log.recovery import open_store
 from protocol.amqp.content import body
 
-FORMAT_1 = Path(__file__).parent / "data" / "storage-1.tar.gz"
+DATA = Path(__file__).parent / "data"
 
 
 class Offsets:
@@ -37,10 +38,12 @@ class Offsets:
 class Upgraded(World):
     """A broker on the old directory."""
 
+    archive = DATA / "storage-1.tar.gz"
+
     def _open(self):
         if not self.disk.files:
             self.disk.folders |= {"journal", "logs"}
-            with tarfile.open(FORMAT_1) as archive:
+            with tarfile.open(self.archive) as archive:
                 for member in archive:
                     inode = self.disk.files[member.name] = Inode()
                     inode.data += archive.extractfile(member).read()
@@ -55,6 +58,19 @@ class Upgraded(World):
         self.disk.power_cut()
         self.disk.locked = False
         self._open()
+
+
+class UpgradedFrom2(Upgraded):
+    """On one that is less old."""
+
+    archive = DATA / "storage-2.tar.gz"
+
+
+@pytest.fixture(params=[Upgraded, UpgradedFrom2])
+def world(request):
+    """A broker on each of them."""
+    with request.param() as found:
+        yield found
 
 
 def waiting(world, name):
@@ -83,19 +99,18 @@ def everything(world):
     assert offsets.found == {("billing", "events", 1): 2}
 
 
-def test_everything_is_found_and_brought_along():
+def test_everything_is_found_and_brought_along(world):
     """At the first start and the next ones, and after a power cut before its first frame was synced."""
-    with Upgraded() as world:
-        everything(world)
-        world.start_again()
-        assert catalog.FORMAT in world.store.catalog
-        everything(world)
-        world.sync()
-        world.start_again()
-        everything(world)
-        world.checkpoint()
-        world.start_again()
-        everything(world)
+    everything(world)
+    world.start_again()
+    assert catalog.FORMAT in world.store.catalog
+    everything(world)
+    world.sync()
+    world.start_again()
+    everything(world)
+    world.checkpoint()
+    world.start_again()
+    everything(world)
 
 
 def test_an_entry_of_a_log_that_is_not_there_is_left_aside():
@@ -109,10 +124,9 @@ def test_an_entry_of_a_log_that_is_not_there_is_left_aside():
         assert waiting(world, "orders") == [b"two", b"three"]
 
 
-def test_the_directory_says_so():
+def test_the_directory_says_so(world):
     """A broker of the older version will not open it any more."""
-    with Upgraded() as world:
-        assert bytes(world.disk.files["format"].data) == b"jackalope storage 3\n"
+    assert bytes(world.disk.files["format"].data) == b"jackalope storage 3\n"
 
 
 def test_a_later_format_is_refused():
