@@ -7,9 +7,10 @@ them at about the same time (`Decoded`), and read on where the last one ended, a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import compress, islice
 
 from broker.core.message import Message
 from broker.core.streams.records import Restorer
@@ -27,14 +28,13 @@ GATHER_UNITS = 100
 """Small batches are handed out together, up to so much work: one at a time would be one write for each message."""
 ITERATORS_KEPT = 64
 """Readers that go on where they were; each holds up to 256 KiB. Others look for their place again."""
-Entry = tuple[int, Message]
 ENTRY_BYTES = 300
 
 
 class Opened:
     """A batch, decoded as far as somebody wanted it: a large one at once would hold the loop."""
 
-    __slots__ = ("_records", "_restorer", "end", "entries", "octets")
+    __slots__ = ("_records", "_restorer", "end", "has_left", "messages", "octets", "offsets")
 
     def __init__(self, restorer: Restorer, batch: Batch) -> None:
         self._restorer = restorer
@@ -43,19 +43,26 @@ class Opened:
             data, position = bytes(data[position : position + header.size]), 0
         plain = plain_batch(data, position, header)
         self._records = read_records(*plain)
-        self.entries: list[Entry] = []
+        self.offsets: list[int] = []
+        self.messages: list[Message] = []
+        """One for each of `offsets`."""
+        self.has_left = True
+        """Whether there may be records that are not decoded yet."""
         self.end = header.next_offset
         self.octets = 2 * plain[2].size + ENTRY_BYTES * header.records
         """About what it takes in memory, in the end: a compressed one may be a thousand times what it was stored as."""
 
     def fill(self, count: int) -> int:
-        """Decode up to the entry `count`; returns how many were new. Raises CorruptBatch."""
-        entries = self.entries
-        before = len(entries)
-        if before < count:
-            message = self._restorer.message
-            entries += [(record.offset, message(record)) for record in islice(self._records, count - before)]
-        return len(entries) - before
+        """Decode until there are `count`, if there are so many; returns how many were new. Raises CorruptBatch."""
+        before = len(self.offsets)
+        if before >= count:
+            return 0
+        records = list(islice(self._records, count - before))
+        messages = [self._restorer.message(record) for record in records]
+        self.offsets += [record.offset for record in records]
+        self.messages += messages
+        self.has_left = len(records) == count - before
+        return len(records)
 
 
 class Decoded:
@@ -126,7 +133,8 @@ class Position:
             failed, self._failed = self._failed, None
             raise failed
         messages, offsets, units = self.take(most, wanted)
-        while messages and len(messages) < most and units < GATHER_UNITS and self.has_more:
+        end = self.partition.high_watermark
+        while messages and len(messages) < most and units < GATHER_UNITS and self.offset < end:
             try:
                 more, behind, cost = self.take(most - len(messages), wanted)
             except (StorageError, CorruptBatch, OSError) as error:
@@ -145,27 +153,30 @@ class Position:
         There may be none although there are more. Raises Corrupt, CorruptBatch and OSError.
         """
         units = 0
-        opened = self._opened
-        if opened is not None:
-            units = 5 * opened.fill(self._index + most)
-        if opened is None or self._index >= len(opened.entries):
+        opened, index = self._opened, self._index
+        if opened is not None and opened.has_left:
+            units = 5 * opened.fill(index + most)
+        if opened is None or index >= len(opened.offsets):
             if not self._open_next():
                 return [], [], units + 1
-            opened = self._opened
+            opened, index = self._opened, 0
             assert opened is not None
-            units += 5 * opened.fill(most)
-        some = opened.entries[self._index : self._index + most]
-        self._index += len(some)
-        units += len(some)
-        if some and some[0][0] < self.offset:
-            some = [entry for entry in some if entry[0] >= self.offset]  # The batch began before our place.
-        if not some:
+            if opened.has_left:
+                units += 5 * opened.fill(most)
+        offsets, messages = opened.offsets[index : index + most], opened.messages[index : index + most]
+        self._index = index + len(offsets)
+        units += len(offsets)
+        if offsets and offsets[0] < self.offset:
+            before = bisect_left(offsets, self.offset)  # The batch began before our place.
+            del offsets[:before], messages[:before]
+        if not offsets:
             return [], [], units + 1
-        self.offset = some[-1][0] + 1
+        self.offset = offsets[-1] + 1
         if wanted is not None:
-            some = [entry for entry in some if wanted(entry[1])]
+            chosen = [wanted(message) for message in messages]
+            offsets, messages = list(compress(offsets, chosen)), list(compress(messages, chosen))
             units *= 5
-        return [message for _, message in some], [offset for offset, _ in some], units
+        return messages, offsets, units
 
     def _open_next(self) -> bool:
         """Go on to the next batch; False when there is none yet."""
@@ -178,7 +189,8 @@ class Position:
         if self.offset < end:
             known = self._decoded.at(partition, self.offset)
             if known is not None:  # Others were here before; the iterator is not, any more.
-                self.rest()
+                if self._batches is not None:
+                    self.rest()
                 self._opened, self._index, self._end = known, 0, known.end
                 return True
             if self._batches is not None:
