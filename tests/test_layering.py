@@ -5,7 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from tools.dev.imports import RUN_TIME, START, TYPES, arrows, circles, imported_names, layers
+from tools.dev.imports import (
+    RUN_TIME,
+    START,
+    TYPES,
+    arrows,
+    backwards,
+    between,
+    circles,
+    folder_of,
+    house,
+    imported_names,
+    inside,
+    layers,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for top in ("protocol", "broker", "tools") for path in sorted((ROOT / top).rglob("*.py"))]
@@ -54,6 +67,17 @@ def imports(path):
 def test_no_circle_at_run_time():
     """Nobody imports, at the start or later, who imports him: each module can be read with those below it."""
     assert circles(pair for pair, kind in arrows().items() if kind in RUN_TIME) == []
+
+
+def test_the_house_is_read_in_order():
+    """Each folder imports at run time only from those before it in the table of broker/README.md."""
+    order = house()
+    assert len(order) > 10
+    found = inside(arrows(), "broker")
+    counts = between(
+        (pair for pair, kind in found.items() if kind in RUN_TIME), lambda module: folder_of(module, ["broker", *order])
+    )
+    assert backwards(counts, order) == {}
 
 
 def test_circles_of_types_are_defended():

@@ -16,13 +16,13 @@ from broker.config.schema import Binding, Config, Kafka, Listeners, Queue, Queue
 from broker.config.sections import NAME_BYTES_MAX
 from broker.config.source import Item, is_written, where
 from broker.core.access import check_pattern
+from broker.core.arguments import CHECKS, queue_problems
 from broker.core.exchange.base import Router
 from broker.core.exchange.registry import ROUTERS
 from broker.core.passwords import parse_hash
 from broker.core.topics.config import KEYS, override_problem, text_of
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.proposing import check_name
-from broker.core.vhosts.arguments import CHECKS, queue_problems
 from broker.core.vhosts.policies import make_policy
 from broker.core.vhosts.proposing import PREDECLARED
 from broker.errors import Refused

@@ -29,7 +29,7 @@ KAFKA_PART = (
     "broker.server.scram", "broker.server.kafka.door",
 )  # fmt: skip
 HTTP_PART = (
-    "h11", "broker.core.queues.redelivery", "broker.core.streams.letters", "broker.server.http.messages",
+    "h11", "broker.core.vhosts.redelivery", "broker.core.streams.letters", "broker.server.http.messages",
     "broker.server.http.views", "broker.server.http.api", "broker.server.http.browse", "broker.server.http.topics",
     "broker.server.http.groups", "broker.server.http.records", "broker.server.http.topology",
     "broker.server.http.server",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from broker.core.arguments import TIME_MS_MAX
 from broker.core.message import pack_keys
-from broker.core.vhosts.arguments import TIME_MS_MAX
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError
 from protocol.amqp.fields import without_entry

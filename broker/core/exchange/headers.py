@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from broker.core.arguments import type_name
 from broker.core.exchange.base import Binding, Choose, Destination, Message, Publication
-from broker.core.vhosts.arguments import type_name
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from broker.core import arguments as checks
 from broker.core.intervals import UNIT_S, interval_ms
 from broker.core.topics.topic import Topic
-from broker.core.vhosts import arguments as checks
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 

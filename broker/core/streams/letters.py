@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from broker.core.browsing import READY, Seen
 from broker.core.message import Message
 from broker.core.streams.records import DERIVED, TIMESTAMP_MS, Restorer
-from broker.core.vhosts.replay import READY, Seen
 from protocol.amqp import content as wire
 from protocol.amqp.fields import without_entry
 from protocol.kafka.compression import open_batch

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from broker.core.arguments import type_name
 from broker.core.intervals import interval_ms
 from broker.core.message import Message
 from broker.core.topics.partition import Partition
-from broker.core.vhosts.arguments import type_name
 from broker.errors import Refused
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PRECONDITION_FAILED, PeerError

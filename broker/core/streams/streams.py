@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from broker.core import arguments as checks
 from broker.core.metadata import Proposal, at_once
 from broker.core.streams import declaration
 from broker.core.streams.position import Decoded
 from broker.core.streams.stream import Stream
 from broker.core.topics.errors import TopicRefused
 from broker.core.topics.proposing import deletion_of
-from broker.core.vhosts import arguments as checks
 from broker.errors import PreconditionFailed
 
 if TYPE_CHECKING:

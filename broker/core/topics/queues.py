@@ -1,7 +1,7 @@
 """Durable queues that Kafka's clients may read as topics of one partition: `x-kafka-topic`, or a policy `kafka-topic`.
 
 Such a topic is a view of the queue's log and has no entry in the catalog; its id is that of the log. Readers see what
-the log holds: what is not settled, and what is kept although it is (`core.queues.retaining`). They change nothing: the
+the log holds: what is not settled, and what is kept although it is (`core.vhosts.retaining`). They change nothing: the
 queue settles as before, and what it lets go is gone for readers too. Offsets of messages that only memory has had are
 gaps. Records are the queue's own, see `core.queues.records`: key is the routing key, value the body, headers `p` or
 `q` (properties), `x` (exchange) and `k` (routing keys that no consumer of AMQP sees: whoever may read the log sees

@@ -3,7 +3,7 @@
 Kafka frees whole segments; here a batch goes when its largest time is past, as long as nothing in front of it stays
 (one time in the future keeps what is behind it, as in Kafka). Files are given back when nothing of them is left.
 Nothing at or behind the high watermark goes. Queues that keep what they delivered go by the same
-(`core.queues.retaining`).
+(`core.vhosts.retaining`).
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from broker.core.arguments import is_name
 from broker.core.message import Incoming, Message
 from broker.core.queues.x_death import DeadLetterMaker, is_cycle
 from broker.core.sink import Sink
-from broker.core.vhosts.arguments import is_name
 from broker.core.vhosts.publishing import deliver, find_for_nobody
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.core import catalog
 from broker.core.access import compile_pattern
+from broker.core.arguments import CHECKS, NAME_BYTES_MAX, is_name
 from broker.core.metadata import Change, Proposal, at_once
 from broker.core.queues.effective_policy import INTERVALS, NUMBERS, TEXTS, rules_of
-from broker.core.vhosts.arguments import CHECKS, NAME_BYTES_MAX, is_name
 from broker.errors import PreconditionFailed, Refused
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from broker.core import arguments as checks
 from broker.core import catalog
 from broker.core.exchange.base import Binding, Choose, Destination, freeze, key_of
 from broker.core.exchange.exchange import Exchange
@@ -20,7 +21,6 @@ from broker.core.metadata import NOTHING, Change, Found, Guard, Proposal, Reply,
 from broker.core.queues.queue import Queue, locked
 from broker.core.streams.declaration import is_stream
 from broker.core.streams.stream import Stream
-from broker.core.vhosts import arguments as checks
 from broker.core.vhosts import exchange_state
 from broker.core.vhosts.unbinding import deleted_together
 from broker.errors import AccessRefused, NotAllowed, NotFound, PreconditionFailed, Refused

@@ -11,6 +11,7 @@ from heapq import merge, nsmallest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from broker.core.browsing import DYING, READY, RETRYING, UNACKNOWLEDGED, Seen
 from broker.core.message import Incoming, Message, make_origin
 from broker.core.queues.x_death import read_deaths
 from broker.core.sink import Sink
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from broker.core.queues.queue import Queue
     from broker.core.vhosts.vhost import VHost
 
-READY, UNACKNOWLEDGED = "ready", "unacknowledged"
-RETRYING, DYING = "retrying", "dying"
-"""It waits for its next try; it is dead, and waits until its dead letter queues take it (at least once)."""
 DEATH_HEADERS = (
     "x-death",
     *(f"x-{which}-death-{name}" for which in ("first", "last") for name in ("exchange", "queue", "reason")),
@@ -37,14 +35,6 @@ _HEADERS = frozenset({"headers"})
 
 
 MayWrite = Callable[[str, str], bool]
-
-
-class Seen(NamedTuple):
-    """One message as `browse` found it."""
-
-    offset: int
-    state: str
-    message: Message
 
 
 def browse(queue: Queue, start: int, leased: Mapping[int, Message], most: int) -> Iterator[Seen]:

@@ -18,7 +18,6 @@ from broker.core.exchange.registry import ROUTERS
 from broker.core.message import Message
 from broker.core.metadata import Change, MetadataStore, at_once
 from broker.core.queues.queue import Queue
-from broker.core.queues.retaining import Retaining
 from broker.core.scheduler import Scheduler
 from broker.core.streams.stream import Stream
 from broker.core.streams.streams import Streams
@@ -29,6 +28,7 @@ from broker.core.vhosts.owners import Owners
 from broker.core.vhosts.policies import Policies
 from broker.core.vhosts.proposing import PREDECLARED, Proposing, Target
 from broker.core.vhosts.replays import Replays
+from broker.core.vhosts.retaining import Retaining
 from broker.core.vhosts.unbinding import Unbinding
 from broker.log.errors import StorageError
 from broker.log.log import Log

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from broker.core.arguments import type_name
 from broker.core.queues.dispatch import Lender
-from broker.core.vhosts.arguments import type_name
 from broker.errors import Refused
 from protocol.amqp.errors import PRECONDITION_FAILED
 

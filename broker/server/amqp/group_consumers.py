@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.core.arguments import is_name
 from broker.core.groups.local_member import LocalMember
 from broker.core.streams.dead_letter_topic import DeadLetterTopic
 from broker.core.streams.declaration import QUEUE_TYPE
 from broker.core.streams.group_reading import GroupReading
 from broker.core.streams.start import FIRST, GROUP, Start, Wanted
-from broker.core.vhosts.arguments import is_name
 from broker.errors import Refused
 from broker.server.local_members import Membership
 from protocol.amqp.errors import PRECONDITION_FAILED

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.core.arguments import not_of_type, type_name
 from broker.core.message import origin_names
 from broker.core.streams.start import GROUP
 from broker.core.streams.stream import Stream
-from broker.core.vhosts.arguments import not_of_type, type_name
 from broker.errors import Refused
 from broker.server.amqp import reply_to, settle
 from broker.server.amqp.ack_timeout import timeout_of

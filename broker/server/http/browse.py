@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from broker.core.browsing import READY, Seen
 from broker.core.queues.queue import Queue
-from broker.core.queues.redelivery import RETAINED, retained
 from broker.core.streams.letters import Letters, split_place, without_place
-from broker.core.vhosts.replay import READY, Filter, MayWrite, Seen, Source, browse, kind_of_death, replay
+from broker.core.vhosts.redelivery import RETAINED, retained
+from broker.core.vhosts.replay import Filter, MayWrite, Source, browse, kind_of_death, replay
 from broker.core.vhosts.vhost import VHost
 from broker.log.errors import StorageError
 from broker.server.http.api import HttpError, Request, find_queue, find_vhost, require, route_to

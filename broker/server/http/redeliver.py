@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.core.intervals import place_of
 from broker.core.queues.queue import Queue
-from broker.core.queues.redelivery import Into, offset_of, redeliver
+from broker.core.vhosts.redelivery import Into, offset_of, redeliver
 from broker.core.vhosts.replay import Filter, MayWrite
 from broker.core.vhosts.replays import REPLAYS_MAX, Replay
 from broker.core.vhosts.vhost import VHost

@@ -39,7 +39,7 @@ def dropped(world):
 
 def unchecked(monkeypatch):
     """Declarations as a version took them that did not look at lengths."""
-    monkeypatch.setattr("broker.core.vhosts.arguments.is_name", lambda _: True)
+    monkeypatch.setattr("broker.core.arguments.is_name", lambda _: True)
     monkeypatch.setattr("broker.core.vhosts.policies.is_name", lambda _: True)
 
 

@@ -12,8 +12,9 @@ from sim_disk import SimDisk
 
 import broker.core.queues.backlog
 import broker.core.queues.queue_store
+from broker.core.browsing import READY
 from broker.core.queues.x_death import read_deaths
-from broker.core.vhosts.replay import READY, browse
+from broker.core.vhosts.replay import browse
 from protocol.amqp import content as wire
 
 RULES = {

@@ -9,9 +9,9 @@ from sim_disk import SimDisk
 from steps import assert_short_steps
 
 from broker.core.queues import backlog
-from broker.core.queues.redelivery import retained
 from broker.core.topics.errors import TopicRefused
 from broker.core.vhosts.policies import make_policy
+from broker.core.vhosts.redelivery import retained
 from broker.log.disk import RealDisk
 from protocol.amqp import content as wire
 

@@ -8,7 +8,7 @@ from sim_disk import SimDisk
 from steps import assert_short_steps
 
 from broker.core.access_lists import Acl
-from broker.core.queues.redelivery import retained
+from broker.core.vhosts.redelivery import retained
 from broker.server.http import (
     browse,
     redeliver,  # noqa: F401 - it fills the table of routes

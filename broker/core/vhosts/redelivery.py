@@ -1,4 +1,4 @@
-"""What a queue has kept of what it delivered (`core.queues.retaining`): looking at it, and delivering it once more.
+"""What a queue has kept of what it delivered (`core.vhosts.retaining`): looking at it, and delivering it once more.
 
 `retained` goes through it by offset. `redeliver` appends a *copy*, to the queue itself or through an exchange, with the
 headers `x-replayed-from` (the queue) and `x-replayed-offset`: what was settled stays settled, and a copy is a message
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.core.browsing import Seen
 from broker.core.intervals import Place
 from broker.core.message import Incoming, make_origin, origin_names, with_headers
 from broker.core.queues.records import FRAME_MAX_BYTES
 from broker.core.vhosts.publishing import deliver, find_for_nobody
-from broker.core.vhosts.replay import REPLAYED_FROM, MayWrite, Seen
+from broker.core.vhosts.replay import REPLAYED_FROM, MayWrite
 from protocol.amqp import content as wire
 from protocol.amqp.errors import PeerError
 from protocol.amqp.fields import Long

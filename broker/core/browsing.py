@@ -1,0 +1,19 @@
+"""Messages that are looked at where they lie, without being taken: what is seen of a queue, or of a topic."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from broker.core.message import Message
+
+READY, UNACKNOWLEDGED = "ready", "unacknowledged"
+RETRYING, DYING = "retrying", "dying"
+"""It waits for its next try; it is dead, and waits until its dead letter queues take it (at least once)."""
+
+
+class Seen(NamedTuple):
+    """One message as it was found."""
+
+    offset: int
+    state: str
+    message: Message
