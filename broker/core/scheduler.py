@@ -1,8 +1,8 @@
 """Hot path. What is to be done after a turn: queues to dispatch, garbage to free, long jobs to continue.
 
 Budget: 0.3 µs per queue visited; held by `jackalope bench amqp` (row fanout10). The core never awaits, so anything
-that may be long is cut here into slices; whoever drives the broker (the pump, a test) calls `run_slice` until
-`busy` is false, and lets others run in between. Knows nothing of sockets or clocks: work is counted in units
+that may be long is cut here into slices; whoever drives the broker (the poller, the ticker, a test) calls `run_slice`
+until `busy` is false, and lets others run in between. Knows nothing of sockets or clocks: work is counted in units
 (one message enqueued, delivered, settled or freed is about one microsecond).
 """
 
