@@ -8,7 +8,7 @@ from broker.core.message import Message
 
 READY, UNACKNOWLEDGED = "ready", "unacknowledged"
 RETRYING, DYING = "retrying", "dying"
-"""It waits for its next try; it is dead, and waits until its dead letter queues take it (at least once)."""
+"""A retrying message waits for its next try, a dying one until all dead letter queues have taken it."""
 
 
 class Seen(NamedTuple):

@@ -1,23 +1,23 @@
-"""A checkpoint: the state of all logs and the catalog in one file, so that the journal before it can go.
+"""A checkpoint: one file with the catalog and the state of all logs, so that the journal before it can be removed.
 
-It is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN and STATE of each log, the batches of
-logs that have little (carried), END. Batches of logs that have more are moved into their segments, verbatim, unless all
-of a batch is settled and none of it is kept; where they are most of a file of the journal, they stay there (`sealing`).
-Steps, of which the blocking ones are yielded as jobs for a thread, and
-what they guard against:
+The file is a short journal of its own (`frames`, `entries`): BEGIN, the catalog, OPEN and STATE of each log, the
+batches of small logs (carried), END. Batches of larger logs are moved into segments, verbatim, unless all of a batch is
+settled and none of it is kept; batches that make up most of a journal file stay in that file (`sealing`).
+These are the steps, with what each guards against; blocking work is yielded as a job for a thread:
 
-1. rotate: the journal from P0 on lies in files of its own; everything before P0 has to be synced first. A frame is put
-   there at once, so that no journal at P0 always means one that was lost.
-   Then segments of which little is left are written anew (`rewriting`); the old ones stay until this one counts.
-2. move: live batches before P0 (and those of the last checkpoint's file) are copied and synced. Nothing names them yet.
-3. capture: state as it is now, later than P0. Replaying from P0 over it changes nothing twice: settled sets and
-   keys are the same after a second time, and appends from P0 on were not captured.
-4. write and sync the file; then wait until all that was captured is synced in the journal as well, or a crash could
-   keep a settlement whose other half (a dead letter) is lost.
-5. rename: now it counts. Only then remove the old checkpoint, journal files, and wholly settled segments. The first one
-   of a run also removes the segments that nobody names: what the last run did not come to remove.
+1. rotate: the journal from position P0 on lies in new files, and everything before P0 is synced first. A frame is put
+   at P0 at once, so that a missing journal at P0 always means a lost one. Then segments of which little is left are
+   written anew (`rewriting`); the old segments stay until this checkpoint counts.
+2. move: live batches from before P0, and from the last checkpoint's file, are copied and synced. Nothing names the
+   copies yet.
+3. capture: the state as it is now, later than P0. Replaying the journal from P0 over that state changes nothing twice:
+   settled sets and keys end up the same, and batches appended from P0 on were not captured.
+4. write: the file is written and synced; then everything that was captured has to be synced in the journal as well, or
+   a crash could keep a settlement whose other half (a dead letter) is lost.
+5. rename: now the checkpoint counts. Only then are the old checkpoint, old journal files and wholly settled segments
+   removed. The first checkpoint of a run also removes segments that nobody names, left over from the last run.
 
-One that is given up leaves what it was to remove, and what it has made, for the next one.
+A checkpoint that is given up leaves what it was to remove, and what it has made, to the next one.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Checkpoint:
         self._dead: list[tuple[Log, str]] = []
         self._doomed: list[str] = []
         self._reused: set[str] = set()
-        """Of the folders that are doomed those of a log that has come back: only files that it does not name go."""
+        """Doomed folders of logs that have come back: only the files in them that the log does not name are removed."""
         self._named: dict[str, set[str]] = {}
 
     def steps(self) -> Generator[Step, None, None]:
@@ -131,7 +131,7 @@ class Checkpoint:
         for (move, _), segments in zip(copies, results, strict=True):
             self._switch(move, segments)
             yield None
-        # What is doomed by now the new checkpoint will not name; what is dropped from here on it may.
+        # The new checkpoint will not name what is doomed by now; it may still name what is dropped from here on.
         self._doomed, store.doomed = store.doomed, []
         self._reused = {name for name in self._doomed if name.endswith("/") and log_of(name) in store.by_uuid}
         for name in self._reused:
@@ -180,7 +180,7 @@ class Checkpoint:
     # On the loop.
 
     def _is_old(self, extent: Extent, left: AbstractSet[SealedFile]) -> bool:
-        """Whether an extent lies where nothing will be any more."""
+        """Whether an extent lies in a file that its log is moved out of: `left`, or what this checkpoint replaces."""
         source = extent.source
         if source is self._store.journal:
             return extent.position < self._replay_from
@@ -229,7 +229,7 @@ class Checkpoint:
         return [move]
 
     def _find_breaks(self, move: Move) -> None:
-        """See `Move`."""
+        """Find `breaks` and `stays_behind` of a move."""
         log = move.log
         last_end = log.segments[-1].end if log.segments else 0
         is_first, stays = True, False
@@ -243,7 +243,7 @@ class Checkpoint:
                 move.stays_behind = move.stays_behind or not is_first
 
     def _write_anew(self) -> Iterator[Step]:
-        """Before anything is moved, since that goes behind the last segment."""
+        """Write segments anew. This comes before anything is moved, since moves append to the last segment."""
         for index, one in enumerate(plan(self._store, SEGMENT_BYTES_MAX)):
             if one is not None:
                 self._rewritings.append(one)
@@ -344,7 +344,7 @@ class Checkpoint:
         log.volatile.forget_below(log.settled.floor)
         add(entries.open_log(log.number, log.uuid))
         segments = [entries.SegmentState(one.base, one.end, one.size) for one in log.segments]
-        # What a restart drops is settled for whoever reads this.
+        # A restart drops what is volatile, so whoever reads this checkpoint is to take it for settled.
         settled = log.settled.union(log.volatile)
         add(entries.state(log.number, log.next_offset, settled, segments, log.epochs.starts, ()))
         if log.kept_from != NOTHING_KEPT:

@@ -17,10 +17,11 @@ from broker.log.store import Store
 
 
 class Move:
-    """What one log has to move, and where the thread put it. `left` are the sealed files that it is moved away from.
+    """What one log has to move, and where the thread has put it.
 
-    `breaks` are the first offsets of pieces that stand in a segment of their own, since between them and the piece
-    before, or the last segment, lies what stays: after a restart a segment is all that lies between its ends.
+    `left` are the sealed files that the batches are moved out of. `breaks` are the first offsets of the pieces that
+    must begin a new segment, because batches that stay elsewhere lie between such a piece and the piece before it, or
+    the last segment: after a restart a segment is taken to hold everything between its ends.
     """
 
     __slots__ = ("breaks", "left", "log", "made", "moved", "pieces", "size", "stays_behind")
@@ -39,8 +40,11 @@ class Move:
 
 
 def copy(store: Store, move: Move, last: list[Segment], size_max: int) -> list[Segment]:
-    """Append the pieces of a log to its segments, each of about `size_max` octets, and sync them; returns the segments
-    that were made or grown. Raises OSError."""
+    """Append a log's pieces to its segments, of about `size_max` octets each, and sync them.
+
+    `last` has the log's last segment, if there is one: a segment that is not full yet is grown. Returns the segments
+    that were made or grown. Raises OSError.
+    """
     folder = log_folder(move.log.uuid)
     store.disk.make_folder(folder)
     grown: list[Segment] = []

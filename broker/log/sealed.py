@@ -1,10 +1,10 @@
-"""Sealed files: files of the journal in which batches were left where its one write had put them.
+"""Sealed files: journal files whose batches stay where the journal wrote them.
 
-A checkpoint that finds a file of the journal to be mostly large runs of batches does not copy them into segments
-(`sealing`): it seals the file. From then on the file is read like a segment, by the logs that have batches in it, and
-never replayed. What lies where in it is in its *index*, a file beside it that holds one frame: PLACES of each log, END.
-An index is written once; when a log was truncated, or has moved its batches away, the next checkpoint writes another
-edition of it. File and edition count from the checkpoint on that names them (SEALED).
+Where a journal file is mostly large runs of batches, a checkpoint seals the file instead of copying them into segments
+(`sealing`). A sealed file is never replayed; the logs that have batches in it read it like a segment. Its *index*, a
+file beside it, tells where those batches lie, in one frame: PLACES of each log, END. An index is written once; when a
+log was truncated, or has moved its batches away, the next checkpoint writes another *edition* of the index. A sealed
+file and the edition of its index count as soon as a checkpoint that names them counts (SEALED).
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def places_in(payload: bytes) -> Places:
 
 
 class SealedFile:
-    """One file, an `extents.Source`; positions are those in the file. The loop's alone, like its handle.
+    """One sealed file, an `extents.Source` whose positions count from the file's start. Read on the loop only.
 
-    `edition` is that of the index that the last checkpoint has named, 0 while none has; `tried` those that checkpoints
-    have written since, the newest last. `is_stale` says that the index has batches that the file's logs do not have
-    there any more, other than by settling them.
+    `edition` is the edition of the index that the last checkpoint names, 0 if there is none; `tried` lists the editions
+    that checkpoints have begun since, newest last. `is_stale` says that there is no index yet, or that the index names
+    batches that logs no longer have in this file although they have not settled them.
     """
 
     __slots__ = ("_handles", "base", "edition", "ends", "is_stale", "live_bytes", "name", "size", "tried")
@@ -91,14 +91,16 @@ class SealedFile:
         """Octets of what its logs still have here, as the last checkpoint has counted them."""
 
     def begin_edition(self) -> int:
-        """The number of an index that is to be written: one that no checkpoint can have named, also none of those that
-        were given up when they counted already."""
+        """Begin a new edition of the index; returns its number, which no checkpoint can have named.
+
+        A checkpoint that was given up may have counted already, so no number in `tried` is used again.
+        """
         last = self.tried[-1] if self.tried else self.edition
         self.tried.append(last % EDITION_MAX + 1)
         return self.tried[-1]
 
     def end_edition(self) -> list[str]:
-        """The newest one that was tried counts now; returns the names of the others, which do no more."""
+        """Let the newest edition in `tried` count; returns the file names of the others, which count no more."""
         old, self.edition, self.tried = [self.edition, *self.tried[:-1]], self.tried[-1], []
         return [index_name(self.base, edition) for edition in old if edition]
 

@@ -1,12 +1,13 @@
-"""What of the journal a checkpoint leaves where it lies, so that it is written once.
+"""Chooses the journal files that a checkpoint seals, so that the large batches in them are written only once.
 
-Files that end before the checkpoint's place in the journal are looked at with the logs that have batches in them. A
-log's batches in a file stay if they are much and in large runs; if what stays is most of the file, the file is sealed
-(`sealed`), and all else in it is moved as ever. What is kept of sealed files grows less as logs settle what is in them:
-so that the disk follows, the emptiest are emptied again, by moving what is left, whenever all of them together waste
-more than WASTE_MAX. Logs whose segments are written anew (`Layout.reduce`) leave nothing here.
+A checkpoint looks at each journal file that ends before the position from which the journal will be replayed. A log's
+batches in that file stay there if they are many octets in large runs (STAY_BYTES_MIN, RUN_BYTES_MIN). If the batches
+that stay are most of the file, the checkpoint seals the file (`sealed`) and moves everything else out of it as usual.
+As logs settle their batches, sealed files hold ever more waste. When all sealed files together waste more than
+WASTE_MAX and WASTE_BYTES_MAX allow, the checkpoint empties those with the smallest live share, by moving what is left.
+A log whose segments are written anew (`Layout.reduce`) leaves no batches in journal files.
 
-    look (each log, on the loop) -> decide -> leave (each log) -> ... -> written (an index, its places) -> done
+    look (each log) -> decide -> leave (each log) -> ... -> places -> states -> write (in the thread) -> done
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
     from broker.log.store import Store
 
 STAY_BYTES_MIN = 256 << 10
-"""Less than this of a log in one file is moved: its offsets would be scattered over files and segments."""
+"""A log with fewer octets in a file is moved out of it, lest its offsets be scattered over files and segments."""
 RUN_BYTES_MIN = 32 << 10
-"""So large are the runs of what stays on average: each is an extent, in memory and in the index, of 100 octets."""
+"""Least average size of the runs that stay: each run costs an extent of 100 octets, in memory and in the index."""
 WASTE_MAX = 0.3
-"""What sealed files may have in them of other things, as a share of what is kept there."""
+"""Waste that all sealed files together may hold, as a share of the live octets in them."""
 WASTE_BYTES_MAX = 64 << 20
-"""So much more is let pass: the journal's own bound."""
+"""Octets of waste that are tolerated on top of WASTE_MAX: as many as the journal's own bound."""
 EMPTY_BYTES_MAX = 64 << 20
-"""Octets that one checkpoint moves to empty files, or one file if that is more: as much as a journal brings."""
+"""After moving so many octets a checkpoint empties no further file: about as many as one journal brings."""
 
 
 class Sealing:
@@ -107,7 +108,7 @@ class Sealing:
             self._staying.pop(one, None)
 
     def leave(self) -> Iterator[None]:
-        """From now on the logs that leave batches in a file read them there; a pause after each log."""
+        """Let the logs whose batches stay in a file read them from the sealed file. Yields after each log."""
         journal = self._store.journal
         for file, logs in self._staying.items():
             self._store.sealed[file.base] = file
@@ -186,17 +187,17 @@ class Sealing:
     # On the loop, at the end.
 
     def done(self) -> list[str]:
-        """The checkpoint counts: returns the names of the files that nobody needs any more."""
+        """The checkpoint counts now. Returns the names of the files that nobody needs any more."""
         gone: list[str] = []
         for file, places in self._indexes:
             gone += file.end_edition()
             file.index(places)
         named = self._named()
-        for base, one in list(self._store.sealed.items()):
-            if one not in named:
+        for base, file in list(self._store.sealed.items()):
+            if file not in named:
                 del self._store.sealed[base]
-                one.close()
-                gone += [one.name, *one.index_names]
+                file.close()
+                gone += [file.name, *file.index_names]
         return gone
 
     def give_back(self) -> None:
@@ -206,7 +207,7 @@ class Sealing:
 
 
 def note_cut(store: Store, log: Log) -> None:
-    """A log was truncated, or not, since a checkpoint looked: indexes may have what it does not."""
+    """If a log was truncated since a checkpoint looked, mark the indexes that may name the batches it has lost."""
     if log.lowest_cut != NEVER_CUT:
         for one in store.sealed.values():
             if log.number in one.ends:

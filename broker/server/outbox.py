@@ -18,10 +18,10 @@ WRITE_SOON_BYTES = 262_144
 
 
 class Outbox:
-    """Parts in the order in which they go, and whether the end of the turn has to write them.
+    """Parts in the order in which they are written, and whether the end of the turn has to write them.
 
-    It bounds what deliveries gather within a turn (PARTS_MAX, WRITE_SOON_BYTES), and nothing else: while the peer takes
-    too little the pump sets `congested`, and whoever makes deliveries or answers looks at that, or at `size`, first.
+    An outbox bounds only what deliveries gather within a turn (PARTS_MAX, WRITE_SOON_BYTES). While the peer takes too
+    little, the pump sets `congested`; whoever makes deliveries or answers looks at `congested`, or at `size`, first.
     """
 
     __slots__ = ("_touched_ones", "congested", "parts", "size", "touched", "writer")

@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 
 class ReceiveBuffer:
-    """What stands in `data` from `position` on, or the beginning of something of which `need` octets are wanted.
+    """The octets in `data` from `position` on, or the beginning of a frame or request that is `need` octets long.
 
-    While `need` is 0 everything is in `data`. Whoever finds that a frame or request is not whole says in `need` how
-    many octets it has, from `position` on, and calls `set_aside` or `begin_large`; from then on `data` is empty until
-    all of them have come. It bounds nothing: its owner refuses what may not be so long before it sets `need`, and asks
-    `broker.server.unfinished` for the room of large ones (`grow`).
+    While `need` is 0 everything is in `data`. Whoever finds a frame or request that is not whole sets `need` to its
+    length, counted from `position`, and calls `set_aside` or `begin_large`; from then on `data` is empty until all of
+    it has come. The buffer itself has no bound: its owner refuses what is too long before it sets `need`, and asks
+    `broker.server.unfinished` for the room of what is large (`grow`).
     """
 
     __slots__ = ("_large", "_largest", "_pieces", "data", "have", "need", "position", "target")
@@ -77,10 +77,10 @@ class ReceiveBuffer:
         self.clear()
 
     def grow(self, may_hold: Callable[[int], bool]) -> None:
-        """Have room for more of it: twice what has come, or has come before; none for a mere promise.
+        """Make room for twice what has come, or for the largest size that came before: a mere promise gets none.
 
-        `may_hold` is asked whether so many octets may be kept in all; if not, `target` is None, and the peer must not
-        be read until `grow` has been called again and has set it.
+        `may_hold` is asked whether that many octets may be kept in all. If not, `target` is None, and the peer must not
+        be read until `grow` has been called again and has set `target`.
         """
         size, have = len(self._large), self.have
         if size == have:

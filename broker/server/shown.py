@@ -1,6 +1,6 @@
-"""What the management API shows of AMQP's connections, channels and consumers, so that neither face knows the other.
+"""What the management API shows of AMQP connections, channels and consumers, so that neither face imports the other.
 
-The faces of HTTP and AMQP meet at `Hub.amqp`; these are the members that HTTP's views read, and no more.
+The HTTP face reaches the AMQP face through `Hub.amqp`; the protocols here name the members that HTTP's views read.
 """
 
 from __future__ import annotations

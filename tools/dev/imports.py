@@ -123,9 +123,9 @@ def _components(graph: Mapping[str, list[str]]) -> list[list[str]]:
 
 
 def layers(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """The modules by layer: the first imports none of them, each other one something of the layer below it.
+    """The modules by layer: those of the first import no other, those of each next import some of the layer below.
 
-    A circle's modules are in one layer.
+    The modules of a circle are in one layer.
     """
     graph: dict[str, list[str]] = {name: [] for name in sorted(names)}
     for source, target in pairs:

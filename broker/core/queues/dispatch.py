@@ -3,9 +3,9 @@
 Budget: 0.2 µs per message handed to a consumer in a batch; held by `jackalope bench amqp`. Synchronous; knows no
 sockets and no protocol: consumers are a port (`Consumer`), messages are the store's (`core.queues.queue_store`).
 
-Who gets the next message: the highest priority level with a consumer that has capacity; within a level round-robin,
-one message each in registration order. `dispatch` hands out whole rounds as slices, which is the same order.
-A queue without capacity anywhere goes to sleep (`hungry` false) until a consumer calls `wake`.
+The next message goes to the highest priority level that has a consumer with capacity; within a level consumers take
+turns (round-robin), one message each, in order of registration. `dispatch` hands out whole rounds as slices, which is
+the same order. A queue none of whose consumers has capacity sleeps (`hungry` is false) until a consumer calls `wake`.
 """
 
 from __future__ import annotations
@@ -65,25 +65,25 @@ class Lender(Protocol):
         """The leases of these offsets are over for good."""
 
     def settle_one(self, offset: int) -> None:
-        """The same of one."""
+        """`settle` for a single lease."""
 
     def reject(self, leases: Sequence[Lease]) -> None:
-        """Nobody wants them back."""
+        """End leases whose messages are not to be requeued: the messages are dropped, or dead-lettered."""
 
     def release(self, leases: Sequence[Lease], *, counted: bool = True) -> None:
-        """They come back; `counted` as deliveries that failed."""
+        """Take leases back, to be delivered again; `counted` as deliveries that failed."""
 
     def hold(self) -> None:
-        """Returns begin that take several slices."""
+        """Hand out nothing until `unhold`: returns begin that take several slices."""
 
     def unhold(self) -> None:
-        """They are complete."""
+        """The returns that `hold` announced are complete."""
 
     def wake(self) -> None:
         """A consumer may have capacity again."""
 
     def is_active(self, consumer: Consumer) -> bool:
-        """Whether it is served."""
+        """Whether the consumer is served; not if it waits behind a single active consumer."""
         ...
 
     def remove_consumer(self, consumer: Consumer, now_ms: int) -> None:
@@ -162,11 +162,11 @@ class Serving:
         self.store = store
         self.scheduler = scheduler
         self.limits: Limits | None = None
-        """What is due has to be gone before anybody is served."""
+        """What enforces the queue's rules: messages that are due to expire have to go before anybody is served."""
         self.single_active = single_active
-        """Only one consumer is served; the others wait."""
+        """Whether only one consumer is served while the others wait."""
         self.takes_over = takes_over
-        """Whether that one makes way for a higher priority (RabbitMQ 4: quorum queues)."""
+        """Whether the single active consumer makes way for a higher priority (RabbitMQ 4: quorum queues)."""
         self.last_used_ms = now_ms
         self.consumers: list[Consumer] = []  # In order of registration.
         self.ranks: list[deque[Consumer]] = []  # By descending priority; equals in order of registration, or in rounds.
@@ -244,7 +244,7 @@ class Serving:
     def _dispatch_level(self, level: deque[Consumer]) -> int:
         """One batch among equals; returns how many messages were handed out, 0 if nobody has room for any."""
         able = []
-        most = self.store.cursor.ready_count  # No more of them can get one: the others of thousands are not asked.
+        most = self.store.cursor.ready_count  # Enough consumers for all messages: the rest of thousands are not asked.
         for consumer in level:
             capacity = consumer.capacity()
             if capacity > 0:
@@ -358,9 +358,9 @@ class Serving:
         self.sole = serving[0] if len(serving) == 1 else None
 
     def _single(self) -> list[Consumer]:
-        """Who alone is served: the first to come; of a quorum queue the first of the highest priority (RabbitMQ 4).
+        """The single active consumer: the first to come; in a quorum queue first of the highest priority (RabbitMQ 4).
 
-        That one takes over when the one before has nothing unacknowledged; until then nobody is served.
+        A higher priority takes over when the last active one has nothing unacknowledged; until then nobody is served.
         """
         if not self.takes_over or not self.consumers:
             return self.consumers[:1]

@@ -1,7 +1,7 @@
-"""What may be asked of a queue by those who keep it to its rules: `limits`, `expiry` and `at_least_once`.
+"""What `limits`, `expiry` and `at_least_once`, which enforce a queue's rules, may ask of that queue.
 
-Messages they count, take, settle and give back at the queue's store; of the queue itself they want to know what it was
-told, and they let it hand out what it has, or drop what has to die. `core.queues.queue.Queue` is a `Host`.
+These modules count, take, settle and release messages at the queue's store. From the queue itself they learn its rules,
+and they have it serve its consumers, or drop messages that have to die. `core.queues.queue.Queue` is a `Host`.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ class Host(Dispatchable, Protocol):
     scheduler: Scheduler
     deleted: bool
     held: int
-    """Returns in progress: what comes first is known when they are complete."""
+    """How many returns are in progress; until they are complete nobody knows which message comes first."""
     has_expirations: bool
     """Whether a message with an expiration of its own has ever come in."""
 
     @property
     def at_least_once(self) -> Waiting | None:
-        """Its dead letters that wait, if any ever did."""
+        """The dead letters that wait in the queue; None if none ever did."""
         ...
 
     @property
     def place(self) -> str:
-        """What it is, for an operator."""
+        """Name and vhost of the queue, in words for an operator."""
         ...
 
     @property
     def deaths_max(self) -> int:
-        """How many messages are to die in one step."""
+        """How many messages may die in one step."""
         ...
 
     @property
     def death_units(self) -> int:
-        """What the death of one costs, for the scheduler."""
+        """What the death of one message costs, in the scheduler's units."""
         ...
 
     def serve(self) -> None:

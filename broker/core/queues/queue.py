@@ -1,8 +1,8 @@
 """Hot path. A queue: its messages (`core.queues.queue_store`), its rules, and its consumers (`core.queues.dispatch`).
 
-Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous. Here is what the three have
-to do with each other: what comes in passes the rules (`core.queues.limits`) and wakes consumers, what dies is settled
-and dead-lettered, and a queue that nobody uses goes.
+Budget: 0.1 µs per message enqueued in a run; held by `jackalope bench amqp`. Synchronous. This module joins the three:
+a message that comes in passes the rules (`core.queues.limits`) and wakes consumers, a message that dies is settled and
+dead-lettered, and a queue that nobody uses is deleted.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from broker.log.store import Store
 from protocol.amqp.errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 DEATH_UNITS = 15
-"""What it costs to move one dead letter to another queue: 8 µs like the last one, 36 otherwise."""
+"""What moving one dead letter to another queue costs, in units: 8 µs if it goes where the last one went, else 36."""
 DEATHS_MAX = 64
-"""So many die in one step, where they are dead-lettered."""
+"""How many messages of a queue with a dead letter exchange die in one step."""
 RETURNS_MAX = 2048
+"""How many leases of a queue without rules come back in one step."""
 READ_AGAIN_MS = 1000
-"""A log that could not be read for want of handles, or the like, is read again after so long."""
+"""How long after a failure that may pass, such as a want of file handles, a log is read again."""
 
 
 def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
@@ -41,7 +42,7 @@ def _forget(_queue: Queue, _messages: Sequence[Message], _reason: str) -> None:
 
 
 def _keep(_queue: Queue, letters: Sequence[Letter], tried: Tried, _blocked: set[object]) -> None:
-    """Outside of a vhost there is nowhere to go."""
+    """Outside of a vhost no dead letter can go anywhere: all were tried in vain."""
     tried(letters, letters)
 
 
@@ -75,7 +76,7 @@ class Queue(Serving):
     """One queue. `arguments` are those of the declaration, checked before; `store` and `log` are its place on disk."""
 
     limits_type: ClassVar[type[Limits]] = Limits
-    # What every message touches is among those of the base: that is in fewer lines of memory (see `log.recovering`).
+    # The fields that every message touches are slots of the base class, so they share cache lines (`log.recovering`).
     __slots__ = (
         "arguments",
         "at_least_once",
@@ -185,9 +186,9 @@ class Queue(Serving):
             self.scheduler.dirty.append(self)
 
     def enqueue_alone(self, message: Message) -> None:
-        """`enqueue` for one message; straight to the queue's only consumer, if that is free and nothing stands before.
+        """`enqueue` for one message, which goes straight to a sole consumer that is free, if nothing stands before.
 
-        Only where the end of the turn writes to all connections: what is handed out here is not written before.
+        Call it only where the end of the turn writes to all connections: until then the delivery is not written.
         """
         if self.limits is None:
             store = self.store
@@ -220,7 +221,7 @@ class Queue(Serving):
         return True
 
     def accepts(self, message: Message) -> bool:
-        """Whether one more message would be taken; a queue looks at none of them."""
+        """Whether one more message would be taken, whichever it is: a queue's limits do not depend on the message."""
         del message
         return self.limits is None or self.limits.accepts()
 

@@ -7,11 +7,12 @@ and leases), the log behind it (`core.queues.backlog`) and the gauge that says w
 | who | asks for |
 |---|---|
 | `core.queues.queue` | `enqueue`, `append_alone`, `settle`, `release`, `purge`, `recover`, `close` |
-| `core.queues.dispatch` | `take`, `load`, `is_low`, and reads of the cursor whether there is anything |
-| `core.queues.limits`, `core.queues.expiry` | what to count, and leases in the middle; `Watcher` tells them what goes |
+| `core.queues.dispatch` | `take`, `settle` (no-ack), `load`, `is_low`, `must_load`; whether `cursor` has anything |
+| `core.queues.limits`, `core.queues.expiry` | counts, scans, leases out of the middle; `Limits` is the `Watcher` |
 | `core.queues.at_least_once` | `settle`, `read_each`, `keeps` |
+| `core.vhosts.replay`, `core.vhosts.redelivery` | reads: `ready_messages`, `scan`, `read_each`, `scan_kept` |
 
-What cannot be read stops the queue (`broken`), and its owner is told, but not the broker.
+A log that cannot be read stops its queue (`broken`), whose owner is told, but not the broker.
 """
 
 from __future__ import annotations
@@ -35,27 +36,27 @@ _is_persistent = Persistence().of
 
 
 class Watcher(Protocol):
-    """Who is told what becomes of messages, of a queue that has rules: `core.queues.limits.Limits`."""
+    """What is told about the messages of a queue with rules: `core.queues.limits.Limits`."""
 
     def taken(self, messages: Sequence[Message]) -> None:
-        """These are leased, and no longer ready."""
+        """These messages are leased, and no longer ready."""
 
     def settled(self, offsets: Sequence[int]) -> None:
         """The leases of these offsets are over for good."""
 
     def loaded(self, first: int, messages: Sequence[Message], wall_ms: int) -> None:
-        """These, which came in at `wall_ms` in an earlier run, are in memory again."""
+        """Messages from offset `first` on, which came in at `wall_ms` in an earlier run, are in memory again."""
 
     def purged(self) -> None:
-        """Nothing is ready any more."""
+        """No message is ready any more."""
 
     def knows(self, offset: int) -> bool:
-        """Whether a message that is in the log only has been looked at; of others it is not asked."""
+        """Whether the watcher has looked at a message that is in the log only; asked about no other messages."""
         ...
 
 
 class Owner(Protocol):
-    """Whose messages they are."""
+    """The queue that a store belongs to."""
 
     def unreadable(self, error: StorageError | OSError) -> None:
         """The log could not be read, and the store is `broken` until somebody says otherwise."""
@@ -116,7 +117,7 @@ class QueueStore:
 
     @property
     def front_offset(self) -> int | None:
-        """What is below is leased or gone, and all that is ready stands in order above; None where that is not so."""
+        """All below this offset is leased or gone, and all that is ready stands in order from it on; None if not so."""
         cursor = self.cursor
         if cursor.returned or cursor.holes_count or not cursor.windowed or self.must_load:
             return None
@@ -165,8 +166,11 @@ class QueueStore:
         return first
 
     def append_alone(self, message: Message) -> int:
-        """Keep one message that comes to an empty head, in a frame that has nothing else of this queue. It does not
-        enter the head: `let_in` or `pass_by` comes next. Returns its offset, -1 when it is not so simple."""
+        """Store one message that meets an empty head, in a frame that has nothing else of this queue.
+
+        The message does not enter the head: the caller goes on with `let_in` or `pass_by`. Returns the message's
+        offset; -1, with nothing stored, where the queue or the message asks for more than that.
+        """
         backlog, cursor = self._backlog, self.cursor
         if backlog is None or cursor.head or cursor.unloaded_count or not cursor.windowed:
             return -1
@@ -197,8 +201,8 @@ class QueueStore:
         cursor.leased_count += 1
 
     def _measure(self, messages: Sequence[Message]) -> None:
-        """These have come into the head of a queue without a log; if it is full, the next ones go to one that ends
-        with the process."""
+        """Measure messages that have come into the head of a queue without a log. If the head is full, the queue gets
+        a log, for the next messages, that ends with the process."""
         if self._gauge.add(len(self.cursor.head) - len(messages), messages) > HEAD_BYTES_MAX and self._logs is not None:
             log = self._logs.create_log(durable=False)
             log.begin_at(self.cursor.tail_offset)
@@ -210,7 +214,7 @@ class QueueStore:
     def take(self, count: int) -> tuple[Sequence[Message], Sequence[int]]:
         """Lease up to `count` messages in order.
 
-        None of them although there are some: what was in memory had gone, ask again.
+        May return none although some are ready: the messages in memory were gone already. Then ask again.
         """
         cursor = self.cursor
         if cursor.unloaded_count:
@@ -317,8 +321,8 @@ class QueueStore:
         return self.cursor.unloaded_count > 0 and not self.cursor.head
 
     def is_low(self, *, is_served: bool) -> bool:
-        """Whether to `load` before somebody takes: little is left in memory (and somebody is served), or too little is
-        there to say what comes first."""
+        """Whether to `load` before a take: little is left in memory and consumers are served, or the order (by
+        priority) is known only when more messages are in memory."""
         cursor = self.cursor
         if self.broken or not cursor.unloaded_count:
             return False
@@ -373,7 +377,7 @@ class QueueStore:
         return self._read(backlog.first_ms, None) if backlog is not None and not self.broken else None
 
     def _read(self, read: Callable[[], T], otherwise: T) -> T:
-        """What is read from the log, or the other if that cannot be done."""
+        """What `read` reads from the log; `otherwise`, after `cannot_read`, if the log cannot be read."""
         try:
             return read()
         except (StorageError, OSError) as error:

@@ -1,8 +1,8 @@
-"""Hot path. Where somebody is in a partition, and the messages from there on.
+"""Hot path. A reader's place in a partition, and the messages from there on.
 
 Budget: 0.3 µs per message taken, 8 µs per record that nobody has decoded yet; held by `jackalope bench kafka` (row
-topic-to-amqp). Batches are decoded once for all who read
-them at about the same time (`Decoded`), and read on where the last one ended, as long as not too many do so at once.
+topic-to-amqp). A batch is decoded once for all readers that reach it at about the same time (`Decoded`). A reader goes
+on where its last batch ended, without a search, unless more than ITERATORS_KEPT readers do so at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from protocol.kafka.records import CorruptBatch, read_records
 DECODED_KEPT, DECODED_BYTES_MAX = 512, 4 << 20
 """A producer that does not wait makes batches of one record: a thousand readers are spread over many of them."""
 COPIED_SHARE = 4
-"""A batch is copied out of what was read with it where that is so many times its size, lest all of it be kept."""
+"""Where the octets read together are so many times a batch's size, it is copied out, so that they can be freed."""
 GATHER_UNITS = 100
-"""Small batches are handed out together, up to so much work: one at a time would be one write for each message."""
+"""Units of work up to which small batches are handed out together: one at a time would cost a write per message."""
 ITERATORS_KEPT = 64
-"""Readers that go on where they were; each holds up to 256 KiB. Others look for their place again."""
+"""How many readers keep their iterator, of up to 256 KiB each; the others search for their place again."""
 ENTRY_BYTES = 300
 
 
@@ -91,7 +91,7 @@ class Decoded:
         return found
 
     def keep(self, position: Position) -> None:
-        """It reads on from where it is; who has not for the longest time looks for its place again."""
+        """Let a reader keep its iterator; past ITERATORS_KEPT the one that moved least recently loses its own."""
         iterators = self._iterators
         iterators[position] = None
         iterators.move_to_end(position)
@@ -99,7 +99,7 @@ class Decoded:
             iterators.popitem(last=False)[0].rest()
 
     def forget(self, position: Position) -> None:
-        """It is at the end, or gone."""
+        """A reader has no iterator any more: it is at the end, or gone."""
         self._iterators.pop(position, None)
 
 
@@ -125,9 +125,9 @@ class Position:
         return self.offset < self.partition.high_watermark
 
     def gather(self, most: int, wanted: Callable[[Message], bool] | None) -> tuple[list[Message], list[int], int]:
-        """Up to `most` messages of as many batches as that takes, up to GATHER_UNITS of work; else as `take`.
+        """Like `take`, but from as many batches as `most` messages need, up to GATHER_UNITS of work.
 
-        What cannot be read behind some that can is raised by the next call: these are not lost with it.
+        An error behind messages that could be read is raised by the next call, so that those messages are not lost.
         """
         if self._failed is not None:
             failed, self._failed = self._failed, None

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 ACK = b"\x00\x3c\x00\x50"
 CHANNEL_OPEN = method_number("channel.open")
 TOPOLOGY_CLASSES = frozenset((b"\x00\x28", b"\x00\x32", b"\x00\x5a"))
-"""exchange, queue, tx."""
+"""The class ids of exchange, queue and tx."""
 TOPOLOGY_UNITS = 25
-"""What a method of these costs beside its frame: declaring a queue takes as long as 50 messages."""
+"""What a method of these classes costs beside its frame, in units: declaring a queue takes as long as 50 messages."""
 
 
 class Connection:
@@ -137,7 +137,7 @@ class Connection:
 
     @property
     def has_said_all(self) -> bool:
-        """Nothing follows what is in `outbox`: shut the socket for writing, and the peer sees the end at once."""
+        """Whether nothing follows what is in `outbox`: then the pump shuts the socket for writing at once."""
         return self._deaf and self.state is State.CLOSING
 
     def receive(self, data: bytes) -> None:
@@ -206,7 +206,7 @@ class Connection:
                 return
 
     def _cut(self, data: bytes, position: int) -> tuple[int, int, bytes, int] | int:
-        """The next frame, or how many octets it needs; after one that broke the framing, nothing of what follows."""
+        """`next_frame`; once a frame has broken the framing, everything behind it is skipped and 0 returned."""
         if self._deaf:
             self.buffer.position = len(data)
             return 0
@@ -246,16 +246,16 @@ class Connection:
             channel.on_body(payload)
 
     def park(self, replies: list[bytes]) -> None:
-        """Say these, and go on reading, when what was done so far is committed."""
+        """Send these replies, and go on reading, once what was done so far is committed."""
         self.parked = replies
         self.waited()
 
     def wait(self, replies: list[bytes]) -> None:
-        """Say these, and go on reading, when `waited` has been called and what was done by then is committed."""
+        """Send these replies, and go on reading, once `waited` was called and what was done by then is committed."""
         self.parked = replies
 
     def waited(self) -> None:
-        """What this connection has waited for has come."""
+        """What this connection waited for has come: `unpark` once what was done so far is committed."""
         if self.store is not None:
             self.store.pledge(Unparking(self))
         else:
@@ -340,8 +340,10 @@ class Connection:
         await handshake.log_in(self)
 
     def release(self, then: Callable[[], None] | None = None) -> None:
-        """Leases go back, consumers detach, exclusive queues go; only once. In slices where channels are many; `then`
-        is called behind the last."""
+        """Release leases, detach consumers and delete exclusive queues; a second call does nothing.
+
+        With many channels this takes several slices; `then` is called after the last.
+        """
         if self.released:
             return
         self.released = True

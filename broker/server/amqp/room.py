@@ -15,7 +15,7 @@ log = logging.getLogger("jackalope.server")
 
 
 def hold(connection: Connection, came: int) -> None:
-    """Messages that are not whole, or are held, have become more or less; so many octets have come."""
+    """Count the octets of the connection's messages that are not whole, or held; `came` octets have come for them."""
     octets, begun = connection.assembling_bytes, connection.begun
     if connection.held is not None:
         octets += connection.held.octets

@@ -1,12 +1,12 @@
 """Hot path. Where the publishes of one connection go: ports, routes, and the cache that remembers them.
 
-Budget: 2.5 µs for a publish whose method frame is not in the cache, with the routing of a topic exchange that has one
-binding, and no call for one that is: `publish.publish_run` looks into `entries` by itself, since a call a message costs
-it a tenth. Held by `jackalope bench amqp` (rows uniquekeys, celery).
+Budget: 2.5 µs for a publish whose method frame is not in the cache, to a topic exchange with one binding. A publish
+whose frame is in the cache costs no call here: `publish.publish_run` looks into `entries` itself, since a call per
+message would cost a tenth of its speed. Held by `jackalope bench amqp` (rows uniquekeys, celery).
 
-The octets of a whole method frame are the key: they say channel, exchange, routing key and flags, and the cache belongs
-to one connection, so to one user and vhost. It is dropped when the vhost's `epoch` or the permissions' moves.
-`open_port` and `find_queues` are the general path's as well.
+The key is the octets of a whole method frame, which name channel, exchange, routing key and flags; a cache belongs to
+one connection, so to one user and vhost. It is emptied when the `epoch` of the vhost or of the permissions moves.
+The general path calls `open_port` and `find_queues` as well.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Port:
 class Route:
     """Where the publishes with one method frame go. `queues` is None when every message has to be routed anew.
 
-    `regular` says that its publishes may be taken here: the general path routes anew, and returns what is mandatory.
-    `following` is the regular route of the publish that came next last time: who goes round many queues has the same
-    round again, and need not be looked up in the cache.
+    `regular` says that `publish_run` may take its publishes; the general path routes the others anew, and returns
+    mandatory messages. `following` is the regular route of the publish that came next last time: a publisher that goes
+    round many queues goes the same round again, so the next route need not be looked up in the cache.
     """
 
     __slots__ = ("exchange", "following", "method", "origin", "queues", "regular", "run_max", "single")
