@@ -62,7 +62,7 @@ def size_left(log: Log, segment: Segment, end: int) -> int:
     """About how many octets of a segment are below `end` and not settled, written anew or not yet."""
     end = min(segment.end, end)
     live = end - segment.base - log.settled.count(segment.base, end)
-    return segment.size * live // max(segment.held_count, live, 1)
+    return segment.size * live // max(segment.record_count, live, 1)
 
 
 def _sets(log: Log, size_max: int) -> Iterator[Sequence[Segment]]:

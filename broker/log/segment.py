@@ -112,7 +112,7 @@ class Segment:
         return other.as_edition(self.edition, self.gaps) if self.edition else other
 
     @property
-    def held_count(self) -> int:
+    def record_count(self) -> int:
         """Offsets that it has records of, settled or not (about: what was settled when it was made counts)."""
         return max(self.end - self.base - self.gaps, 0)
 

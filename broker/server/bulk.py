@@ -88,14 +88,14 @@ class BulkPump(Pump):
         machine = self.machine
         out = machine.outbox.parts
         some: list[bytes | memoryview] = []
-        size = held = count = 0
+        size = in_memory = count = 0
         try:
             for one in out:
                 room = TLS_BYTES_MAX - size
                 if room <= 0:
                     break
                 if not isinstance(one, FileRange):
-                    held += len(one)
+                    in_memory += len(one)
                     some.append(one)
                 elif len(one) <= room:
                     some.append(one.read())
@@ -112,7 +112,7 @@ class BulkPump(Pump):
             return b""
         del out[:count]
         machine.outbox.size -= size
-        machine.wrote(size, held)
+        machine.wrote(size, in_memory)
         return b"".join(some)
 
     def drain(self) -> None:
@@ -196,7 +196,7 @@ class BulkPump(Pump):
         self._unsent -= count
         self.progress_ms = self._home.now_ms
         pieces = self._pieces
-        held, left = 0, count
+        in_memory, left = 0, count
         while left:
             first = pieces[0]
             size = len(first)
@@ -207,9 +207,9 @@ class BulkPump(Pump):
             else:
                 pieces.popleft()
             if not is_file:
-                held += size
+                in_memory += size
             left -= size
-        self.machine.wrote(count, held)
+        self.machine.wrote(count, in_memory)
 
     def _finish(self) -> None:
         """The machine is done: write what is left, then end."""

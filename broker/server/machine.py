@@ -67,7 +67,7 @@ class BulkMachine(Machine, Protocol):
     def received(self, count: int) -> None:
         """So many octets were put into the buffer's `target`; while that is None they go to `receive`."""
 
-    def wrote(self, octets: int, held: int) -> None:
+    def wrote(self, octets: int, in_memory: int) -> None:
         """So many octets of `outbox` have gone, and so many of these were in memory: not pieces of files."""
 
 

@@ -10,7 +10,7 @@ from sim_disk import SimDisk
 from broker.server.kafka.connection import KafkaConnection
 from broker.server.kafka.handlers import SERVED, handler_of
 from broker.server.kafka.hub import KafkaHub
-from broker.server.kafka.owed import held_size
+from broker.server.kafka.owed import memory_size
 from broker.server.kafka.settings import KafkaSettings
 from broker.server.scram import Scram
 from protocol.kafka.headers import RequestHeader, read_response, write_request
@@ -58,7 +58,7 @@ class Transport:
         outbox.touched = False
         if self.takes and outbox.parts:
             sent = outbox.size
-            held = held_size(outbox.parts)
+            held = memory_size(outbox.parts)
             self.sent += b"".join(one if isinstance(one, bytes | memoryview) else one.read() for one in outbox.parts)
             outbox.parts.clear()
             outbox.size = 0

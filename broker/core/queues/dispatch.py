@@ -142,12 +142,12 @@ class Serving:
     __slots__ = (
         "consumers",
         "dirty",
-        "held",
         "hungry",
         "last_used_ms",
         "levels",
         "limits",
         "ranks",
+        "returning_count",
         "scheduler",
         "single_active",
         "sole",
@@ -175,7 +175,9 @@ class Serving:
         self.yielding: Consumer | None = None  # Was the single active one, and has deliveries that are not settled.
         self.dirty = False
         self.hungry = True
-        self.held = 0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
+        self.returning_count = (
+            0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
+        )
 
     def wake(self) -> None:
         """A consumer may have capacity again."""
@@ -191,7 +193,7 @@ class Serving:
         cursor = store.cursor
         if (cursor.unloaded_count or self.limits is not None) and (units := self._prepare()):
             return self._again(units)
-        if self.held or not (cursor.head or cursor.returned):
+        if self.returning_count or not (cursor.head or cursor.returned):
             return 1
         for level in self.levels:
             if len(level) == 1:
@@ -222,14 +224,14 @@ class Serving:
         store = self.store
         if store.cursor.unloaded_count and store.is_low(is_served=bool(self.levels)):
             return 1 + store.load()
-        if self.limits is not None and self.limits.expiry.is_pressing and not self.held:
+        if self.limits is not None and self.limits.expiry.is_pressing and not self.returning_count:
             return SLICE_UNITS if self.limits.expiry.expire() else 1
         return 0
 
     def serve(self) -> None:
         """Let waiting consumers take what they can, now."""
         cursor = self.store.cursor
-        while self.levels and self.hungry and not self.held:
+        while self.levels and self.hungry and not self.returning_count:
             before = cursor.ready_count
             self.dispatch()
             if not 0 < cursor.ready_count < before:
@@ -295,7 +297,7 @@ class Serving:
         """Lease one message for basic.get: (message, offset), None when nothing is ready."""
         store = self.store
         for _ in range(GET_STEPS_MAX):
-            if self.held:
+            if self.returning_count:
                 return None
             if self.limits is not None and self.limits.expiry.is_pressing:
                 self.limits.expiry.expire()

@@ -255,7 +255,7 @@ class Expiry:
     def expire(self) -> bool:
         """Let a batch of what is due die; whether there may be more."""
         queue = self._queue
-        if queue.held or queue.deleted:
+        if queue.returning_count or queue.deleted:
             return False
         now_ms = queue.scheduler.wall_ms
         more = self._load_overdue(now_ms) or self._expire_singly(now_ms) or self._expire_by_age(now_ms)

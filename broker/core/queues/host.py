@@ -37,7 +37,7 @@ class Host(Dispatchable, Protocol):
     rules: Rules
     scheduler: Scheduler
     deleted: bool
-    held: int
+    returning_count: int
     """How many returns are in progress; until they are complete nobody knows which message comes first."""
     has_expirations: bool
     """Whether a message with an expiration of its own has ever come in."""

@@ -219,7 +219,7 @@ class Limits:
         As much as came in, and a batch, goes at once; what a new limit or a return makes too much goes in slices.
         """
         queue = self.queue
-        if queue.held or not self._is_over():
+        if queue.returning_count or not self._is_over():
             return  # What comes first is known when all returns are complete.
         queue.serve()
         at_once = came + queue.deaths_max
@@ -234,7 +234,7 @@ class Limits:
 
     def _trim_on(self) -> Iterator[int]:
         queue = self.queue
-        while not queue.deleted and not queue.held and self._is_over() and (dropped := self._drop_some()):
+        while not queue.deleted and not queue.returning_count and self._is_over() and (dropped := self._drop_some()):
             yield dropped * queue.death_units
         self._trimming = False
 

@@ -195,7 +195,12 @@ class Queue(Serving):
             offset = store.append_alone(message)
             if offset >= 0:
                 consumer = self.sole
-                if consumer is None or store.cursor.returned or self.held or not consumer.deliver_one(message, offset):
+                if (
+                    consumer is None
+                    or store.cursor.returned
+                    or self.returning_count
+                    or not consumer.deliver_one(message, offset)
+                ):
                     store.let_in(offset, message)
                     if not self.dirty and self.hungry and self.levels:
                         self.scheduler.mark(self)
@@ -289,12 +294,12 @@ class Queue(Serving):
 
     def hold(self) -> None:
         """Returns begin that take several slices."""
-        self.held += 1
+        self.returning_count += 1
 
     def unhold(self) -> None:
         """They are complete."""
-        self.held -= 1
-        if self.limits is not None and not self.held:
+        self.returning_count -= 1
+        if self.limits is not None and not self.returning_count:
             self.limits.returned()
         self.wake()
 

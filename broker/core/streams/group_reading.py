@@ -203,7 +203,7 @@ class GroupReading(Reading):
     def wake(self, partition: Partition | None = None) -> None:
         """There may be capacity, or messages, again."""
         self.hungry = self.hungry or partition is None
-        if self.dirty or not self.hungry or self.held or self.is_paused:
+        if self.dirty or not self.hungry or self.returning_count or self.is_paused:
             return
         if any(claim.has_more for claim in self._claims):
             self.dirty = True

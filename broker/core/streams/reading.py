@@ -32,8 +32,21 @@ EMPTY_BATCHES = 8
 class Reading:
     """See the module. `starts` has an offset for each partition."""
 
-    __slots__ = ("_decoded", "_turn", "_wanted", "consumer", "dirty", "exclusive", "held", "hungry", "name",
-                 "positions", "scheduler", "stream", "vhost")  # fmt: skip
+    __slots__ = (
+        "_decoded",
+        "_turn",
+        "_wanted",
+        "consumer",
+        "dirty",
+        "exclusive",
+        "hungry",
+        "name",
+        "positions",
+        "returning_count",
+        "scheduler",
+        "stream",
+        "vhost",
+    )  # fmt: skip
 
     kept = False
     deleted = False
@@ -54,7 +67,7 @@ class Reading:
         self.scheduler = scheduler
         self.dirty = False
         self.hungry = True
-        self.held = 0
+        self.returning_count = 0
         self.consumer: Consumer | None = None
         self.exclusive = False
         self.positions: list[Position] = []
@@ -120,14 +133,14 @@ class Reading:
     def wake(self, partition: Partition | None = None) -> None:
         """There may be capacity, or messages, again."""
         self.hungry = self.hungry or partition is None
-        if not self.dirty and self.hungry and not self.held and any(one.has_more for one in self.positions):
+        if not self.dirty and self.hungry and not self.returning_count and any(one.has_more for one in self.positions):
             self.dirty = True
             self.scheduler.dirty.append(self)
 
     def dispatch(self) -> int:
         """Hand out some messages; returns the units of work done."""
         consumer = self.consumer
-        if consumer is None or self.held:
+        if consumer is None or self.returning_count:
             return 1
         capacity = consumer.capacity()
         if capacity <= 0:
@@ -180,9 +193,9 @@ class Reading:
 
     def hold(self) -> None:
         """Returns begin that take several slices."""
-        self.held += 1
+        self.returning_count += 1
 
     def unhold(self) -> None:
         """They are complete."""
-        self.held -= 1
+        self.returning_count -= 1
         self.wake()

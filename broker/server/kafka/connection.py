@@ -51,10 +51,37 @@ class KafkaConnection:
     """See the module."""
 
     __slots__ = (
-        "_begun", "_external_name", "_is_last", "buffer", "client_id", "client_software", "debt", "exchange",
-        "expects_token", "finished", "has_logged_in", "held", "hub", "last_heard_ms", "local", "login", "mechanism",
-        "number", "on_close", "outbox", "peer", "pledged_count", "received_octets", "requests_count", "sent_octets",
-        "slots", "started_ms", "tls", "transport", "user", "working",
+        "_begun",
+        "_external_name",
+        "_is_last",
+        "buffer",
+        "client_id",
+        "client_software",
+        "debt",
+        "exchange",
+        "expects_token",
+        "finished",
+        "has_logged_in",
+        "hub",
+        "last_heard_ms",
+        "local",
+        "login",
+        "mechanism",
+        "number",
+        "on_close",
+        "outbox",
+        "peer",
+        "pledged_count",
+        "postponed",
+        "received_octets",
+        "requests_count",
+        "sent_octets",
+        "slots",
+        "started_ms",
+        "tls",
+        "transport",
+        "user",
+        "working",
     )  # fmt: skip
 
     def __init__(self, hub: KafkaHub, peer: tuple[str, int], local: tuple[str, int]) -> None:
@@ -76,7 +103,7 @@ class KafkaConnection:
         self.slots: deque[Slot] = deque()
         self.debt = Debt(hub.owed, self)
         """The octets of its answers, also of those that do not have their turn yet."""
-        self.held: tuple[Slot, Any] | None = None
+        self.postponed: tuple[Slot, Any] | None = None
         """A request that waits, and all behind it: for the disk to catch up, or for an alarm to end."""
         self.pledged_count = 0
         """How many of its requests are done, and answered once that is durable, or written in steps."""
@@ -118,7 +145,7 @@ class KafkaConnection:
     def paused(self) -> bool:
         """Nothing may be taken now: enough is owed, or unsent, or there is no room for what may come."""
         return (
-            self.held is not None
+            self.postponed is not None
             or self.working
             or self._is_last
             or len(self.slots) >= SLOTS_MAX
@@ -173,7 +200,7 @@ class KafkaConnection:
 
     def _maybe_let_go(self) -> None:
         """If no large request of this peer comes or waits any more, it holds no room."""
-        if self._begun is not None and not self.working and self.held is None and self.buffer.need <= LARGE_BYTES:
+        if self._begun is not None and not self.working and self.postponed is None and self.buffer.need <= LARGE_BYTES:
             begun, self._begun = self._begun, None
             begun.let_go()
 
@@ -332,7 +359,7 @@ class KafkaConnection:
         count = len(slots)
         while slots and slots[0].answered:
             slot = slots.popleft()
-            self.debt.unsent += slot.held
+            self.debt.unsent += slot.memory_size
             outbox.put(slot.parts)
         if outbox.parts:
             outbox.touch()
@@ -342,9 +369,9 @@ class KafkaConnection:
         if len(slots) < SLOTS_MAX <= count:
             self._resume()
 
-    def wrote(self, octets: int, held: int) -> None:
+    def wrote(self, octets: int, in_memory: int) -> None:
         """So many octets of the outbox have gone, and so many of these were in memory."""
-        self.debt.wrote(octets, held)
+        self.debt.wrote(octets, in_memory)
 
     def drained(self) -> None:
         """The peer takes octets again."""
@@ -352,13 +379,13 @@ class KafkaConnection:
 
     def hold(self, slot: Slot, request: Any) -> None:
         """Come back to this request, and take no other, when `release` is called."""
-        self.held = slot, request
+        self.postponed = slot, request
 
     def release(self) -> None:
-        """What was held may go on."""
-        if self.held is not None and not self.finished:
-            slot, request = self.held
-            self.held = None
+        """The request that was postponed may go on."""
+        if self.postponed is not None and not self.finished:
+            slot, request = self.postponed
+            self.postponed = None
             self._handle(slot, request)
             self.go_on()
 
@@ -378,7 +405,7 @@ class KafkaConnection:
         """Close: what this peer says is not understood, or not taken."""
         self.hub.log_closed(self, why)
         self.slots.clear()
-        self.held = None
+        self.postponed = None
         self.finished = True
         self.outbox.touch()
 
@@ -390,7 +417,7 @@ class KafkaConnection:
     def _maybe_end(self) -> None:
         if self._is_last and not self.pledged_count and not self.working:
             self.slots.clear()
-            self.held = None
+            self.postponed = None
             self.finished = True
             self.outbox.touch()
 

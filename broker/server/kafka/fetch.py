@@ -18,7 +18,7 @@ from broker.core.topics.partition import Partition, Read
 from broker.core.topics.troubles import READ
 from broker.log.errors import StorageError
 from broker.server.kafka.handlers import Steps, handles
-from broker.server.kafka.owed import held_size
+from broker.server.kafka.owed import memory_size
 from broker.server.kafka.sessions import FetchPlan, Sessions, Wanted
 from protocol.kafka.apis.fetch import FetchableTopicResponse, FetchRequest, FetchResponse, PartitionData
 from protocol.kafka.errors import ErrorCode
@@ -255,7 +255,7 @@ class Collected:
             answer.aborted_transactions = [] if request.isolation_level else None
             if octets:
                 size += octets
-                self._uncounted += held_size(answer.records)
+                self._uncounted += memory_size(answer.records)
             if answer.error_code:
                 is_news = True
             elif plan.is_incremental and not octets and _is_known(wanted, answer):

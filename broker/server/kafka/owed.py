@@ -27,7 +27,7 @@ WOKEN_MAX = 16
 """Connections that go on when there is room again; each that has read lets the next ones go on."""
 
 
-def held_size(parts: Octets) -> int:
+def memory_size(parts: Octets) -> int:
     """The octets that are in memory."""
     size = 0
     for one in parts:
@@ -118,10 +118,10 @@ class Debt:
         if self._owed.waiting:
             self._owed.go_on()
 
-    def wrote(self, octets: int, held: int) -> None:
+    def wrote(self, octets: int, in_memory: int) -> None:
         """The peer has taken so many, and so many of these were in memory."""
-        self.unsent -= held
-        self.drop(held)
+        self.unsent -= in_memory
+        self.drop(in_memory)
         self._taken += octets
         if self._taken >= PROGRESS_BYTES:
             self._taken = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from broker.server.kafka.owed import held_size
+from broker.server.kafka.owed import memory_size
 from protocol.kafka.headers import RequestHeader, response_steps, write_response
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ WRITE_UNITS = 500
 class Slot:
     """The place of one answer among those of its connection."""
 
-    __slots__ = ("answered", "connection", "header", "held", "is_long", "parts")
+    __slots__ = ("answered", "connection", "header", "is_long", "memory_size", "parts")
 
     def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
         self.connection = connection
@@ -30,7 +30,7 @@ class Slot:
         self.answered = False
         self.is_long = False  # What is asked takes many steps.
         self.parts: Octets = ()
-        self.held = 0  # Octets of them that are in memory.
+        self.memory_size = 0  # Octets of them that are in memory.
 
     def answer(self, response: Any) -> None:
         """Send this when all answers before it have gone. The peer may be gone: then nothing happens."""
@@ -70,6 +70,6 @@ class Slot:
     def _has(self, parts: Octets) -> None:
         self.parts = parts
         self.answered = True
-        self.held = held_size(parts)
-        self.connection.debt.add(self.held)
+        self.memory_size = memory_size(parts)
+        self.connection.debt.add(self.memory_size)
         self.connection.answers_came()

@@ -141,7 +141,7 @@ def test_malformed_headers_come_back_like_others():
     consumer.consume("other", channel=2)
     consumer.drop()
     queue, other = world.queue("q"), world.queue("other")
-    assert (queue.ready_count, queue.store.leased_count, queue.held) == (100, 0, 0)
+    assert (queue.ready_count, queue.store.leased_count, queue.returning_count) == (100, 0, 0)
     assert (other.ready_count, other.consumers) == (1, [])
 
 

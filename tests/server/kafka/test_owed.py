@@ -5,7 +5,7 @@ import pytest
 from kafka_wire import batch
 from kafka_world import KafkaWorld, made
 
-from broker.server.kafka.owed import STALLED_MS, held_size
+from broker.server.kafka.owed import STALLED_MS, memory_size
 
 KIB = 1 << 10
 NOW_MS = 1_900_000_000_000
@@ -26,7 +26,7 @@ def fetch(client, *, offset=0, max_wait_ms=60_000, bytes_max=1 << 20, min_bytes=
 
 def held(client):
     """Octets in memory that are on their way to this peer."""
-    return held_size(client.machine.outbox.parts) + sum(held_size(slot.parts) for slot in client.machine.slots)
+    return memory_size(client.machine.outbox.parts) + sum(memory_size(slot.parts) for slot in client.machine.slots)
 
 
 def watch(world, passed_ms):
