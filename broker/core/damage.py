@@ -44,9 +44,10 @@ def note(store: Store) -> list[Log]:
 
 
 def let_go(log: Log) -> None:
-    """What was damaged outside of segments has been moved on without it, and cannot be put back: it is done with."""
+    """What was damaged outside of segments and sealed files has been moved on without it, and cannot be put back: it is
+    done with."""
     for gap in log.lost if log.replica is None else ():  # Other brokers have what is lost here.
-        if not gap.place.startswith("logs/"):
+        if not gap.place.startswith(("logs/", "journal/")):
             log.settle(gap.first, gap.end)
 
 

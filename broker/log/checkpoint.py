@@ -28,10 +28,10 @@ from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
 from broker.log import entries, frames
-from broker.log.disk import Disk, File, FileRange
+from broker.log.disk import NO_HANDLES, NO_SPACE, Disk, File, FileRange
 from broker.log.extents import Extent, clip
 from broker.log.log import Log
-from broker.log.moving import Move, Readers, copy, extend
+from broker.log.moving import Move, Readers, copy, extend, find_breaks
 from broker.log.recovering import NOTHING_KEPT
 from broker.log.rewriting import Rewriting, plan
 from broker.log.sealed import SealedFile
@@ -122,12 +122,17 @@ class Checkpoint:
         store.journal.synced = max(store.journal.synced, self._replay_from)
         yield from self._plan()
         yield from self._write_anew()
-        self._moves = [move for move in self._moves if store.logs.get(move.log.number) is move.log]
+        # What was dropped, or cut as a whole meanwhile, is not moved: another segment may be the last one now.
+        self._moves = [
+            move
+            for move in self._moves
+            if store.logs.get(move.log.number) is move.log and move.pieces[0].first < move.log.lowest_cut
+        ]
         for move in self._moves:
             move.log.has_folder = True  # From here on its folder is doomed when it is dropped.
         copies = [(move, list(move.log.segments[-1:])) for move in self._moves]
         results: list[list[Segment]] = []
-        yield lambda: results.extend(copy(store, move, last, SEGMENT_BYTES_MAX) for move, last in copies)
+        yield lambda: results.extend(self._copy(move, last) for move, last in copies)
         for (move, _), segments in zip(copies, results, strict=True):
             self._switch(move, segments)
             yield None
@@ -177,6 +182,21 @@ class Checkpoint:
         for log, name in self._dead:
             log.lost_segments.append(name)
 
+    def _copy(self, move: Move, last: list[Segment]) -> list[Segment]:
+        """Copy what a log has to move (any thread). Batches in sealed files stay if that fails, since they may.
+
+        Raises OSError.
+        """
+        store = self._store
+        try:
+            return copy(store, move, last, SEGMENT_BYTES_MAX)
+        except OSError as error:
+            if not move.left:
+                raise
+            self._sealing.keep(move.left, is_damaged=error.errno not in (*NO_SPACE, *NO_HANDLES))
+            move.leave_sealed()
+            return copy(store, move, [], SEGMENT_BYTES_MAX) if move.pieces else []
+
     # On the loop.
 
     def _is_old(self, extent: Extent, left: AbstractSet[SealedFile]) -> bool:
@@ -224,23 +244,8 @@ class Checkpoint:
         if not pieces:
             return []
         move = Move(log, pieces, left)
-        if self._store.sealed:
-            self._find_breaks(move)
+        find_breaks(move, self._store)
         return [move]
-
-    def _find_breaks(self, move: Move) -> None:
-        """Find `breaks` and `stays_behind` of a move."""
-        log = move.log
-        last_end = log.segments[-1].end if log.segments else 0
-        is_first, stays = True, False
-        for one in log.extents:
-            if self._is_old(one, move.left):
-                if stays or (is_first and one.first < last_end):
-                    move.breaks.add(one.first)
-                is_first = stays = False
-            elif one.source is not self._store.journal:
-                stays = not is_first or one.first >= last_end
-                move.stays_behind = move.stays_behind or not is_first
 
     def _write_anew(self) -> Iterator[Step]:
         """Write segments anew. This comes before anything is moved, since moves append to the last segment."""

@@ -1,11 +1,13 @@
 """What a checkpoint moves of a log: out of the journal, the last checkpoint and sealed files, into segments.
 
-`Move` is made on the loop, `copy` is the work of the checkpoint's thread.
+`Move` is made on the loop, `find_breaks` looks at it there, `copy` is the work of the checkpoint's thread.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Set as AbstractSet
+from itertools import accumulate
 
 from broker.log import extents
 from broker.log.disk import Disk, File
@@ -37,6 +39,36 @@ class Move:
         self.moved: list[Extent] = []
         self.made: list[str] = []
         """New files; what is not in use when the state is captured is removed."""
+
+    def leave_sealed(self) -> None:
+        """Move only what has to be moved: batches in sealed files stay there, and lie between any of the others."""
+        self.pieces = [one for one in self.pieces if not isinstance(one.source, SealedFile)]
+        self.breaks = {one.first for one in self.pieces}
+        self.left = frozenset()
+        self.moved.clear()
+
+
+def find_breaks(move: Move, store: Store) -> None:
+    """Find `breaks` and `stays_behind` of a move.
+
+    A segment of the log, and what the index of a sealed file names, is in the way also where no extent has any of it:
+    it may be settled, damaged, or never have been written.
+    """
+    log, number = move.log, move.log.number
+    spans = [(one.base, one.end) for one in log.segments]
+    spans += [one.spans[number] for one in store.sealed.values() if number in one.spans and one not in move.left]
+    spans.sort()
+    firsts = [first for first, _ in spans]
+    ends = list(accumulate((end for _, end in spans), max))  # The furthest of those that begin so early.
+    last_end = end = log.segments[-1].end if log.segments else 0
+    for piece in move.pieces:
+        index = bisect_left(firsts, piece.first)
+        if (index and ends[index - 1] > end) or piece.first < last_end:
+            move.breaks.add(piece.first)
+        end, last_end = piece.end, 0
+    move.stays_behind = bool(ends and ends[-1] > move.pieces[0].first) or any(
+        isinstance(one.source, SealedFile) for one in move.pieces
+    )
 
 
 def copy(store: Store, move: Move, last: list[Segment], size_max: int) -> list[Segment]:
@@ -87,26 +119,27 @@ class Readers:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._files: dict[str, File] = {}
+        self._name = ""
+        self._file: File | None = None  # One at a time: pieces come in order, and handles may be few.
 
     def read(self, piece: Extent) -> bytes:
         """All octets of a piece. Raises OSError when they are not there."""
         source: Source | File = piece.source
         if isinstance(source, SealedFile):
-            name = source.name
-            if name not in self._files:
-                self._files[name] = self._disk.open(name)
-            source = self._files[name]
+            if self._file is None or source.name != self._name:
+                self.close()
+                self._file, self._name = self._disk.open(source.name), source.name
+            source = self._file
         data = source.read(piece.position, piece.size)
         if len(data) != piece.size:
             raise OSError(f"{piece.size} octets were expected at {piece.position}, {len(data)} are there")
         return data
 
     def close(self) -> None:
-        """Give the handles back."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        """Give the handle back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def extend(moved: list[Extent], piece: Extent, source: Source, position: int) -> None:

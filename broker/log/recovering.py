@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from broker.log.ackset import AckSet
@@ -171,6 +172,9 @@ class Recovering(Touched):
             self.extents = [one for one in self.extents if one.size]  # Of the others nothing is needed.
             self._cut_files(self.extents, self.recovered_cut, self._is_over)
             self._recovered_cuts.clear()
+        for before, behind in pairwise(self.extents):
+            if before.end > behind.first:  # Else batches would be lost without a word, as offsets that are nowhere.
+                raise Corrupt(f"log {self.uuid.hex()}: {behind.first} is in two places, up to {before.end}")
         self.next_offset = self.synced_offset = max(self.next_offset, self.settled.end)
         # Whatever was given out and is nowhere was settled before it had to be written, or lived in memory.
         self.settled.add(self.extents[-1].end if self.extents else 0, self.next_offset)

@@ -75,7 +75,10 @@ class SealedFile:
     batches that logs no longer have in this file although they have not settled them.
     """
 
-    __slots__ = ("_handles", "base", "edition", "ends", "is_stale", "live_bytes", "name", "size", "tried")
+    __slots__ = (
+        "_handles", "base", "edition", "is_damaged", "is_stale", "is_unreadable", "live_bytes", "name", "size", "spans",
+        "tried",
+    )  # fmt: skip
 
     def __init__(self, handles: Handles, base: int, size: int, edition: int = 0) -> None:
         self._handles = handles
@@ -85,8 +88,12 @@ class SealedFile:
         self.edition = edition
         self.tried: list[int] = []
         self.is_stale = not edition
-        self.ends: dict[int, int] = {}
-        """The logs that the index names, with the end of what each has here."""
+        self.is_damaged = False
+        """Whether something that a log needs could not be read: the file stays, and may be put back from a copy."""
+        self.is_unreadable = False
+        """Whether a checkpoint of this run could not move what is in it."""
+        self.spans: dict[int, tuple[int, int]] = {}
+        """The logs that the index names, by number, with the first offset and the end of what each has here."""
         self.live_bytes = 0
         """Octets of what its logs still have here, as the last checkpoint has counted them."""
 
@@ -111,7 +118,7 @@ class SealedFile:
 
     def index(self, places: Places) -> None:
         """Note what its index says from now on."""
-        self.ends = {number: of_log[-1].end for number, of_log in places.items() if of_log}
+        self.spans = {number: (of_log[0].first, of_log[-1].end) for number, of_log in places.items() if of_log}
 
     def read(self, position: int, size: int) -> bytes:
         """Octets of the file."""

@@ -52,30 +52,47 @@ class Sealing:
         }
         """Of each file that may be sealed: what logs have there, as (octets, extents)."""
         self._reducing: set[Log] = set()
+        self._reduced: dict[SealedFile, int] = {}
+        """Octets of logs in `_reducing`, whose batches are moved out of sealed files."""
         self._staying: dict[SealedFile, list[Log]] = {}
         self._indexes: list[tuple[SealedFile, Places]] = []
         self.emptied: set[SealedFile] = set()
+        self._freed: set[SealedFile] = set()
+        """The files that logs in `_reducing` leave in this checkpoint."""
         for one in store.sealed.values():
             one.live_bytes = 0
+            one.is_damaged = one.is_unreadable
 
     # On the loop, before anything is moved.
 
     def look(self, log: Log) -> None:
         """Count what a log has in files that are sealed, or may be."""
         note_cut(self._store, log)
-        if log.layout.reduce is not None:
+        is_reducing = log.layout.reduce is not None
+        if is_reducing:
             self._reducing.add(log)
-            return
+        if log.gaps:
+            self._look_at_gaps(log)
         journal, replay_from, bases = self._store.journal, self._replay_from, self._bases
         for one in log.extents:
             source = one.source
             if type(source) is SealedFile:
                 source.live_bytes += one.size
-            elif source is journal and one.position < replay_from:
+                if is_reducing:
+                    self._reduced[source] = self._reduced.get(source, 0) + one.size
+            elif source is journal and one.position < replay_from and not is_reducing:
                 found = self._found.get(bases[bisect_right(bases, one.position) - 1])
                 if found is not None:  # Else the last checkpoint has sealed the file, and was given up.
                     size, count = found.get(log, (0, 0))
                     found[log] = size + one.size, count + 1
+
+    def _look_at_gaps(self, log: Log) -> None:
+        """A file with damage that somebody may yet mend stays, also where no extent has any of it."""
+        for file in self._store.sealed.values():
+            for gap in log.gaps:
+                if gap.place == file.name and not log.settled.covers(gap.first, gap.end):
+                    file.is_damaged = True
+                    file.live_bytes += gap.size
 
     def decide(self) -> None:
         """Choose the files that are sealed, and those that are emptied."""
@@ -92,7 +109,7 @@ class Sealing:
                 file.live_bytes = live_bytes
                 self._staying[file] = list(stays)
         files = sorted(
-            (one for one in [*store.sealed.values(), *self._staying] if one.live_bytes),
+            (one for one in [*store.sealed.values(), *self._staying] if one.live_bytes and not one.is_damaged),
             key=lambda one: one.live_bytes / one.size,
         )
         size, live = sum(one.size for one in files), sum(one.live_bytes for one in files)
@@ -106,6 +123,12 @@ class Sealing:
             self.emptied.add(one)
         for one in self.emptied:
             self._staying.pop(one, None)
+            one.is_stale = True  # If this checkpoint is given up, the next one may keep the file, with what is left.
+        for one, size in self._reduced.items():
+            if room > 0 and one not in self.emptied and not one.is_damaged:
+                room -= size
+                one.is_stale = True
+                self._freed.add(one)
 
     def leave(self) -> Iterator[None]:
         """Let the logs whose batches stay in a file read them from the sealed file. Yields after each log."""
@@ -121,18 +144,20 @@ class Sealing:
                     one = all_extents[index]
                     if first <= one.position < end:
                         all_extents[index] = one._replace(source=file, position=one.position - first)
-                        file.ends[log.number] = max(one.end, file.ends.get(log.number, 0))
+                        _, last = file.spans.get(log.number, (one.first, one.end))
+                        file.spans[log.number] = one.first, last  # They come from behind.
                 yield None
 
     def moved_from(self, log: Log) -> AbstractSet[SealedFile]:
         """The sealed files that a log's batches are moved away from."""
-        if log not in self._reducing:
-            return self.emptied
-        # Its segments are written anew without what is settled; a sealed file is not.
-        found = {one.source for one in log.extents if isinstance(one.source, SealedFile)}
-        for one in found:
-            one.is_stale = True
-        return found
+        # Segments of a log that reduces are written anew without what is settled; a sealed file is not.
+        return frozenset(self.emptied | self._freed if log in self._reducing else self.emptied)
+
+    def keep(self, files: AbstractSet[SealedFile], *, is_damaged: bool) -> None:
+        """Leave these files where they are after all, for what could not be moved out of them (any thread)."""
+        for one in files:
+            one.is_unreadable = one.is_unreadable or is_damaged
+            self.emptied.discard(one)
 
     # On the loop, when everything has been moved.
 
@@ -143,13 +168,13 @@ class Sealing:
             if not file.is_stale:
                 continue
             places: dict[int, list[Place]] = {}
+            self._indexes.append((file, places))
             file.is_stale = False  # What is cut from here on is told by the journal, and to the next checkpoint.
-            for number in file.ends:
+            for number in file.spans:
                 if number in store.logs:
                     run = _run_of(store.logs[number], file)
                     places[number] = [Place(one.first, one.end, one.position, one.size) for one in run]
                     yield None
-            self._indexes.append((file, places))
 
     def _named(self) -> list[SealedFile]:
         return [one for one in self._store.sealed.values() if one.live_bytes and one not in self.emptied]
@@ -210,7 +235,7 @@ def note_cut(store: Store, log: Log) -> None:
     """If a log was truncated since a checkpoint looked, mark the indexes that may name the batches it has lost."""
     if log.lowest_cut != NEVER_CUT:
         for one in store.sealed.values():
-            if log.number in one.ends:
+            if log.number in one.spans and one.spans[log.number][1] > log.lowest_cut:
                 one.is_stale = True
         log.lowest_cut = NEVER_CUT
 

@@ -239,7 +239,9 @@ class Store:
 
     def _is_dead(self, file: SealedFile) -> bool:
         """Whether nothing in a sealed file is needed any more."""
-        for number, end in file.ends.items():
+        if file.is_damaged:
+            return False
+        for number, (_, end) in file.spans.items():
             log = self.logs.get(number)
             if log is not None and not (end <= log.settled.floor and end <= log.kept_from):
                 return False

@@ -111,15 +111,19 @@ def _all(root: Path) -> Iterator[Damage]:
 
 
 def _sealed(root: Path, one: entries.SealedState, folders: Container[int]) -> Iterator[Damage]:
+    file = root / file_name(one.base)
+    has = file.stat().st_size if file.exists() else 0
+    if has < one.size:
+        yield Damage(file, has, f"has {has} octets, the checkpoint promises {one.size}")
     index = root / index_name(one.base, one.edition)
-    if not index.exists():
-        yield Damage(index, 0, "is not there, and a checkpoint names it")
+    if not index.exists() or not index.read_bytes().strip(b"\0"):
+        yield Damage(index, 0, "is not there or empty, and a checkpoint names it")
         return
     for found in dump(index):
         if isinstance(found, Damage):
             yield found
         elif isinstance(found, FoundEntry) and found.kind == "places" and found.value[0] in folders and found.value[1]:
-            yield from _batches(root / file_name(one.base), one.size, found.value[1])
+            yield from _batches(file, 0, found.value[1])
 
 
 def _batches(path: Path, size: int, places: Sequence[entries.Place]) -> Iterator[Damage]:

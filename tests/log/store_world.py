@@ -338,6 +338,12 @@ class World:
             if job is not None:
                 job()
 
+    def give_up(self):
+        """The checkpoint that is under way, at a job or a pause."""
+        if self.steps is not None:
+            self.steps.close()
+            self.steps = None
+
     # How it ends.
 
     def crash(self, power, after, again):

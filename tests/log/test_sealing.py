@@ -1,12 +1,13 @@
 """Sealed files: what stays where the journal has written it, how the disk follows, and what is found again."""
 
+import errno
 import itertools
 import random
 
 import pytest
 from sim_disk import SimDisk
 
-from broker.log import checkpoint, sealing
+from broker.log import checkpoint, moving, sealing
 from broker.log.errors import Corrupt
 from broker.log.recovery import open_store
 from broker.log.sealed import SealedFile
@@ -270,6 +271,175 @@ def test_one_that_is_given_up_forgets_nothing(fail_at, done, crashes, monkeypatc
                 job()
             case.store.flush()
     assert [read_all(log) for log in case.restart()] == before
+
+
+def after_restart(case, logs):
+    """Whether the logs hold what they held."""
+    before = [read_all(log) for log in logs]
+    numbers = [log.number for log in logs]
+    case.restart()
+    return [read_all(case.store.logs[number]) for number in numbers] == before
+
+
+def test_one_that_was_emptied_and_given_up_may_be_kept(monkeypatch):
+    """Of a file that the next checkpoint does not empty after all the index says what is left."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    case = Case()
+    one, two, three = case.logs(3)
+    case.append(one, 10)
+    case.append(two, 10)
+    case.checkpoint()
+    one.settle(0, 7)
+    two.settle(0, 9)
+    case.append(one, 3)
+    assert not case.checkpoint(4)
+    case.append(three, 70)
+    case.checkpoint()
+    assert after_restart(case, [one, two, three])
+
+
+def test_a_log_is_truncated_while_its_batches_are_planned(monkeypatch):
+    """At any pause: another segment is the last one then, and what stays lies behind it."""
+    monkeypatch.setattr(checkpoint, "SLICE_ITEMS", 1)
+    for pause in range(12):
+        case = Case()
+        log, other = case.logs(2)
+        for count in (3, 10, 3):
+            case.append(log, count)
+            case.checkpoint()
+        case.append(log, 3)
+        for number, job in enumerate(checkpoint.Checkpoint(case.store).steps()):
+            if job is not None:
+                job()
+            if number == pause:
+                log.truncate(13)
+            case.store.flush()
+        assert after_restart(case, [log, other]), f"truncated at pause {pause}"
+
+
+def test_what_was_settled_in_a_sealed_file_is_in_the_way_of_segments():
+    """Since it is told from what is nowhere by nothing but the settled offsets, and those that are kept change."""
+    case = Case()
+    log, other = case.logs(2)
+    case.append(log, 3)
+    case.checkpoint()
+    case.append(log, 10)
+    case.append(other, 10)
+    case.checkpoint()
+    log.settle(0, 1)
+    log.settle(3, 13)
+    case.append(log, 3)
+    case.checkpoint()
+    log.keep_from(log.settled.floor)
+    case.store.flush()
+    case.checkpoint()
+    assert after_restart(case, [log, other])
+
+
+@pytest.mark.parametrize("settled", [8, 9])
+def test_a_segment_without_batches_is_in_the_way(settled, monkeypatch):
+    """One that is not settled for an offset that only memory has."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    case = Case()
+    log, other = case.logs(2)
+    case.append(log, 10)
+    case.checkpoint()
+    case.append(log, 3)
+    case.checkpoint()
+    log.skip(1)
+    case.append(log, 3)
+    case.checkpoint()
+    log.settle(10, 13)
+    log.settle(14, 17)
+    log.settle(0, settled)
+    if settled < 9:
+        case.append(log, 3)
+    case.store.flush()
+    case.checkpoint()
+    assert after_restart(case, [log, other])
+
+
+def flip(case, extent):
+    """Damage a batch for good."""
+    inode = case.disk.files[extent.source.name]
+    inode.data[extent.position + 300] ^= 1
+    inode.synced = bytes(inode.data)
+
+
+def test_a_batch_that_is_damaged_as_a_whole_is_in_the_way():
+    """And its file stays, since it may be put back from a copy; the octets of nobody else are lost."""
+    case = Case()
+    log, other = case.logs(2)
+    case.append(log, 3)
+    case.checkpoint()
+    case.append(log, 1, size=300_000)
+    case.append(other, 10)
+    case.checkpoint()
+    place = log.extents[-1]
+    flip(case, place)
+    assert sorted(read_all(log)) == [0, 1, 2]
+    case.append(log, 3)
+    other.settle(0, 10)
+    for _ in range(3):
+        case.store.flush()
+        case.checkpoint()
+    assert place.source.name in case.disk.files
+    assert after_restart(case, [log, other])
+    flip(case, place)
+    (log, _) = case.restart()
+    assert sorted(read_all(log)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_file_that_cannot_be_emptied_stays(code, monkeypatch):
+    """The checkpoint goes on without that: nobody needs it."""
+    monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    case = Case()
+    one, two, three = case.logs(3)
+    for log in (one, two, three):
+        case.append(log, 10)
+    case.checkpoint()
+    (file,) = case.store.sealed.values()
+    for log in (one, two):
+        log.settle(0, 9)
+    three.settle(0, 8)
+    case.append(two, 2)
+    before = [read_all(log) for log in (one, two, three)]
+    read = moving.Readers.read
+
+    def fail(readers, piece):
+        if piece.source is file and two.number not in failed:
+            failed.append(two.number)
+            raise OSError(code, "no")
+        return read(readers, piece)
+
+    failed = []
+    with monkeypatch.context() as patch:
+        patch.setattr(moving.Readers, "read", fail)
+        assert case.checkpoint()
+    assert failed
+    assert file.base in case.store.sealed
+    assert [read_all(log) for log in (one, two, three)] == before
+    assert after_restart(case, [one, two, three])
+
+
+def test_a_topic_that_becomes_compacted_is_moved_a_part_at_a_time(monkeypatch):
+    """As much as one checkpoint moves."""
+    monkeypatch.setattr(sealing, "EMPTY_BYTES_MAX", 12 * RUN)
+    case = Case()
+    (log,) = case.logs(1)
+    for _ in range(4):
+        case.append(log, 10)
+        case.checkpoint()
+    log.layout = COMPACTED
+    left = []
+    for _ in range(4):
+        case.checkpoint()
+        left.append(kinds(log).count(SealedFile))
+        assert after_restart(case, [log])
+        log = case.store.logs[log.number]
+        log.layout = COMPACTED
+    assert left == [20, 0, 0, 0]
 
 
 @pytest.mark.parametrize("end", [".journal", ".index"])

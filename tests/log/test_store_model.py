@@ -156,6 +156,7 @@ def simulate(seed, steps=250, *, compacts=False, seals=False, **of_world):
         (20 * seals, lambda: world.append(pick(), 5, 1500, False)),
         (15 * seals, lambda: world.settle(pick(), pick(), 10)),
         (0.5 * seals, lambda: world.change_layout(pick())),
+        (4 * seals, world.give_up),
         (4, lambda: world.put(chance.choice(keys), chance.choice((None, bytes(pick() % 20))))),
         (20 + 40 * seals, world.begin_write),
         (30 + 80 * seals, world.go_on_writing),
@@ -196,6 +197,7 @@ def test_many_lives_of_sealed_files(seeds, monkeypatch):
     monkeypatch.setattr(sealing, "RUN_BYTES_MIN", 300)
     monkeypatch.setattr(sealing, "WASTE_MAX", 0.4)
     monkeypatch.setattr(sealing, "WASTE_BYTES_MAX", 0)
+    monkeypatch.setattr(checkpoint, "SLICE_ITEMS", 1)
     worlds = [simulate(seed, 600, seals=True, sync=seed % 4 > 0) for seed in range(seeds, seeds + 30)]
     assert sum(world.refused for world in worlds) > 5, "no lost file was missed"
     assert sum(len(world.indexed) for world in worlds) > 10, "no file was sealed"
