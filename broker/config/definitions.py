@@ -139,7 +139,7 @@ class _Translation:
         hashed = self.text(entry, "password_hash", at, "")
         if hashed:
             algorithm = self.text(entry, "hashing_algorithm", at, _HASHING[0])
-            if algorithm not in _HASHING:
+            if algorithm not in (*_HASHING, _NO_NAME):
                 self.wrong(entry, at, f"{algorithm} is not accepted, only {' and '.join(_HASHING)}")
             values["password_hash"] = entry.value["password_hash"]
         name = self.text(entry, "name", at)

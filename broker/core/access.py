@@ -9,7 +9,6 @@ pattern is escaped; a deleted user, also one a connection still holds, may do no
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -51,7 +50,6 @@ _SPECIAL = re.compile(r"[\x00-/:-@\[-^`{-\x7f]")
 """ASCII but for letters, digits and the underscore. Spelled as what is not those, it takes 6 ms to compile."""
 
 
-@functools.lru_cache(1024)
 def compile_pattern(pattern: str) -> Matches:
     """A function that says whether the pattern is found anywhere in a name; the empty pattern means `^$`.
 

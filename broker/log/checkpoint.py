@@ -204,7 +204,7 @@ class Checkpoint:
         source = extent.source
         if source is self._store.journal:
             return extent.position < self._replay_from
-        return (self._old is not None and source is self._old) or (bool(left) and source in left)
+        return (self._old is not None and source is self._old) or source in left
 
     def _plan(self) -> Iterator[None]:
         """What each log has to move, and which of them are carried: the smallest, as far as there is room."""

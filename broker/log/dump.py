@@ -73,7 +73,17 @@ def base_in(file: Path) -> int | None:
     return indexed_base(file.name) if base is None else base
 
 
-def is_replayed(file: Path, replay_from: int) -> bool:
+def replayed(path: Path) -> Iterator[Found]:
+    """What a start reads frame by frame: the checkpoint, and the journal from where that lets it go on."""
+    replay_from = 0
+    for file in files_of(path):
+        for found in dump(file) if _is_replayed(file, replay_from) else ():
+            if isinstance(found, FoundEntry) and found.kind == "begin":
+                replay_from = found.value[2]
+            yield found
+
+
+def _is_replayed(file: Path, replay_from: int) -> bool:
     """Whether a start reads it frame by frame, with a checkpoint that goes on at this position of the journal."""
     if is_segment(file):
         return False
@@ -88,21 +98,17 @@ def catalog_of(path: Path) -> tuple[dict[bytes, bytes], dict[int, bytes]]:
     """
     catalog: dict[bytes, bytes] = {}
     logs: dict[int, bytes] = {}
-    replay_from = 0
-    for file in files_of(path):
-        for found in dump(file) if is_replayed(file, replay_from) else ():
-            if not isinstance(found, FoundEntry):
-                continue
-            if found.kind == "begin":
-                replay_from = found.value[2]
-            elif found.kind == "put":
-                catalog[found.value[0]] = found.value[1]
-            elif found.kind == "delete":
-                catalog.pop(found.value[0], None)
-            elif found.kind == "open":
-                logs[found.value[0]] = found.value[1]
-            elif found.kind == "drop":
-                logs.pop(found.value[0], None)
+    for found in replayed(path):
+        if not isinstance(found, FoundEntry):
+            continue
+        if found.kind == "put":
+            catalog[found.value[0]] = found.value[1]
+        elif found.kind == "delete":
+            catalog.pop(found.value[0], None)
+        elif found.kind == "open":
+            logs[found.value[0]] = found.value[1]
+        elif found.kind == "drop":
+            logs.pop(found.value[0], None)
     return catalog, logs
 
 

@@ -45,8 +45,10 @@ def plan(store: Store, size_max: int) -> Iterator[Rewriting | None]:
     room = REWRITE_BYTES_MAX
     for log in [one for one in store.logs.values() if one.has_waste]:
         # What is being moved out of sealed files lies between segments: they are not side by side yet.
-        log.has_waste = log.layout.reduce is not None and any(isinstance(one.source, SealedFile) for one in log.extents)
-        is_worth_a_look = log.layout.reduce is not None and not log.has_waste
+        is_reducing = log.layout.reduce is not None
+        files = {one.source for one in log.extents if isinstance(one.source, SealedFile)} if is_reducing else set()
+        log.has_waste = any(not one.is_damaged for one in files)  # What is damaged stays, so nothing is due for it.
+        is_worth_a_look = is_reducing and not files
         for old in _sets(log, min(size_max, log.layout.segment_bytes)) if is_worth_a_look else ():
             if room <= 0:
                 log.has_waste = True

@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from broker.log import entries, frames
-from broker.log.disk import Disk, FileRange
+from broker.log.disk import Disk
 from broker.log.errors import Corrupt
 from broker.log.journal import FOLDER, file_name
-from broker.log.segment import EDITION_MAX, Handles
+from broker.log.segment import EDITION_MAX, Handled, Handles
 
 _INDEX_NAME = re.compile(r"([0-9]{20})-[0-9]{5}\.index")
 Places = Mapping[int, Sequence[entries.Place]]
@@ -67,7 +67,7 @@ def places_in(payload: bytes) -> Places:
     return {value[0]: value[1] for kind, value in entries.read_entries(payload) if kind == entries.PLACES}
 
 
-class SealedFile:
+class SealedFile(Handled):
     """One sealed file, an `extents.Source` whose positions count from the file's start. Read on the loop only.
 
     `edition` is the edition of the index that the last checkpoint names, 0 if there is none; `tried` lists the editions
@@ -76,14 +76,12 @@ class SealedFile:
     """
 
     __slots__ = (
-        "_handles", "base", "edition", "is_damaged", "is_stale", "is_unreadable", "live_bytes", "name", "size", "spans",
-        "tried",
+        "base", "edition", "is_damaged", "is_stale", "is_unreadable", "live_bytes", "size", "spans", "tried",
     )  # fmt: skip
 
     def __init__(self, handles: Handles, base: int, size: int, edition: int = 0) -> None:
-        self._handles = handles
+        super().__init__(handles, file_name(base))
         self.base = base
-        self.name = file_name(base)
         self.size = size
         self.edition = edition
         self.tried: list[int] = []
@@ -119,15 +117,3 @@ class SealedFile:
     def index(self, places: Places) -> None:
         """Note what its index says from now on."""
         self.spans = {number: (of_log[0].first, of_log[-1].end) for number, of_log in places.items() if of_log}
-
-    def read(self, position: int, size: int) -> bytes:
-        """Octets of the file."""
-        return self._handles.get(self.name).read(position, size)
-
-    def range(self, position: int, size: int) -> FileRange | None:
-        """The same, to be sent from the file."""
-        return self._handles.get(self.name).range(position, size)
-
-    def close(self) -> None:
-        """Give its handle back."""
-        self._handles.close(self.name)

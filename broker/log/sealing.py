@@ -88,9 +88,10 @@ class Sealing:
 
     def _look_at_gaps(self, log: Log) -> None:
         """A file with damage that somebody may yet mend stays, also where no extent has any of it."""
+        lost = log.lost
         for file in self._store.sealed.values():
-            for gap in log.gaps:
-                if gap.place == file.name and not log.settled.covers(gap.first, gap.end):
+            for gap in lost:
+                if gap.place == file.name:
                     file.is_damaged = True
                     file.live_bytes += gap.size
 
@@ -181,12 +182,8 @@ class Sealing:
 
     def states(self) -> list[SealedState]:
         """The sealed files that the new checkpoint names, with the indexes that it is to write."""
-        for file, _ in self._indexes:
-            file.begin_edition()
-        written = {file for file, _ in self._indexes}
-        return [
-            SealedState(one.base, one.size, one.tried[-1] if one in written else one.edition) for one in self._named()
-        ]
+        begun = {file: file.begin_edition() for file, _ in self._indexes}
+        return [SealedState(one.base, one.size, begun.get(one, one.edition)) for one in self._named()]
 
     @property
     def has_indexes(self) -> bool:
@@ -217,7 +214,7 @@ class Sealing:
         for file, places in self._indexes:
             gone += file.end_edition()
             file.index(places)
-        named = self._named()
+        named = set(self._named())
         for base, file in list(self._store.sealed.items()):
             if file not in named:
                 del self._store.sealed[base]

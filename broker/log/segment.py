@@ -81,18 +81,39 @@ class Handles:
         return were_open
 
 
-class Segment:
+class Handled:
+    """An `extents.Source` that is a file of the name, read by a handle of the pool; on the loop only."""
+
+    __slots__ = ("_handles", "name")
+
+    def __init__(self, handles: Handles, name: str) -> None:
+        self._handles = handles
+        self.name = name
+
+    def read(self, position: int, size: int) -> bytes:
+        """Octets of the file."""
+        return self._handles.get(self.name).read(position, size)
+
+    def range(self, position: int, size: int) -> FileRange | None:
+        """The same, to be sent from the file."""
+        return self._handles.get(self.name).range(position, size)
+
+    def close(self) -> None:
+        """Give its handle back."""
+        self._handles.close(self.name)
+
+
+class Segment(Handled):
     """One file of a log; `end` is the offset behind its last batch, `size` what it holds in octets.
 
     `gaps` counts the offsets of its range that it holds no record of, since it was written anew without them.
     """
 
-    __slots__ = ("_folder", "_handles", "base", "edition", "end", "gaps", "name", "size")
+    __slots__ = ("_folder", "base", "edition", "end", "gaps", "size")
 
     def __init__(self, handles: Handles, folder: str, base: int, end: int, size: int) -> None:
-        self._handles = handles
+        super().__init__(handles, f"{folder}/{base:020d}.log")
         self._folder = folder
-        self.name = f"{folder}/{base:020d}.log"
         self.base = base
         self.end = end
         self.size = size
@@ -115,18 +136,6 @@ class Segment:
     def record_count(self) -> int:
         """Offsets that it has records of, settled or not (about: what was settled when it was made counts)."""
         return max(self.end - self.base - self.gaps, 0)
-
-    def read(self, position: int, size: int) -> bytes:
-        """Octets of the file."""
-        return self._handles.get(self.name).read(position, size)
-
-    def range(self, position: int, size: int) -> FileRange | None:
-        """The same, to be sent from the file."""
-        return self._handles.get(self.name).range(position, size)
-
-    def close(self) -> None:
-        """Give its handle back."""
-        self._handles.close(self.name)
 
 
 def clip_segments(

@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.log import entries
 from broker.log.checkpoint import is_checkpoint
 from broker.log.disk import FileRange
-from broker.log.dump import Damage, FoundEntry, dump, files_of, is_replayed
+from broker.log.dump import Damage, FoundEntry, dump, files_of, replayed
 from broker.log.extents import Extent
 from broker.log.gaps import step_over
 from broker.log.journal import base_of, file_name
@@ -68,7 +68,6 @@ class _Promised:
     """What the last checkpoint says of segments and sealed files."""
 
     def __init__(self) -> None:
-        self.replay_from = 0
         self.folders: dict[int, str] = {}
         self._states: dict[int, entries.State] = {}
         self._editions: dict[int, dict[int, int]] = {}
@@ -76,9 +75,7 @@ class _Promised:
 
     def note(self, kind: str, value: tuple) -> None:  # type: ignore[type-arg]  # the row of the kind in `entries`
         """Take an entry."""
-        if kind == "begin":
-            self.replay_from = value[2]
-        elif kind == "sealed":
+        if kind == "sealed":
             self.sealed += value
         elif kind == "open":
             self.folders[value[0]] = log_folder(value[1])
@@ -98,12 +95,11 @@ class _Promised:
 
 def _all(root: Path) -> Iterator[Damage]:
     promised = _Promised()
-    for file in files_of(root):
-        for found in dump(file) if is_replayed(file, promised.replay_from) else ():
-            if isinstance(found, Damage):
-                yield found
-            elif isinstance(found, FoundEntry):
-                promised.note(found.kind, found.value)
+    for found in replayed(root):
+        if isinstance(found, Damage):
+            yield found
+        elif isinstance(found, FoundEntry):
+            promised.note(found.kind, found.value)
     for name, (base, end, size) in promised.segments():
         yield from _batches(root / name, size, [entries.Place(base, end, 0, size)])
     for one in promised.sealed:

@@ -148,7 +148,7 @@ class Flusher:
     def tick(self, elapsed_ms: int) -> None:
         """Time has passed: try again what found no space, go on with a checkpoint, begin one that is due.
 
-        When next to nothing has been written for a while, one is due as soon as it frees a segment.
+        When next to nothing has been written for a while, one is due as soon as it frees a file.
         """
         if self._retry_ms is not None and self.failed is None:
             self._retry_ms -= elapsed_ms

@@ -1,7 +1,7 @@
 """Hot path. What is to be written to one peer, whichever protocol it speaks: parts, their size, and when they go.
 
 Budget: 0.1 µs a part that is sent singly, and as much a run of deliveries; held by `jackalope bench amqp` (rows rtt1,
-confirms, get). A delivery of AMQP costs too little for a call: `amqp/delivery.py` adds to `parts` and `size` by itself.
+confirm). A delivery of AMQP costs too little for a call: `amqp/delivery.py` adds to `parts` and `size` by itself.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ class ReceiveBuffer:
         rest = self.data[self.position :]
         self._pieces.append(rest)
         self.have = len(rest)
-        self.data = b""
-        self.position = 0
+        self.clear()
 
     # Something large, which is received where it stays.
 

@@ -57,13 +57,13 @@ class Ticker:
         hub: Hub,
         memory_watermark_bytes: int,
         disk_free_bytes_min: int,
-        set_clock: Callable[[], None] | None = None,
+        set_clock: Callable[[], None],
     ) -> None:
         """`set_clock` reads the clock (`Hub.read_clock`), and looks whether the wall clock was set."""
         self._hub = hub
         self._disk_free_bytes_min = disk_free_bytes_min
         self._memory_watermark_bytes = memory_watermark_bytes
-        self._set_clock = set_clock or hub.read_clock
+        self._set_clock = set_clock
         self._sleep: trio.CancelScope | None = None
         self._ticked_ms = hub.now_ms
         self._ticks = 0

@@ -119,11 +119,6 @@ def control_missing() -> str | None:
     return rabbitmq_missing()
 
 
-def in_ci() -> bool:
-    """In CI a missing tool is a failure, not a skip."""
-    return os.environ.get("CI", "").lower() == "true"
-
-
 @contextlib.contextmanager
 def jackalope_pool(tls: TlsFiles, directory: Path, settings: Sequence[str] = ()) -> Iterator[Pool]:
     """A Jackalope with the pool's vhosts: of this checkout, or what JACKALOPE_COMMAND starts (`jackalope serve`).

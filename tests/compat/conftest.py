@@ -6,7 +6,8 @@ from pathlib import Path
 import pika
 import pytest
 import trustme
-from compat_brokers import Pool, Target, control_missing, in_ci, jackalope_pool, rabbitmq_pool
+from compat_brokers import Pool, Target, control_missing, jackalope_pool, rabbitmq_pool
+from needed import need
 from waiting import HANG_S
 
 from tools.bench import control, kafka_control
@@ -44,10 +45,7 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 @pytest.fixture(scope="session")
 def rabbitmq(tls_files: TlsFiles) -> Iterator[Pool]:
     """The control, started once a session; a skip with its reason where it cannot run, a failure in CI."""
-    if (reason := control_missing()) is not None:
-        if in_ci():
-            pytest.fail(f"the control cannot run: {reason}")
-        pytest.skip(f"the control cannot run: {reason}")
+    need(control_missing())
     with rabbitmq_pool(tls_files) as pool:
         yield pool
 
@@ -55,10 +53,7 @@ def rabbitmq(tls_files: TlsFiles) -> Iterator[Pool]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Broker]:
     """Apache Kafka, started once a session; a skip with its reason where it cannot run, a failure in CI."""
-    if (reason := kafka_missing()) is not None:
-        if in_ci():
-            pytest.fail(f"the Kafka control cannot run: {reason}")
-        pytest.skip(f"the Kafka control cannot run: {reason}")
+    need(kafka_missing())
     with running_kafka() as broker:
         yield broker
 

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from compat_brokers import Target, in_ci
+from compat_brokers import Target
+from needed import need
 from waiting import HANG_S, wait_until
 
 TOOLS = ("amqp-publish", "amqp-consume", "amqp-get", "amqp-declare-queue", "amqp-delete-queue")
@@ -15,10 +16,7 @@ TOOLS = ("amqp-publish", "amqp-consume", "amqp-get", "amqp-declare-queue", "amqp
 @pytest.fixture(autouse=True)
 def _tools() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing and in_ci():
-        pytest.fail(f"missing (Debian: apt-get install amqp-tools): {missing}")
-    if missing:
-        pytest.skip(f"missing (Debian: apt-get install amqp-tools): {missing}")
+    need(f"missing (Debian: apt-get install amqp-tools): {missing}" if missing else None)
 
 
 def tool(broker: Target, name: str, *arguments: str, stdin: bytes = b"", status: int = 0) -> bytes:

@@ -33,15 +33,15 @@ def name() -> str:
     return f"client-stream-{next(NUMBERS)}"
 
 
-def need(*commands: str) -> None:
-    """Skip where one of them is not there."""
+def skip_without(*commands: str) -> None:
+    """Skip where a command is not there, in CI as well: `tools/dev/debian-tools` installs neither node nor javac."""
     for command in commands:
         if shutil.which(command) is None:
             pytest.skip(f"{command} is not on the path")
 
 
 def fetch(*command: str) -> None:
-    """Skip where the client cannot be fetched."""
+    """Skip where the client cannot be fetched, in CI as well: a registry that is away says nothing of the broker."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     if done.returncode:
         pytest.skip(f"{command[0]}: {(done.stdout + done.stderr)[-300:]}")
@@ -50,7 +50,7 @@ def fetch(*command: str) -> None:
 @pytest.fixture(scope="session")
 def jars() -> str:
     """The class path of RabbitMQ's Java client."""
-    need("java", "javac", "mvn")
+    skip_without("java", "javac", "mvn")
     for one in JARS:
         if not (CACHE / "-".join(one.split(":")[1:])).with_suffix(".jar").exists():
             target = f"-DoutputDirectory={CACHE}"
@@ -61,7 +61,7 @@ def jars() -> str:
 @pytest.fixture(scope="session")
 def modules() -> str:
     """Where node finds amqplib."""
-    need("node", "npm")
+    skip_without("node", "npm")
     if not (CACHE / "node_modules" / "amqplib").exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         fetch("npm", "install", "--no-audit", "--no-fund", "--prefix", str(CACHE), AMQPLIB)

@@ -138,7 +138,11 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     export = {
         "rabbit_version": "3.10.8",
         "vhosts": [{"name": "/"}, "shop"],
-        "users": [{"name": "app", "password_hash": "x", "hashing_algorithm": "md5"}, {"tags": 3}],
+        "users": [
+            {"name": "app", "password_hash": "x", "hashing_algorithm": "md5"},
+            {"tags": 3},
+            {"name": "odd", "password_hash": "x", "hashing_algorithm": 5},
+        ],
         "permissions": [{"user": "app", "vhost": "/"}, {"user": "no", "vhost": "where"}, {"vhost": 3}],
         "topic_permissions": {"user": "app"},
         "queues": [{"name": 7, "vhost": "nope"}, {"name": "q", "vhost": "/"}, 5],
@@ -151,6 +155,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         "vhosts[1]: expected an object",
         "users[0]: md5 is not accepted, only rabbit_password_hashing_sha256 and rabbit_password_hashing_sha512",
         "users[1]: 'name' must be a string",
+        "users[2]: 'hashing_algorithm' must be a string",
         "permissions[1]: no vhost 'where' in this file",
         "permissions[1]: no user 'no' in this file",
         "permissions[2]: 'vhost' must be a string",

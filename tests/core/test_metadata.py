@@ -191,7 +191,7 @@ def test_a_mirror_has_the_same(seed):
 
         def follow(revision, changes):
             revisions.append(revision)
-            for key, value in [(change.key, change.value) for change in changes if change.kept]:
+            for key, value in [change.entry for change in changes if change.kept]:
                 mirror.metadata.commit([change_of(key, value, other.store.catalog)], (), lambda _: None)
 
         world.broker.metadata.subscribe(follow)

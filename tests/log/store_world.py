@@ -20,12 +20,25 @@ from protocol.kafka.compression import open_batch, packed, without
 from protocol.kafka.records import ZSTD, render_record
 
 
-def run_checkpoint(store):
-    """All of its steps, each in a frame of its own."""
-    for job in checkpoint.Checkpoint(store).steps():
+def run_checkpoint(store, fail_at=None, *, done=False):
+    """Its steps, each in a frame of its own; given up at a job if `fail_at` says so, before or when it is `done`.
+
+    Returns whether it ended.
+    """
+    steps = checkpoint.Checkpoint(store).steps()
+    jobs = 0
+    for job in steps:
         if job is not None:
+            if jobs == fail_at and not done:
+                steps.close()
+                return False
             job()
+            if jobs == fail_at:
+                steps.close()
+                return False
+            jobs += 1
         store.flush()
+    return True
 
 
 class Model:

@@ -1,6 +1,5 @@
 """Which files are there after a checkpoint: those that are in use and no others, however the ones before it ended."""
 
-import itertools
 import random
 
 import pytest
@@ -9,7 +8,7 @@ from sim_disk import SimDisk
 from broker.log import checkpoint
 from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
-from tests.log.store_world import read_all
+from tests.log.store_world import read_all, run_checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_limits")
 
@@ -19,7 +18,6 @@ class Case:
 
     def __init__(self):
         self.disk = SimDisk(random.Random(1).randrange)
-        self.uuids = itertools.count(1)
         self.open()
         store = self.store
         self.growing, self.drained, self.dropped = (store.create_log(durable=True) for _ in range(3))
@@ -35,7 +33,7 @@ class Case:
         store.flush()
 
     def open(self):
-        self.store = open_store(self.disk, lambda: next(self.uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
 
     def append(self, log, count):
         for _ in range(count):
@@ -43,21 +41,7 @@ class Case:
         self.store.flush()
 
     def checkpoint(self, fail_at=None, *, done=False):
-        """Run one; given up at a job if `fail_at` says so, before or when it is `done`. Returns whether it ended."""
-        steps = checkpoint.Checkpoint(self.store).steps()
-        jobs = 0
-        for job in steps:
-            if job is not None:
-                if jobs == fail_at and not done:
-                    steps.close()
-                    return False
-                job()
-                if jobs == fail_at:
-                    steps.close()
-                    return False
-                jobs += 1
-            self.store.flush()
-        return True
+        return run_checkpoint(self.store, fail_at, done=done)
 
     def only_what_is_in_use(self):
         store = self.store

@@ -14,7 +14,7 @@ from broker.log.disk import RealDisk
 from broker.log.errors import Corrupt
 from broker.log.recovery import open_store
 from protocol.kafka.records import parse_header, render_record
-from tests.log.store_world import seen
+from tests.log.store_world import run_checkpoint, seen
 
 pytestmark = pytest.mark.usefixtures("no_syncs")
 
@@ -203,10 +203,7 @@ def with_checkpoint(tmp_path, monkeypatch):
     large.settle(BATCH_RECORDS, 2 * BATCH_RECORDS)
     large.settle(1, 2)
     store.flush()
-    for job in checkpoint.Checkpoint(store).steps():
-        if job is not None:
-            job()
-        store.flush()
+    run_checkpoint(store)
     append(small, [b"behind"])
     store.flush()
     expected = contents(store)
@@ -220,19 +217,27 @@ def only(directory, start):
     return name
 
 
+def ends(original):
+    """(size, the file cut short there), for each."""
+    return ((size, original[:size]) for size in range(len(original)))
+
+
+def each_is_refused(directory, name, damages):
+    """A start refuses the file with each of the damages, and changes nothing."""
+    for position, damaged in damages:
+        directory.restore(name, damaged)
+        with pytest.raises(Corrupt):
+            directory.contents()
+        assert (directory.root / name).read_bytes() == damaged, f"evidence at {position} was changed"
+
+
 def test_a_damaged_checkpoint_is_refused(checkpointed):
     """A bit anywhere, and an end anywhere; nothing of it may look like a torn tail."""
     directory, expected = checkpointed
     name = only(directory, "checkpoint-")
     original = directory.originals[name]
     assert directory.contents() == expected
-    for position, damaged in itertools.chain(
-        flips(original), ((size, original[:size]) for size in range(len(original)))
-    ):
-        directory.restore(name, damaged)
-        with pytest.raises(Corrupt):
-            directory.contents()
-        assert (directory.root / name).read_bytes() == damaged, f"evidence at {position} was changed"
+    each_is_refused(directory, name, itertools.chain(flips(original), ends(original)))
 
 
 def test_a_segment_that_is_too_short_is_refused(checkpointed):
@@ -240,10 +245,7 @@ def test_a_segment_that_is_too_short_is_refused(checkpointed):
     directory, expected = checkpointed
     name = only(directory, "logs/")
     original = directory.originals[name]
-    for size in range(len(original)):
-        directory.restore(name, original[:size])
-        with pytest.raises(Corrupt):
-            directory.contents()
+    each_is_refused(directory, name, ends(original))
     directory.restore(name, original + b"behind what the checkpoint promised")
     assert directory.contents() == expected
 
@@ -253,23 +255,15 @@ def test_a_sealed_file_or_an_index_that_is_too_short_is_refused(sealed, start):
     """Wherever it ends."""
     directory, expected = sealed
     name = only(directory, start)
-    original = directory.originals[name]
     assert directory.contents() == expected
-    for size in range(len(original)):
-        directory.restore(name, original[:size])
-        with pytest.raises(Corrupt):
-            directory.contents()
+    each_is_refused(directory, name, ends(directory.originals[name]))
 
 
 def test_a_flipped_bit_in_an_index_is_refused(sealed):
     """Anywhere in it; nothing is changed."""
     directory, _ = sealed
     name = only(directory, "journal/00000000000000000000-00001.index")
-    for position, damaged in flips(directory.originals[name]):
-        directory.restore(name, damaged)
-        with pytest.raises(Corrupt):
-            directory.contents()
-        assert (directory.root / name).read_bytes() == damaged, f"evidence at {position} was changed"
+    each_is_refused(directory, name, flips(directory.originals[name]))
 
 
 def test_a_flipped_bit_in_a_sealed_file_is_told_or_harmless(sealed):

@@ -9,6 +9,7 @@ from broker.log import checkpoint
 from broker.log.errors import OutOfPlace, Uncommitted
 from broker.log.recovery import open_store
 from protocol.kafka.records import CorruptBatch, encode_batch, render_record
+from tests.log.store_world import run_checkpoint
 
 
 class Port:
@@ -195,13 +196,6 @@ def test_what_follows_from_a_shipment_is_the_same_log(disk):
     assert follower.epochs.starts == leader.epochs.starts
     ends = [log.settled.count(0, leader.next_offset) for log in (leader, follower)]
     assert ends[0] == ends[1] > 0
-
-
-def run_checkpoint(store):
-    for job in checkpoint.Checkpoint(store).steps():
-        if job:
-            job()
-        store.flush()
 
 
 @pytest.mark.parametrize("when", ["before", "in", "after"])

@@ -1,6 +1,5 @@
 """Segments of which little is left are written anew: what is in them stays, the disk is given back."""
 
-import itertools
 import random
 
 import pytest
@@ -19,7 +18,6 @@ class Case:
 
     def __init__(self):
         self.disk = SimDisk(random.Random(1).randrange)
-        self.uuids = itertools.count(1)
         self.open()
         self.log = self.store.create_log(durable=True)
         self.log.layout = COMPACTED
@@ -28,7 +26,7 @@ class Case:
         self.settle(0, 96)
 
     def open(self):
-        self.store = open_store(self.disk, lambda: next(self.uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
 
     def restart(self):
         self.disk.kill()

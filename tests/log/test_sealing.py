@@ -1,7 +1,6 @@
 """Sealed files: what stays where the journal has written it, how the disk follows, and what is found again."""
 
 import errno
-import itertools
 import random
 
 import pytest
@@ -13,7 +12,7 @@ from broker.log.recovery import open_store
 from broker.log.sealed import SealedFile
 from broker.log.segment import Segment
 from protocol.kafka.records import render_record
-from tests.log.store_world import COMPACTED, read_all
+from tests.log.store_world import COMPACTED, read_all, run_checkpoint
 
 RUN = 40_000
 """Octets of a message here, a run of its own."""
@@ -24,11 +23,10 @@ class Case:
 
     def __init__(self):
         self.disk = SimDisk(random.Random(1).randrange)
-        self.uuids = itertools.count(1)
         self.open()
 
     def open(self):
-        self.store = open_store(self.disk, lambda: next(self.uuids).to_bytes(16, "big"))
+        self.store = open_store(self.disk, self.disk.new_uuid)
 
     def restart(self):
         self.store.flush()
@@ -45,21 +43,7 @@ class Case:
             self.store.flush()
 
     def checkpoint(self, fail_at=None, *, done=False):
-        """Run one; given up at a job if `fail_at` says so, before or when it is `done`. Returns whether it ended."""
-        steps = checkpoint.Checkpoint(self.store).steps()
-        jobs = 0
-        for job in steps:
-            if job is not None:
-                if jobs == fail_at and not done:
-                    steps.close()
-                    return False
-                job()
-                if jobs == fail_at:
-                    steps.close()
-                    return False
-                jobs += 1
-            self.store.flush()
-        return True
+        return run_checkpoint(self.store, fail_at, done=done)
 
     @property
     def size(self):
@@ -301,7 +285,7 @@ def test_one_that_was_emptied_and_given_up_may_be_kept(monkeypatch):
 def test_a_log_is_truncated_while_its_batches_are_planned(monkeypatch):
     """At any pause: another segment is the last one then, and what stays lies behind it."""
     monkeypatch.setattr(checkpoint, "SLICE_ITEMS", 1)
-    for pause in range(12):
+    for pause in range(14):
         case = Case()
         log, other = case.logs(2)
         for count in (3, 10, 3):
@@ -420,6 +404,8 @@ def test_a_file_that_cannot_be_emptied_stays(code, monkeypatch):
     assert failed
     assert file.base in case.store.sealed
     assert [read_all(log) for log in (one, two, three)] == before
+    case.checkpoint()
+    assert (file.base in case.store.sealed) == (code == errno.EIO), "only what may work is tried again"
     assert after_restart(case, [one, two, three])
 
 
@@ -466,10 +452,23 @@ def test_damage_is_a_gap():
     case.append(log, 10)
     case.checkpoint()
     place = log.extents[4]
-    case.store.flush()
-    case.disk.power_cut()
-    case.disk.files[place.source.name].data[place.position + 300] ^= 1
-    case.open()
-    log = case.store.logs[log.number]
+    flip(case, place)
+    (log,) = case.restart()
     assert sorted(read_all(log)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [(gap.first, gap.end, gap.place) for gap in log.lost] == [(4, 5, place.source.name)]
+
+
+def test_a_damaged_file_of_a_compacted_log_stays_and_asks_for_nothing():
+    """Else an idle broker would make one checkpoint after another."""
+    case = Case()
+    log, other = case.logs(2)
+    case.append(log, 10)
+    case.append(other, 10)
+    case.checkpoint()
+    flip(case, log.extents[4])
+    assert len(read_all(log)) == 9
+    log.layout, log.has_waste = COMPACTED, True
+    case.store.flush()
+    case.checkpoint()
+    assert kinds(log).count(SealedFile) == 9
+    assert not case.store.has_dead_segments

@@ -11,6 +11,7 @@ from sim_disk import SimDisk
 from broker.log import checkpoint, extents, sealing
 from broker.log.recovery import open_store
 from protocol.kafka.records import render_record
+from tests.log.store_world import run_checkpoint
 
 LIVES = int(os.environ.get("JACKALOPE_TRUNCATION_LIVES", "60"))
 
@@ -34,10 +35,7 @@ class Run:
         return [header.base_offset for header, _, _ in self.log.read(0)]
 
     def checkpoint(self):
-        for job in checkpoint.Checkpoint(self.store).steps():
-            if job:
-                job()
-            self.store.flush()
+        run_checkpoint(self.store)
 
     def restart(self):
         self.disk.power_cut()

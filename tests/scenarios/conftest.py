@@ -1,10 +1,10 @@
 """The example's broker, and its control: the same topology, users and permissions on Jackalope and on RabbitMQ."""
 
-import os
 from pathlib import Path
 
 import pytest
 import yaml
+from needed import need
 
 from tools.bench.control import rabbitmq_missing, running_jackalope, running_rabbitmq
 
@@ -54,9 +54,6 @@ def shop(request):
         with running_jackalope("-c", str(TOPOLOGY)) as broker:
             yield broker
         return
-    if (reason := rabbitmq_missing()) is not None:
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(f"the control cannot run: {reason}")
-        pytest.skip(f"the control cannot run: {reason}")
+    need(rabbitmq_missing())
     with running_rabbitmq(definitions=definitions(yaml.safe_load(TOPOLOGY.read_text()))) as broker:
         yield broker

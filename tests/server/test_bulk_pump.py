@@ -1,4 +1,4 @@
-"""The pump of machines that move much: what is on `out` goes, whatever the socket takes at a time."""
+"""The pump of machines that move much: what is in the outbox goes, whatever the socket takes at a time."""
 
 import os
 import select

@@ -123,7 +123,7 @@ def test_octets_that_wait_to_be_read_do_not_either(pair):
 
 
 def test_nothing_is_said_behind_the_end(pair):
-    """What a machine puts on `out` later is dropped, in plain text above all."""
+    """What a machine puts into its outbox later is dropped, in plain text above all."""
     pump, peer = pair
     peer.sendall(b"connection.close")
     turn(pump)

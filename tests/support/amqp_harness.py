@@ -250,7 +250,7 @@ class Transport:
         self.closed = True
 
     def flush(self):
-        """The test reads `out` itself."""
+        """The test reads the outbox itself."""
 
     def resume(self):
         """Nothing was paused."""

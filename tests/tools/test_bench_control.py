@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from needed import need
 from waiting import HANG_S, wait_until
 
 from tools.bench.control import BrokerStartError, rabbitmq_missing, running_jackalope, running_rabbitmq
@@ -18,8 +19,7 @@ pytestmark = pytest.mark.control
 
 @pytest.fixture(scope="module")
 def control():
-    if (reason := rabbitmq_missing()) is not None and not os.environ.get("CI"):
-        pytest.skip(reason)
+    need(rabbitmq_missing())
     with running_rabbitmq() as broker:
         yield broker
 
@@ -83,8 +83,7 @@ def test_runs_leave_nothing_behind(control):
 
 def test_nothing_outlives_the_control():
     """All processes, the EPMD included, and the directory are gone afterwards, and the port is closed."""
-    if (reason := rabbitmq_missing()) is not None and not os.environ.get("CI"):
-        pytest.skip(reason)
+    need(rabbitmq_missing())
     before = set(descendants(os.getpid()))
     with running_rabbitmq() as broker:
         started = set(descendants(os.getpid())) - before

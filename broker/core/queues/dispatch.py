@@ -175,9 +175,8 @@ class Serving:
         self.yielding: Consumer | None = None  # Was the single active one, and has deliveries that are not settled.
         self.dirty = False
         self.hungry = True
-        self.returning_count = (
-            0  # Returns in progress: nothing is handed out before they are complete, or order is lost.
-        )
+        self.returning_count = 0
+        """Returns in progress: nothing is handed out before they are complete, or order is lost."""
 
     def wake(self) -> None:
         """A consumer may have capacity again."""

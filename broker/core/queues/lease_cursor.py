@@ -181,10 +181,6 @@ class LeaseCursor:
         self.leased_count += len(pairs)
         return [message for _, message in pairs], [offset for offset, _ in pairs]
 
-    def end(self, count: int) -> None:
-        """`count` leases ended for good: acknowledged, rejected without requeue, or delivered without one."""
-        self.leased_count -= count
-
     def release(self, leases: Iterable[tuple[int, Message]]) -> int:
         """Leases (offset, message) come back to their places; returns how many."""
         leases = sorted(leases)

@@ -82,7 +82,7 @@ class PriorityCursor(LeaseCursor):
             if level.head or level.returned:
                 messages, offsets = take(level)
                 if messages:
-                    level.end(len(messages))  # Counted here instead.
+                    level.leased_count -= len(messages)  # Counted here instead.
                     self.leased_count += len(messages)
                     self._note()
                     return messages, offsets
@@ -94,7 +94,7 @@ class PriorityCursor(LeaseCursor):
         found = []
         for level in self._levels.values():
             some = level.take_each(offsets)
-            level.end(len(some))  # Counted here instead.
+            level.leased_count -= len(some)  # Counted here instead.
             found += some
         self.leased_count += len(found)
         return sorted(found)

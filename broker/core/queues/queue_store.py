@@ -6,11 +6,13 @@ and leases), the log behind it (`core.queues.backlog`) and the gauge that says w
 
 | who | asks for |
 |---|---|
-| `core.queues.queue` | `enqueue`, `append_alone`, `settle`, `release`, `purge`, `recover`, `close` |
+| `core.queues.queue` | `enqueue`, `append_alone` (then `let_in` or `pass_by`), `settle`, `settle_one`, `release`, |
+| | `watch`, `purge`, `recover`, `close` |
 | `core.queues.dispatch` | `take`, `settle` (no-ack), `load`, `is_low`, `must_load`; whether `cursor` has anything |
 | `core.queues.limits`, `core.queues.expiry` | counts, scans, leases out of the middle; `Limits` is the `Watcher` |
 | `core.queues.at_least_once` | `settle`, `read_each`, `keeps` |
-| `core.vhosts.replay`, `core.vhosts.redelivery` | reads: `ready_messages`, `scan`, `read_each`, `scan_kept` |
+| `core.vhosts.replay`, `core.vhosts.redelivery` | reads: `ready_messages`, `scan`, `read_each`, `scan_kept`; |
+| | a replay of dead letters leases and ends: `take_each`, `settle` |
 
 A log that cannot be read stops its queue (`broken`), whose owner is told, but not the broker.
 """

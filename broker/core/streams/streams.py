@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core import arguments as checks
-from broker.core.metadata import Proposal, at_once
+from broker.core.metadata import NOTHING, Proposal, at_once
 from broker.core.streams import declaration
 from broker.core.streams.position import Decoded
 from broker.core.streams.stream import Stream
@@ -103,7 +103,7 @@ class Streams:
             declaration.check(arguments, place)
         if found is not None:
             declaration.check_equivalent(found.topic, vhost.name, arguments)
-            return Proposal((), (), None)
+            return NOTHING
         vhost.unbinding.check("queue", name)
         if vhost.topics is None:
             raise PreconditionFailed(f"invalid arg 'x-queue-type' {place}: a stream needs a data directory")

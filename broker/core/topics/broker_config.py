@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from broker.core import catalog
-from broker.core.metadata import Change, Found, Guard, MetadataStore, Proposal
+from broker.core.metadata import NOTHING, Change, Found, Guard, MetadataStore, Proposal
 from broker.core.topics.config import KEYS, LONG_MAX, Key, long_key
 from broker.core.topics.errors import TopicRefused
 from protocol.kafka.errors import ErrorCode
@@ -120,7 +120,7 @@ class BrokerConfig:
         """All that a scope has. Raises TopicRefused 42."""
         kept = self.check(overrides)
         if kept == self._overrides[scope]:
-            return Proposal((), (), None)
+            return NOTHING
         change = Change(catalog.BROKER_CONFIG, (self._vhost, scope), {}, kept, gone=not kept)
         found: Found = "present" if self._overrides[scope] else "absent"
         return Proposal((change,), (Guard(change.kind, change.names, found, self._metadata.revision),), None)

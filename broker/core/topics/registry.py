@@ -192,6 +192,7 @@ class Topics(TopicProposing):
             )
             self._add(topic)
         elif change.arguments != topic.overrides:
+            # Else it only grows: new defaults are followed by `follow_defaults`, which writes where partitions begin.
             topic.configure(change.arguments)
         new = logs[len(topic.partitions) :]
         if new:
@@ -262,7 +263,9 @@ class Topics(TopicProposing):
         whoever decides about definitions."""
         logs = [partition.log.uuid for partition in topic.partitions]
         change = self.definition(topic, topic.overrides, logs, starts_of(topic) if topic.config.compact else [])
-        self.store.put(change.key, catalog.value(change.known, change.arguments))
+        key, value = change.entry
+        assert value is not None  # It is no deletion.
+        self.store.put(key, value)
 
     def _appended(self, partition: Partition, size: int) -> None:
         """A batch of `size` octets came in."""

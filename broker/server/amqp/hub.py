@@ -14,11 +14,20 @@ from broker.server.ticker import TICK_MS
 from protocol.amqp.frames import HEARTBEAT_FRAME
 
 if TYPE_CHECKING:
+    from broker.server.amqp.channel import Channel
     from broker.server.amqp.connection import Connection
+    from broker.server.amqp.delivery import Consumer
     from broker.server.amqp.reply_to import ReplySink
     from broker.server.auth import LoginRefused
     from broker.server.hub import Hub
     from broker.server.log_lines import LogLines
+    from broker.server.shown import ShownChannel, ShownConnection, ShownConsumer
+
+    def _shown(
+        connection: Connection, channel: Channel, consumer: Consumer
+    ) -> tuple[ShownConnection, ShownChannel, ShownConsumer]:
+        return connection, channel, consumer  # So that mypy holds `server.shown` to them.
+
 
 log = logging.getLogger("jackalope.amqp")
 

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from broker.core.groups.values import Fetched, GroupListing, MemberDescription, State
+from broker.core.scheduler import SLICE_UNITS
 from broker.server.kafka.handlers import Steps, each, each_partition, handles
 from broker.server.kafka.rights import operations
 from protocol.kafka.apis.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
@@ -56,7 +57,6 @@ ALL_SINCE = 2
 CLASSIC = "classic"
 FIND_UNITS, LIST_UNITS, DESCRIBE_UNITS, DELETE_UNITS, OFFSET_UNITS = 10, 5, 50, 100, 10
 """What one group, or one offset, costs."""
-GROUPS_AT_ONCE = 100
 
 
 @handles(10)
@@ -228,10 +228,15 @@ def on_offset_fetch(connection: KafkaConnection, slot: Slot, request: OffsetFetc
     if slot.header.api_version >= GROUPS_VERSION:
         groups = []
         by_id = {one.group_id: one for one in request.groups}  # Each once: one may have offsets by the thousand.
-        for number, one in enumerate(by_id.values(), 1):
-            groups.append((yield from _fetch_group(connection, one, stable=request.require_stable)))
-            if number % GROUPS_AT_ONCE == 0:
-                yield GROUPS_AT_ONCE * FIND_UNITS
+        spent = 0
+        for one in by_id.values():
+            found = yield from _fetch_group(connection, one, stable=request.require_stable)
+            groups.append(found)
+            # What made a slice of a group's offsets was yielded there, but for the last.
+            spent += FIND_UNITS + min(sum(len(topic.partitions) for topic in found.topics) * OFFSET_UNITS, SLICE_UNITS)
+            if spent >= SLICE_UNITS:
+                yield spent
+                spent = 0
         hub.answer_when_durable(slot, OffsetFetchResponse(groups=groups))
         return
     topics = None

@@ -110,7 +110,7 @@ def on_metadata(connection: KafkaConnection, slot: Slot, request: MetadataReques
             found.append(topic)
         else:
             answer = yield from _describe(connection, topic)
-            spent += len(answer.partitions) % SLICE_UNITS
+            spent += min(len(answer.partitions), SLICE_UNITS)  # `_describe` has yielded all but the last slice.
             if with_operations:
                 answer.topic_authorized_operations = operations(connection, topic.name, "topic")
                 spent += OPERATIONS_UNITS

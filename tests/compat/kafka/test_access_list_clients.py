@@ -4,7 +4,6 @@ import contextlib
 import subprocess
 
 import pytest
-from compat_brokers import in_ci
 from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import (
     AclBinding,
@@ -27,6 +26,7 @@ from kafka.admin import (
     ResourcePatternFilter,
 )
 from kafka.admin import ResourceType as KpResourceType
+from needed import need
 from waiting import HANG_S
 
 from tools.bench.control import running_jackalope
@@ -45,8 +45,7 @@ users:
 @pytest.fixture(scope="module")
 def guarded_kafka():
     """An Apache Kafka that has access lists, and lets who has not logged in change them."""
-    if (reason := kafka_missing()) is not None:
-        (pytest.fail if in_ci() else pytest.skip)(reason)
+    need(kafka_missing())
     with running_kafka(AUTHORIZER) as broker:
         yield broker
 
@@ -104,8 +103,7 @@ def test_kafka_python(guarded, topic):
 
 def test_kafka_acls(guarded, topic):
     """Apache Kafka's own tool: what a producer and a consumer need, listed and removed."""
-    if (reason := kafka_missing()) is not None:
-        (pytest.fail if in_ci() else pytest.skip)(reason)
+    need(kafka_missing())
 
     def tool(*words):
         command = [

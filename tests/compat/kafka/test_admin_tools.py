@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
+from needed import need
 from waiting import HANG_S
 
 from tools.bench.control import BrokerStartError
@@ -20,12 +21,11 @@ CONFIGS = "kafka.admin.ConfigCommand"
 @pytest.fixture(scope="session")
 def jars():
     """Where Kafka's jars are."""
-    if (reason := kafka_missing()) is not None:
-        pytest.skip(reason)
+    need(kafka_missing())
     try:
         return fetch_kafka()
     except BrokerStartError as error:
-        pytest.skip(str(error))
+        need(str(error))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka import KafkaConsumer
+from needed import need
 from waiting import HANG_S
 
 from tools.bench.kafka_control import fetch_kafka, kafka_missing
@@ -84,7 +85,7 @@ def test_aiokafka_reads_it(servers, filled):
 def test_kafka_python_reads_it(request, servers, filled):
     """All of it, in order."""
     if "snappy" in request.node.name:
-        pytest.skip("kafka-python wants another library for snappy")
+        pytest.skip("kafka-python imports python-snappy, which is not among the requirements")
     reader = KafkaConsumer(
         filled, bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=HANG_S * 1000,
         check_crcs=True,
@@ -96,8 +97,7 @@ def test_kafka_python_reads_it(request, servers, filled):
 
 def test_kcat_reads_it(servers, filled):
     """All of it, in order."""
-    if shutil.which("kcat") is None:
-        pytest.skip("missing (Debian: apt-get install kcat)")
+    need(None if shutil.which("kcat") else "missing (Debian: apt-get install kcat)")
     done = subprocess.run(
         ("kcat", "-b", servers, "-C", "-t", filled, "-e", "-q"),
         capture_output=True,
@@ -111,8 +111,7 @@ def test_kcat_reads_it(servers, filled):
 @pytest.mark.control
 def test_java_reads_it(servers, filled):
     """Kafka's own console consumer."""
-    if (reason := kafka_missing()) is not None:
-        pytest.skip(reason)
+    need(kafka_missing())
     done = subprocess.run(
         ("java", "-cp", f"{fetch_kafka()}/*", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server",
          servers, "--topic", filled, "--from-beginning", "--max-messages", str(COUNT)),

@@ -11,7 +11,6 @@ import pytest
 import trustme
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError as AioKafkaError
-from compat_brokers import in_ci
 from confluent_kafka import KafkaError as KafkaErrorCode
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
@@ -24,6 +23,7 @@ from confluent_kafka.admin import (
 )
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
+from needed import need
 from waiting import HANG_S, wait_until
 
 from tools.bench.control import running_jackalope
@@ -97,8 +97,7 @@ def test_librdkafka(locked, tls_files, protocol, mechanism):
 @EACH
 def test_kcat(locked, mechanism):
     """Debian's kcat too, whose librdkafka 2.0 says its nonce twice under SCRAM."""
-    if shutil.which("kcat") is None:
-        (pytest.fail if in_ci() else pytest.skip)("missing (Debian: apt-get install kcat)")
+    need(None if shutil.which("kcat") else "missing (Debian: apt-get install kcat)")
     login = ("-X", "security.protocol=SASL_PLAINTEXT", "-X", f"sasl.mechanism={mechanism}", "-X", "sasl.username=alice")
 
     def asked(password, wait_s):
@@ -181,8 +180,7 @@ def test_librdkafka_sets_credentials(locked, tls_files):
 
 def test_java_tools(locked, tmp_path):
     """Apache Kafka's own: topics by a SCRAM login, and kafka-configs, which gives a user credentials."""
-    if (reason := kafka_missing()) is not None:
-        (pytest.fail if in_ci() else pytest.skip)(reason)
+    need(kafka_missing())
 
     def tool(name, *words, login=("alice", "wonder", "SCRAM-SHA-512")):
         user, password, mechanism = login

@@ -8,9 +8,9 @@ import time
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from compat_brokers import in_ci
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from needed import need
 from waiting import HANG_S, SLOWNESS, wait_until
 
 from tools.bench.kafka_control import fetch_kafka, kafka_missing
@@ -19,12 +19,6 @@ STANDSTILL_S = 30 * SLOWNESS
 """A reader that gets nothing for so long, though there is something, has stopped fetching: kafka-python 3.0.12 does so
 now and then on a busy machine, also with Apache Kafka, whatever it is sent. Another one takes its place."""
 STANDSTILLS_MAX = 5
-
-
-def need(reason):
-    """A missing tool is a skip, and a failure in CI."""
-    if reason is not None:
-        (pytest.fail if in_ci() else pytest.skip)(reason)
 
 
 def run(*words, stdin=""):

@@ -1,7 +1,6 @@
 """The store of a queue by itself: no consumers, no rules, somebody who watches and somebody who is told of trouble."""
 
 import gc
-import itertools
 import weakref
 
 import pytest
@@ -75,8 +74,8 @@ def numbers(messages):
 @pytest.fixture
 def logs():
     """Where logs are made."""
-    uuids = itertools.count(1)
-    return open_store(SimDisk(lambda n: 0), lambda: next(uuids).to_bytes(16, "big"))
+    disk = SimDisk(lambda n: 0)
+    return open_store(disk, disk.new_uuid)
 
 
 @pytest.fixture(params=["memory", "log"])

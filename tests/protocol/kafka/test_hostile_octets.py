@@ -91,7 +91,7 @@ def test_noise(which, octets):
     try:
         read_request(body_after_header(*which, octets))
     except MalformedRequest:
-        pass
+        pass  # Refused is one of the two answers; any other exception fails the test.
     else:
         assert read_request(body_after_header(*which, octets))[0][:2] == which
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from amqp_harness import World, publish
 
-from broker.server.amqp.routes import MISSES_PER_ENTRY, RouteCache
+from broker.server.amqp.routes import MISSES_PER_ENTRY, Route, RouteCache
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def test_it_forgets_when_an_epoch_has_moved():
     """Of the vhost or of the permissions, routes and ports alike; the same epochs once more change nothing."""
     cache = RouteCache()
     for epochs in ((1, 0), (1, 1), (2, 1)):
-        cache.entries.clear()
+        route = cache.entries[b"x"] = Route(b"x", None, (), b"", 0)
         cache.ports[b"x"] = None
         cache.check(*epochs)
-        assert cache.ports == {}
-        cache.ports[b"x"] = None
+        assert (cache.entries, cache.ports) == ({}, {})
+        cache.entries[b"x"], cache.ports[b"x"] = route, None
         cache.check(*epochs)
-        assert cache.ports == {b"x": None}
+        assert (cache.entries, cache.ports) == ({b"x": route}, {b"x": None})
 
 
 def test_a_cache_that_has_overflowed_learns_slowly(world, client):

@@ -3,8 +3,9 @@
 import pytest
 from kafka_wire import batch
 from kafka_world import KafkaWorld, made
-from steps import assert_short_steps
+from steps import StepCounter, assert_short_steps
 
+from broker.core.scheduler import SLICE_UNITS
 from broker.server.kafka import handlers
 from broker.server.kafka.slot import Slot
 from protocol.kafka.headers import read_request
@@ -145,6 +146,45 @@ def test_a_request_for_very_many(name, version, fields):
         assert counter.lines_worst < NAMING_LINES * COUNT
 
     assert_short_steps(scenario)
+
+
+def longest_step(world, client, name, version, **fields):
+    """The lines of the longest step of an answer."""
+    counter = StepCounter()
+    request = read_request(memoryview(client.frame(name, version, **fields))[4:])
+    slot = Slot(client.machine, request[0])
+    client.machine.slots.append(slot)
+    world.kafka.answer_when_durable = lambda *_: None
+    steps = handlers.handler_of(slot.header.api_key)(client.machine, slot, request[1])
+    ended = []
+    while not ended:
+        counter.run(lambda: next(steps, None) is None and ended.append(True))
+    return counter.lines_worst
+
+
+@pytest.mark.parametrize("count", [SLICE_UNITS - 1, SLICE_UNITS, 2 * SLICE_UNITS])
+def test_topics_that_fill_a_slice_each(count):
+    """What one of them has left over counts for the next."""
+    world = KafkaWorld(auto_create_topics=False)
+    for number in range(9):
+        world.broker.vhosts["/"].topics.create(f"wide-{number}", count, {})
+    assert longest_step(world, world.client(), "Metadata", 9, topics=None) < 2.5 * 13 * SLICE_UNITS
+
+
+def test_groups_that_fill_a_slice_each():
+    """The offsets of many groups, each less than a slice."""
+    world = KafkaWorld(auto_create_topics=False)
+    client = world.client()
+    world.broker.vhosts["/"].topics.create("wide", 99, {})
+    names = [f"g{number}" for number in range(60)]
+    offset = made("OffsetCommit", "topics.partitions")
+    offsets = [offset(partition_index=index, committed_offset=0, committed_metadata="") for index in range(99)]
+    committed = [made("OffsetCommit", "topics")(name="wide", partitions=offsets)]
+    for name in names:
+        client.ask("OffsetCommit", 8, group_id=name, generation_id_or_member_epoch=-1, topics=committed)
+    groups = [made("OffsetFetch", "groups")(group_id=name, topics=None) for name in names]
+    one = longest_step(world, client, "OffsetFetch", 8, groups=groups[:1])
+    assert longest_step(world, client, "OffsetFetch", 8, groups=groups) < 3 * one
 
 
 @pytest.mark.parametrize("event", ["data", "time"])

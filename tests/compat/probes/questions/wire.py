@@ -186,7 +186,7 @@ class C:
             while True:
                 r.append(s.show(s.recv(timeout)))
         except socket.timeout:
-            pass
+            pass  # Silence is the end of what there is to be read.
         except (Closed, ConnectionError) as e:
             r.append("<%s %s>" % (type(e).__name__, e))
         return r
